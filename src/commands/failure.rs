@@ -1,0 +1,144 @@
+//! How a command fails: one line on stderr that says what, where, and what to try; and the exit code.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use crate::engine::{EngineError, HostError};
+use crate::query::time::TimeError;
+use crate::query::{FilterError, SelectionError};
+use crate::store::{StoreError, WriteFailed};
+
+/// What the program tells its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It did what was asked; nothing found is that too.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// The words were wrong.
+    Usage = 2,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    /// `None` where there is nobody to tell.
+    line: Option<String>,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// The words were wrong.
+    pub fn usage(line: impl Into<String>) -> Failure {
+        Failure { exit: Exit::Usage, line: Some(line.into()), hint: None }
+    }
+
+    /// It failed.
+    pub fn failed(line: impl Into<String>) -> Failure {
+        Failure { exit: Exit::Failed, line: Some(line.into()), hint: None }
+    }
+
+    /// What to try.
+    pub fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Tells the user, and gives the code to end with.
+    pub fn report(self) -> Exit {
+        if let Some(line) = self.line {
+            let hint = self.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+            // If stderr is gone too, the exit code still says it.
+            let _ = io::Write::write_all(&mut io::stderr(), format!("events: {line}{hint}\n").as_bytes());
+        }
+        self.exit
+    }
+}
+
+/// An error and what caused it, on one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        // Some libraries' errors say their cause themselves.
+        if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+        next = cause.source();
+    }
+    line.replace('\n', " ")
+}
+
+/// clap's error, which is several lines, as one.
+pub(super) fn usage(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let mut paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
+    let line = paragraphs.next().unwrap_or_default();
+    let line = line.strip_prefix("error: ").unwrap_or(&line).to_owned();
+    let tip = paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: ").map(str::to_owned));
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Failure::usage("a command is missing").hint("`events --help` lists them");
+    }
+    Failure::usage(line).hint(tip.unwrap_or_else(|| "--help says more".into()))
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure { exit: Exit::Failed, line: Some(chain(&error)), hint: error.hint() }
+    }
+}
+
+impl From<WriteFailed> for Failure {
+    fn from(error: WriteFailed) -> Failure {
+        Failure::failed(chain(&error))
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Failure {
+        Failure { exit: Exit::Failed, line: Some(chain(&error)), hint: error.hint() }
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Failure {
+        Failure::usage(error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<FilterError> for Failure {
+    fn from(error: FilterError) -> Failure {
+        Failure::usage(error.to_string())
+    }
+}
+
+impl From<TimeError> for Failure {
+    fn from(error: TimeError) -> Failure {
+        Failure::usage(error.to_string()).hint(error.hint())
+    }
+}
+
+impl From<SelectionError> for Failure {
+    fn from(error: SelectionError) -> Failure {
+        Failure::usage(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// An error of our own output. A reader that has seen enough (`| head`) is no error.
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure { exit: Exit::Done, line: None, hint: None },
+            _ => Failure::failed(format!("cannot write the output: {error}")),
+        }
+    }
+}

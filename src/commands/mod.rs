@@ -1,0 +1,154 @@
+//! The commands, one file each, named as the user types it: the only place where the stages meet.
+
+mod failure;
+mod gaps;
+mod logging;
+mod query;
+pub mod record;
+mod rejected;
+mod select;
+mod status;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand, ValueEnum};
+
+pub use failure::{Exit, Failure};
+
+/// Records what Docker Engines tell on /events, says where it was blind, and answers in the engine's own language.
+#[derive(Debug, Parser)]
+#[command(name = "events", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The flags that every command shares.
+#[derive(Debug, clap::Args)]
+pub struct Shared {
+    /// The SQLite file [default: $XDG_STATE_HOME/events/events.db, for root /var/lib/events/events.db]
+    #[arg(long, value_name = "PATH", env = "EVENTS_DB", hide_env_values = true, global = true)]
+    db: Option<PathBuf>,
+    /// Say only what went wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// The form of what is logged to stderr
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
+    log_format: LogFormat,
+}
+
+/// The form of what is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Record engines into an SQLite file, for as long as it runs
+    Record(record::Args),
+    /// Filter what was recorded and print it
+    Query(query::Args),
+    /// Show the engines, counts, gaps and the recorder
+    Status(status::Args),
+    /// Print where the record is blind, and why, as NDJSON
+    Gaps(gaps::Args),
+    /// Print what came down a stream and was no event, as NDJSON
+    Rejected(rejected::Args),
+}
+
+/// Runs the program with these words, the first of which is its name.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return match e.print() {
+                Ok(()) => Exit::Done,
+                Err(e) => Failure::from(e).report(),
+            };
+        }
+        Err(e) => return failure::usage(&e).report(),
+    };
+    logging::start(&cli.shared, matches!(cli.command, Command::Record(_)));
+    let done = match &cli.command {
+        Command::Record(args) => record::run(&cli.shared, args),
+        Command::Query(args) => query::run(&cli.shared, args),
+        Command::Status(args) => status::run(&cli.shared, args),
+        Command::Gaps(args) => gaps::run(&cli.shared, args),
+        Command::Rejected(args) => rejected::run(&cli.shared, args),
+    };
+    done.map_or_else(|failure| failure.report(), |()| Exit::Done)
+}
+
+impl Shared {
+    /// The store that was named, or else the usual one.
+    fn db(&self) -> Result<PathBuf, Failure> {
+        match &self.db {
+            Some(path) if !path.as_os_str().is_empty() => Ok(path.clone()),
+            _ => default_db(rustix::process::geteuid().is_root(), |name| std::env::var_os(name)).ok_or_else(|| {
+                Failure::usage("there is no home directory to keep the store in").hint("name a file with --db")
+            }),
+        }
+    }
+
+    /// The directory that the usual store needs and that may have to be made; `None` where a user chose the path.
+    fn own_directory(&self) -> Option<PathBuf> {
+        let chosen = self.db.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        if chosen { None } else { self.db().ok()?.parent().map(Into::into) }
+    }
+}
+
+/// Prints a value as one line of JSON.
+fn print_json(out: &mut impl std::io::Write, value: &impl serde::Serialize) -> std::io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+/// Now, in nanoseconds since the Unix epoch.
+fn now_nano() -> i64 {
+    chrono::Utc::now().timestamp_nanos_opt().expect("the clock is before the year 2262")
+}
+
+fn default_db(root: bool, env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    if root {
+        return Some("/var/lib/events/events.db".into());
+    }
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    Some(state.join("events/events.db"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_usual_store_is_where_such_files_live() {
+        let db = |root, set: &[(&str, &str)]| {
+            let env = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            default_db(root, env)
+        };
+        let home = [("HOME", "/home/a")];
+        assert_eq!(db(true, &home), Some("/var/lib/events/events.db".into()));
+        assert_eq!(db(false, &home), Some("/home/a/.local/state/events/events.db".into()));
+        assert_eq!(db(false, &[("XDG_STATE_HOME", "/s"), home[0]]), Some("/s/events/events.db".into()));
+        assert_eq!(db(false, &[("XDG_STATE_HOME", ""), home[0]]), Some("/home/a/.local/state/events/events.db".into()));
+        assert_eq!(db(false, &[]), None);
+    }
+}

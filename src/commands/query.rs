@@ -1,0 +1,263 @@
+//! `events query`: filters history and prints it; with `--follow` goes on live.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::select::{Filters, Window};
+use super::{Failure, Shared, now_nano};
+use crate::event::Event;
+use crate::output::{Format, Record};
+use crate::query::time::rfc3339;
+use crate::query::{Cut, Selection};
+use crate::store::{GapRow, Order, Reader, Reason, Snapshot, Stored};
+
+/// How often a follower looks whether something was committed. An event is to be printed within 100 ms of its
+/// arrival, and the look costs a few microseconds.
+const GLANCE: Duration = Duration::from_millis(20);
+
+/// The flags of `query`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    window: Window,
+    /// Of this source alone
+    #[arg(long, value_name = "NAME", help_heading = "Window")]
+    source: Option<String>,
+    /// Print the first N and stop
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "last", help_heading = "Output")]
+    limit: Option<u64>,
+    /// Print the newest N, oldest first
+    #[arg(long, value_name = "N", help_heading = "Output")]
+    last: Option<u64>,
+    /// Newest first
+    #[arg(long, help_heading = "Output", conflicts_with = "follow")]
+    reverse: bool,
+    /// Print only how many there are
+    #[arg(long, help_heading = "Output", conflicts_with = "follow")]
+    count: bool,
+    /// Go on with what is recorded from now on, in the order it arrives
+    #[arg(long, help_heading = "Output")]
+    follow: bool,
+    /// json: each event as the engine sent it; text: as `docker events` prints it
+    #[arg(long, value_name = "FORMAT", default_value = "json", help_heading = "Output")]
+    format: FormatName,
+    /// {"seq":…,"source":…,"received":…,"event":…} around each event
+    #[arg(long, conflicts_with = "format", help_heading = "Output")]
+    envelope: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FormatName {
+    Json,
+    Text,
+}
+
+pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
+    let selection = args.selection()?;
+    let reader = Reader::open(&shared.db()?)?;
+    let source = args.source.as_deref().map(|name| find_source(&reader, name)).transpose()?;
+    let gaps = reader.gaps()?;
+    if let Some(line) = blind(&gaps, &selection, source.as_ref().map(|s| s.1.as_str())) {
+        tracing::warn!("{line}");
+    }
+    let query = Query { reader: &reader, selection: &selection, source: source.map(|s| s.0) };
+    let snapshot = reader.snapshot(0)?;
+    if args.count {
+        println(format_args!("{}", query.count(snapshot)?))?;
+        return Ok(());
+    }
+    let mut printer = Printer {
+        format: args.format(),
+        names: HashMap::new(),
+        left: if let Cut::First(most) = selection.cut { most } else { u64::MAX },
+        out: io::BufWriter::with_capacity(64 * 1024, io::stdout().lock()),
+    };
+    printer.learn(&reader)?;
+    match selection.cut {
+        Cut::Last(most) => query.print_last(snapshot, most, &mut printer)?,
+        Cut::All | Cut::First(_) => query.print(snapshot, selection.order(), &mut printer)?,
+    }
+    printer.out.flush()?;
+    if args.follow { query.follow(snapshot, &mut printer) } else { Ok(()) }
+}
+
+impl Args {
+    fn selection(&self) -> Result<Selection, Failure> {
+        let mut selection = self.window.narrow(self.filters.selection()?, now_nano())?;
+        selection.cut = match (self.limit, self.last) {
+            (Some(most), _) => Cut::First(most),
+            (None, Some(most)) => Cut::Last(most),
+            (None, None) => Cut::All,
+        };
+        selection.reverse = self.reverse;
+        Ok(selection)
+    }
+
+    fn format(&self) -> Format {
+        match self.format {
+            _ if self.envelope => Format::Envelope,
+            FormatName::Json => Format::Json,
+            FormatName::Text => Format::Text,
+        }
+    }
+}
+
+fn find_source(reader: &Reader, name: &str) -> Result<(i64, String), Failure> {
+    let sources = reader.sources()?;
+    if let Some(source) = sources.iter().find(|s| s.name == name || s.engine_id.as_deref() == Some(name)) {
+        return Ok((source.id, source.name.clone()));
+    }
+    let names: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();
+    let hint = if names.is_empty() { "it has none yet".into() } else { format!("it has {}", names.join(", ")) };
+    Err(Failure::failed(format!("{} has no source '{name}'", reader.path().display())).hint(hint))
+}
+
+/// What to tell of the gaps that the window touches. That nothing is known from before the first contact is told only
+/// to whom asks for that time.
+fn blind(gaps: &[GapRow], selection: &Selection, source: Option<&str>) -> Option<String> {
+    let touched: Vec<&GapRow> = gaps
+        .iter()
+        .filter(|gap| source.is_none_or(|name| name == gap.source))
+        .filter(|gap| gap.reason != Reason::FirstContact.as_str() || selection.since.is_some())
+        .filter(|gap| gap.from_nano.zip(selection.until).is_none_or(|(from, until)| from <= until))
+        .filter(|gap| gap.to_nano.zip(selection.since).is_none_or(|(to, since)| to > since))
+        .collect();
+    let newest = touched.last()?;
+    let from = newest.from_nano.map_or_else(|| "the beginning".into(), rfc3339);
+    let to = newest.to_nano.map_or_else(|| "now".into(), rfc3339);
+    let number = match touched.len() {
+        1 => "a gap".to_owned(),
+        n => format!("{n} gaps, the newest"),
+    };
+    Some(format!(
+        "this window touches {number} in the record of {}: from {from} to {to} ({}); `events gaps` shows all",
+        newest.source, newest.reason
+    ))
+}
+
+struct Query<'a> {
+    reader: &'a Reader,
+    selection: &'a Selection,
+    source: Option<i64>,
+}
+
+impl Query<'_> {
+    /// Calls `each` with every selected event of the snapshot, until it breaks.
+    fn select(
+        &self,
+        snapshot: Snapshot,
+        order: Order,
+        mut each: impl FnMut(Stored, Event) -> ControlFlow<io::Result<()>>,
+    ) -> Result<(), Failure> {
+        let ask = self.selection.ask(self.source);
+        let read = self.reader.events(&ask, snapshot, order, |stored| match Event::parse(stored.raw) {
+            Ok(event) if self.selection.passes(&event) => each(stored, event),
+            Ok(_) => ControlFlow::Continue(()),
+            Err(e) => {
+                tracing::error!("what is stored as event {} is none: {e}", stored.seq);
+                ControlFlow::Continue(())
+            }
+        })?;
+        match read {
+            ControlFlow::Break(done) => Ok(done?),
+            ControlFlow::Continue(()) => Ok(()),
+        }
+    }
+
+    fn count(&self, snapshot: Snapshot) -> Result<u64, Failure> {
+        let most = match self.selection.cut {
+            Cut::All => u64::MAX,
+            Cut::First(most) | Cut::Last(most) => most,
+        };
+        let mut count = 0;
+        self.select(snapshot, Order::Time, |_, _| {
+            count += 1;
+            if count < most { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
+        })?;
+        Ok(count.min(most))
+    }
+
+    fn print<W: Write>(&self, snapshot: Snapshot, order: Order, to: &mut Printer<W>) -> Result<(), Failure> {
+        if to.left == 0 {
+            return Ok(());
+        }
+        self.select(snapshot, order, |stored, event| match to.print(stored, event) {
+            Ok(()) if to.left > 0 => ControlFlow::Continue(()),
+            done => ControlFlow::Break(done),
+        })
+    }
+
+    /// The newest are found from the end; printed oldest first they have to be kept until all are found.
+    fn print_last<W: Write>(&self, snapshot: Snapshot, most: u64, to: &mut Printer<W>) -> Result<(), Failure> {
+        if self.selection.reverse {
+            to.left = most;
+            return self.print(snapshot, Order::TimeReversed, to);
+        }
+        let mut newest: Vec<(i64, i64, i64, Vec<u8>)> = Vec::new();
+        if most > 0 {
+            self.select(snapshot, Order::TimeReversed, |stored, event| {
+                newest.push((stored.seq, stored.source, stored.received_nano, event.raw.to_vec()));
+                if (newest.len() as u64) < most { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
+            })?;
+        }
+        for (seq, source, received_nano, raw) in newest.iter().rev() {
+            let event = Event::parse(raw).expect("it was parsed when it was found");
+            to.print(Stored { seq: *seq, source: *source, received_nano: *received_nano, raw }, event)?;
+        }
+        Ok(())
+    }
+
+    /// Prints what is committed after the snapshot, until the window ends or enough is printed.
+    fn follow<W: Write>(&self, mut snapshot: Snapshot, to: &mut Printer<W>) -> Result<(), Failure> {
+        let mut seen = None;
+        while to.left > 0 {
+            let over = self.selection.until.is_some_and(|until| now_nano() > until);
+            let version = self.reader.data_version()?;
+            if seen != Some(version) {
+                seen = Some(version);
+                snapshot = self.reader.snapshot(snapshot.to)?;
+                to.learn(self.reader)?;
+                self.print(snapshot, Order::Arrival, to)?;
+                to.out.flush()?;
+            }
+            if over {
+                break;
+            }
+            std::thread::sleep(GLANCE);
+        }
+        Ok(())
+    }
+}
+
+struct Printer<W> {
+    format: Format,
+    /// The names of the sources, by row.
+    names: HashMap<i64, String>,
+    /// How many may still be printed.
+    left: u64,
+    out: W,
+}
+
+impl<W: Write> Printer<W> {
+    fn learn(&mut self, reader: &Reader) -> Result<(), Failure> {
+        if self.format == Format::Envelope {
+            self.names = reader.sources()?.into_iter().map(|source| (source.id, source.name)).collect();
+        }
+        Ok(())
+    }
+
+    fn print(&mut self, stored: Stored, event: Event) -> io::Result<()> {
+        let source = self.names.get(&stored.source).map_or("", String::as_str);
+        let record = Record { event, seq: stored.seq, source, received_nano: stored.received_nano };
+        self.left -= 1;
+        self.format.print(&record, &mut self.out)
+    }
+}
+
+fn println(line: std::fmt::Arguments) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}

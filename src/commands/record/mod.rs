@@ -1,0 +1,279 @@
+//! `events record`: engines → streams → events → the store, for as long as it runs.
+//!
+//! One collector a host reads its engine's stream and hands what came to a bounded queue; one writer thread stores it.
+//! A collector never waits for the writer.
+
+mod board;
+mod collector;
+mod sources;
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use board::Board;
+use collector::Collector;
+use sources::Sources;
+
+use super::failure::chain;
+use super::select::Filters;
+use super::{Failure, Shared, now_nano};
+use crate::engine::Host;
+use crate::query::{Selection, time};
+use crate::store::{Outcome, Queue, RecorderLock, Store, Written, spawn_writer};
+use crate::stream::DEFAULT_LINE_LIMIT;
+
+/// The flags of `record`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// An engine: unix:///path, tcp://host:port, http://host, or NAME=URL to name the source; repeatable [default:
+    /// $DOCKER_HOST, or unix:///var/run/docker.sock]
+    #[arg(short = 'H', long = "host", value_name = "URL")]
+    hosts: Vec<String>,
+    #[command(flatten)]
+    filters: Filters,
+    /// Stop then; `now`: take what the engine remembers, and stop
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Recording")]
+    until: Option<String>,
+    /// How often to ask the engine again for what its stream may have left out; 0: never
+    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Recording")]
+    look_again: String,
+    /// How much memory may hold what is read and not yet stored
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Recording")]
+    buffer: String,
+    /// The longest event taken; a longer line is rejected
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Recording")]
+    max_event: String,
+}
+
+/// What to record, and how.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The engines.
+    pub hosts: Vec<Host>,
+    /// The store.
+    pub path: PathBuf,
+    /// What to store of it.
+    pub selection: Selection,
+    /// When to stop.
+    pub until: Until,
+    /// How often to ask for the memory again; `None`: never.
+    pub look_again: Option<Duration>,
+    /// How many bytes may wait for the store.
+    pub buffer: usize,
+    /// The longest event, in bytes.
+    pub max_event: usize,
+}
+
+/// When to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// When told to.
+    Stopped,
+    /// When what the engines remember is taken.
+    MemoryTaken,
+    /// At this instant, in nanoseconds since the epoch.
+    Instant(i64),
+}
+
+impl Plan {
+    /// The usual way to record hosts into a store.
+    pub fn new(hosts: Vec<Host>, path: PathBuf) -> Plan {
+        Plan {
+            hosts,
+            path,
+            selection: Selection::default(),
+            until: Until::Stopped,
+            look_again: Some(Duration::from_secs(10)),
+            buffer: 64 << 20,
+            max_event: DEFAULT_LINE_LIMIT,
+        }
+    }
+}
+
+pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
+    let plan = args.plan(shared.db()?)?;
+    if let Some(directory) = shared.own_directory() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|e| Failure::failed(format!("cannot make the directory {}: {e}", directory.display())))?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
+    runtime.block_on(async {
+        let no_signals = |e| Failure::failed(format!("cannot listen for signals: {e}"));
+        let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
+        let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminated.recv() => {}
+                _ = interrupted.recv() => {}
+            }
+        };
+        record(plan, stop).await.map(|_| ())
+    })
+}
+
+impl Args {
+    fn plan(&self, path: PathBuf) -> Result<Plan, Failure> {
+        let until = match self.until.as_deref() {
+            None => Until::Stopped,
+            Some("now") => Until::MemoryTaken,
+            Some(text) => {
+                let now = now_nano();
+                let instant = time::parse_time(text, now)?;
+                if instant <= now {
+                    return Err(Failure::usage(format!("--until {text} is over already"))
+                        .hint("--until now takes what the engine remembers, and stops"));
+                }
+                Until::Instant(instant)
+            }
+        };
+        let look_again = Some(time::parse_duration(&self.look_again)?).filter(|every| !every.is_zero());
+        Ok(Plan {
+            hosts: Host::all(&self.hosts, |name| std::env::var(name).ok())?,
+            path,
+            selection: self.filters.selection()?,
+            until,
+            look_again,
+            buffer: size("--buffer", &self.buffer)?,
+            max_event: size("--max-event", &self.max_event)?,
+        })
+    }
+}
+
+/// Reads a size: bytes, or with a unit as `64MiB`, `64MB`, `64m`.
+fn size(flag: &str, text: &str) -> Result<usize, Failure> {
+    let wrong = || Failure::usage(format!("{flag} '{text}' is no size")).hint("write it as 64MiB, 500kB or 1GiB");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: usize = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let number: usize = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+}
+
+/// Records until the plan ends or `stop` does; then everything that was read is stored.
+///
+/// # Errors
+/// A store that cannot be opened, is being recorded into, or could not take what was read; with an end set, a host
+/// that was never reached.
+pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Written, Failure> {
+    Store::prepare(&plan.path)?;
+    let mut lock = RecorderLock::acquire(&plan.path)?;
+    let store = Store::open_or_create(&plan.path)?;
+    let sources = Arc::new(Sources::from_rows(store.sources()?));
+    let queue = Arc::new(Queue::new(plan.buffer));
+    let board = Arc::new(Board::new(plan.hosts.iter().map(|host| host.url().to_owned())));
+    let writer = spawn_writer(store, queue.clone());
+    let plan = Arc::new(plan);
+    tracing::info!("recording {} into {}", names(&plan.hosts), plan.path.display());
+
+    let (stopping, stopped) = tokio::sync::watch::channel(false);
+    let mut collectors = JoinSet::new();
+    for index in 0..plan.hosts.len() {
+        let collector = Collector {
+            index,
+            plan: plan.clone(),
+            queue: queue.clone(),
+            sources: sources.clone(),
+            board: board.clone(),
+            stopped: stopped.clone(),
+        };
+        collectors.spawn(collector.run());
+    }
+
+    let mut failed = None;
+    let finished = async {
+        while let Some(done) = collectors.join_next().await {
+            if let Err(e) = done.expect("a collector does not panic") {
+                tracing::error!("{}", chain(&e));
+                failed = Some(e);
+            }
+        }
+    };
+    tokio::select! {
+        () = finished => {}
+        () = stop => {}
+        () = until(plan.until) => {}
+        () = board.publish(&mut lock, &queue) => {}
+    }
+    // Each collector hands over what it holds and ends; then the writer has all there is.
+    let _ = stopping.send(true);
+    while let Some(done) = collectors.join_next().await {
+        if let Err(e) = done.expect("a collector does not panic") {
+            failed = Some(e);
+        }
+    }
+    queue.close();
+    let Outcome { stored, failed: not_stored } =
+        tokio::task::spawn_blocking(|| writer.join().expect("the writer does not panic"))
+            .await
+            .expect("waiting does not panic");
+    tracing::info!(
+        "stopped: {} events stored, {} were there already, {} lines rejected",
+        stored.events,
+        stored.known,
+        stored.rejected
+    );
+    if let Some(not_stored) = not_stored {
+        return Err(not_stored.into());
+    }
+    if let Some(e) = failed {
+        return Err(e.into());
+    }
+    if let Until::Instant(_) = plan.until
+        && let Some(host) = (0..plan.hosts.len()).find(|host| !board.was_reached(*host))
+    {
+        return Err(Failure::failed(format!("{} was never reached", plan.hosts[host])));
+    }
+    Ok(stored)
+}
+
+async fn until(until: Until) {
+    match until {
+        Until::Stopped | Until::MemoryTaken => std::future::pending().await,
+        // In steps: the clock that is meant may be set meanwhile, and a timer does not see that.
+        Until::Instant(instant) => {
+            while let Ok(left @ 1..) = u64::try_from(instant - now_nano()) {
+                tokio::time::sleep(Duration::from_nanos(left).min(Duration::from_secs(1))).await;
+            }
+        }
+    }
+}
+
+fn names(hosts: &[Host]) -> String {
+    hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("1", 1), ("64MiB", 64 << 20), ("64m", 64 << 20), ("500kB", 500_000), ("1 GiB", 1 << 30)]
+        {
+            assert_eq!(size("--buffer", text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "0", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB"] {
+            assert!(size("--buffer", text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Which engine is being recorded by whom, and what was last seen of each; shared by the collectors of all hosts.
+//!
+//! Kept in memory beside the store, so that a reconnect need not wait for a store that is busy.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::event::Identity;
+use crate::store::SourceRow;
+
+/// All engines known.
+#[derive(Debug, Default)]
+pub struct Sources {
+    engines: Mutex<HashMap<String, Engine>>,
+}
+
+#[derive(Debug, Default)]
+struct Engine {
+    last_seen: Option<Identity>,
+    /// Where it was last reached.
+    host: Option<String>,
+    /// Rises with every contact: of several engines that were at one host, the highest was the last.
+    contact: usize,
+    /// Whether a collector is recording it now.
+    claimed: bool,
+}
+
+/// The right to record an engine, for as long as this value lives.
+#[derive(Debug)]
+pub struct Claim {
+    sources: Arc<Sources>,
+    engine_id: String,
+}
+
+impl Sources {
+    /// What the store knows.
+    pub fn from_rows(rows: Vec<SourceRow>) -> Self {
+        let known = |(contact, row): (usize, SourceRow)| {
+            Some((row.engine_id?, Engine { last_seen: row.last_seen, host: row.host, contact, claimed: false }))
+        };
+        Sources { engines: Mutex::new(rows.into_iter().enumerate().filter_map(known).collect()) }
+    }
+
+    /// Takes the right to record an engine reached at `host`; `None` if another collector has it.
+    pub fn claim(self: &Arc<Self>, engine_id: &str, host: &str) -> Option<Claim> {
+        let mut engines = self.engines();
+        let contact = engines.values().map(|engine| engine.contact + 1).max().unwrap_or(0);
+        let engine = engines.entry(engine_id.into()).or_default();
+        if engine.claimed {
+            return None;
+        }
+        engine.claimed = true;
+        engine.contact = contact;
+        engine.host = Some(host.into());
+        Some(Claim { sources: self.clone(), engine_id: engine_id.into() })
+    }
+
+    /// The engine last reached at `host`, unless it is being recorded somewhere else now.
+    pub fn last_at(&self, host: &str) -> Option<String> {
+        let engines = self.engines();
+        let there = engines.iter().filter(|(_, engine)| engine.host.as_deref() == Some(host) && !engine.claimed);
+        there.max_by_key(|(_, engine)| engine.contact).map(|(engine_id, _)| engine_id.clone())
+    }
+
+    /// The last event seen of an engine.
+    pub fn last_seen(&self, engine_id: &str) -> Option<Identity> {
+        self.engines().get(engine_id)?.last_seen
+    }
+
+    fn engines(&self) -> MutexGuard<'_, HashMap<String, Engine>> {
+        self.engines.lock().expect("no holder of this lock panics")
+    }
+}
+
+impl Claim {
+    /// The last event seen.
+    pub fn last_seen(&self) -> Option<Identity> {
+        self.sources.last_seen(&self.engine_id)
+    }
+
+    /// A later event was seen, and handed on.
+    pub fn saw(&self, event: Identity) {
+        if let Some(engine) = self.sources.engines().get_mut(&self.engine_id) {
+            engine.last_seen = Some(event);
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(engine) = self.sources.engines().get_mut(&self.engine_id) {
+            engine.claimed = false;
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The flags that select events, the same for every command that does.
+
+use crate::query::{Cut, Filter, Selection, time};
+
+use super::Failure;
+
+/// Which events.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Filters (as the engine's; values of one key OR, keys AND, labels AND)")]
+pub struct Filters {
+    /// Let through what matches; keys: config container daemon event image label network node plugin scope secret
+    /// service type volume
+    #[arg(short, long = "filter", value_name = "K=V")]
+    filter: Vec<String>,
+    /// Take away what matches, in the same grammar; each by itself
+    #[arg(long, value_name = "K=V")]
+    exclude: Vec<String>,
+    /// --filter type=V: container, image, network, volume, daemon, …
+    #[arg(long = "type", value_name = "V")]
+    kind: Vec<String>,
+    /// --filter event=V: start, die, exec_create, …
+    #[arg(long, value_name = "V")]
+    action: Vec<String>,
+    /// --filter container=V: the beginning of an ID or of a name
+    #[arg(long, value_name = "V")]
+    container: Vec<String>,
+    /// --filter image=V: with or without tag
+    #[arg(long, value_name = "V")]
+    image: Vec<String>,
+    /// --filter label=V: KEY or KEY=VALUE, any attribute of the actor
+    #[arg(long, value_name = "V")]
+    label: Vec<String>,
+    /// --filter network=V
+    #[arg(long, value_name = "V")]
+    network: Vec<String>,
+    /// --filter volume=V
+    #[arg(long, value_name = "V")]
+    volume: Vec<String>,
+    /// --filter scope=V: local or swarm
+    #[arg(long, value_name = "V")]
+    scope: Vec<String>,
+}
+
+/// From when to when.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Window")]
+pub struct Window {
+    /// No earlier than: a date or time (RFC 3339 or a part of it, local without a zone), unix seconds, a duration
+    /// back from now (10m, 1h30m, 7d), now
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    since: Option<String>,
+    /// No later than; the same forms
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    until: Option<String>,
+}
+
+impl Filters {
+    /// The selection that these flags make, of any time and number.
+    pub fn selection(&self) -> Result<Selection, Failure> {
+        let mut filter = Filter::default();
+        self.filter.iter().try_for_each(|words| filter.add(words))?;
+        for (key, values) in [
+            ("type", &self.kind),
+            ("event", &self.action),
+            ("container", &self.container),
+            ("image", &self.image),
+            ("label", &self.label),
+            ("network", &self.network),
+            ("volume", &self.volume),
+            ("scope", &self.scope),
+        ] {
+            values.iter().try_for_each(|value| filter.add(&format!("{key}={value}")))?;
+        }
+        let mut excludes = Vec::new();
+        for words in &self.exclude {
+            let mut exclude = Filter::default();
+            exclude.add(words)?;
+            excludes.push(exclude);
+        }
+        Ok(Selection { filter, excludes, cut: Cut::All, ..Selection::default() })
+    }
+}
+
+impl Window {
+    /// Narrows a selection to this window.
+    pub fn narrow(&self, selection: Selection, now: i64) -> Result<Selection, Failure> {
+        let read = |text: &Option<String>| text.as_deref().map(|text| time::parse_time(text, now)).transpose();
+        Ok(selection.between(read(&self.since)?, read(&self.until)?)?)
+    }
+}

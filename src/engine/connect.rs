@@ -1,0 +1,33 @@
+//! One connection to an engine, whatever it goes over.
+
+use std::io;
+use std::path::PathBuf;
+
+use hyper::rt::{Read, Write};
+use hyper_util::rt::TokioIo;
+use hyperlocal::UnixConnector;
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::Endpoint;
+
+/// Bytes both ways. Other ways to an engine join here by being one too.
+pub(super) trait Socket: Read + Write + Send + Unpin {}
+impl<T: Read + Write + Send + Unpin> Socket for T {}
+
+/// Opens a new connection. A unix socket is opened by its path each time: the engine binds a new one when it starts.
+pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Socket>> {
+    match endpoint {
+        Endpoint::Unix(path) => connect_unix(path.clone()).await,
+        Endpoint::Tcp { host, port } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(TokioIo::new(stream)))
+        }
+    }
+}
+
+async fn connect_unix(path: PathBuf) -> io::Result<Box<dyn Socket>> {
+    let uri: hyper::Uri = hyperlocal::Uri::new(path, "/").into();
+    Ok(Box::new(UnixConnector.call(uri).await?))
+}

@@ -1,0 +1,276 @@
+//! Where an engine is and how to ask it: hosts, connections, requests, the version to speak.
+//!
+//! Knows HTTP; knows nothing of what the bytes of `/events` mean. Every request opens a connection of its own, by
+//! path or by name: a socket that was bound anew at the same path, or an engine that moved, is found again.
+
+mod connect;
+mod host;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::{Request, Response, StatusCode};
+use tokio::task::JoinSet;
+
+pub use host::{DEFAULT_SOCKET, Endpoint, Host, HostError};
+
+/// The newest version of the API that this client knows.
+const NEWEST_API: ApiVersion = ApiVersion(1, 51);
+
+/// How long connecting and the answer to a small request may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the answer to `/events` may take to begin.
+const EVENTS_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How large a small answer may be: `/info` of a large host has some 10 KB.
+const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+
+/// What can go wrong between us and an engine.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum EngineError {
+    #[error("cannot connect to {host}")]
+    Connect { host: String, source: std::io::Error },
+    #[error("{host} does not answer {path}: no answer within {} s", after.as_secs())]
+    Silent { host: String, path: String, after: Duration },
+    #[error("{host} does not answer {path} in HTTP")]
+    Http { host: String, path: String, source: hyper::Error },
+    #[error("{host} answers {path} with {status}: {message}")]
+    Status { host: String, path: String, status: StatusCode, message: String },
+    #[error("{host} answers {path} with {what}")]
+    Nonsense { host: String, path: String, what: String },
+    #[error("{host} broke off its answer to {path}")]
+    BrokenOff { host: String, path: String, source: hyper::Error },
+}
+
+impl EngineError {
+    /// What a person can do about it.
+    pub fn hint(&self) -> Option<String> {
+        use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+        let EngineError::Connect { host, source } = self else { return None };
+        match source.kind() {
+            NotFound | ConnectionRefused => {
+                Some(format!("is a Docker Engine running there? `docker -H {host} version`"))
+            }
+            PermissionDenied => Some("the socket belongs to a group: add this user to it, or run as root".into()),
+            _ => None,
+        }
+    }
+}
+
+/// A version of the engine's API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ApiVersion(pub u32, pub u32);
+
+impl std::str::FromStr for ApiVersion {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (major, minor) = text.split_once('.').ok_or(())?;
+        Ok(ApiVersion(major.parse().map_err(|_| ())?, minor.parse().map_err(|_| ())?))
+    }
+}
+
+impl std::fmt::Display for ApiVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// Who an engine says it is: `/info`.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+pub struct Info {
+    /// The engine's identity; it stays when the engine moves or restarts.
+    #[serde(rename = "ID", default)]
+    pub id: String,
+    /// The name of its machine.
+    #[serde(rename = "Name", default)]
+    pub name: String,
+}
+
+/// Asks one engine.
+#[derive(Clone, Debug)]
+pub struct Client {
+    host: Host,
+    /// The version to ask at; `None` where the engine named none.
+    api: Option<ApiVersion>,
+}
+
+impl Client {
+    /// Reaches an engine and agrees with it on a version.
+    ///
+    /// # Errors
+    /// Whatever keeps it from answering `/_ping`.
+    pub async fn negotiate(host: &Host) -> Result<Client, EngineError> {
+        let mut client = Client { host: host.clone(), api: None };
+        let answer = client.get("/_ping", PATIENCE).await?;
+        let offered = answer.headers().get("Api-Version").and_then(|v| v.to_str().ok()?.parse().ok());
+        client.api = offered.map(|version: ApiVersion| version.min(NEWEST_API));
+        Ok(client)
+    }
+
+    /// Asks the engine who it is.
+    ///
+    /// # Errors
+    /// [`EngineError`]; an engine without an ID is [`EngineError::Nonsense`].
+    pub async fn info(&self) -> Result<Info, EngineError> {
+        let path = match self.api {
+            Some(version) => format!("/v{version}/info"),
+            None => "/info".to_owned(),
+        };
+        let nonsense = |what: String| EngineError::Nonsense { host: self.host.to_string(), path: path.clone(), what };
+        let body = self.get(&path, PATIENCE).await?.into_body();
+        let read = Limited::new(body, ANSWER_LIMIT).collect();
+        let body = match tokio::time::timeout(PATIENCE, read).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(e)) => return Err(nonsense(format!("a broken answer ({e})"))),
+            Err(_) => return Err(self.silent(&path, PATIENCE)),
+        };
+        let info: Info = serde_json::from_slice(&body).map_err(|e| nonsense(format!("no engine's JSON ({e})")))?;
+        if info.id.is_empty() {
+            return Err(nonsense("no ID".into()));
+        }
+        Ok(info)
+    }
+
+    /// Opens the stream of events from the beginning of the engine's memory on, without end.
+    ///
+    /// Unversioned, because a version below 1.52 makes Docker 29 round the instants; unfiltered, because continuity is
+    /// proven by events that need not be stored.
+    ///
+    /// # Errors
+    /// [`EngineError`]; anything but a 200 that can be a stream of events.
+    pub async fn events(&self) -> Result<Chunks, EngineError> {
+        self.stream("/events?since=0").await
+    }
+
+    /// Asks for the engine's memory alone: at most 256 events, then a clean end.
+    ///
+    /// # Errors
+    /// As [`events`](Self::events).
+    pub async fn memory(&self) -> Result<Chunks, EngineError> {
+        self.stream("/events?since=0&until=0").await
+    }
+
+    async fn stream(&self, path: &str) -> Result<Chunks, EngineError> {
+        let answer = self.get(path, EVENTS_PATIENCE).await?;
+        let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if kind.starts_with("text/html") {
+            let what = format!("{kind}, which is no stream of events");
+            return Err(EngineError::Nonsense { host: self.host.to_string(), path: path.into(), what });
+        }
+        Ok(Chunks { host: self.host.to_string(), path: path.into(), answer: answer.into_body() })
+    }
+
+    /// Sends a GET on a new connection; an answer other than 200 is an error.
+    async fn get(&self, path: &str, patience: Duration) -> Result<Response<Answer>, EngineError> {
+        tokio::time::timeout(patience, self.exchange(path)).await.unwrap_or_else(|_| Err(self.silent(path, patience)))
+    }
+
+    async fn exchange(&self, path: &str) -> Result<Response<Answer>, EngineError> {
+        let host = || self.host.to_string();
+        let http = |source| EngineError::Http { host: host(), path: path.into(), source };
+        let socket = connect::connect(&self.host.endpoint)
+            .await
+            .map_err(|source| EngineError::Connect { host: host(), source })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(socket).await.map_err(http)?;
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            if let Err(e) = connection.await {
+                tracing::trace!("connection ended: {e}");
+            }
+        });
+        let request = Request::get(self.host.path(path))
+            .header(HOST, self.host.authority())
+            .header(USER_AGENT, concat!("events/", env!("CARGO_PKG_VERSION")))
+            .header(ACCEPT, "*/*")
+            .body(Empty::<Bytes>::new())
+            .map_err(|e| EngineError::Nonsense { host: host(), path: path.into(), what: e.to_string() })?;
+        let response = sender.send_request(request).await.map_err(http)?;
+        let status = response.status();
+        let response = response.map(|body| Answer { body, _connection: task });
+        if status == StatusCode::OK {
+            return Ok(response);
+        }
+        let message = match Limited::new(response.into_body(), 16 * 1024).collect().await {
+            Ok(body) => message(&body.to_bytes()),
+            Err(_) => String::new(),
+        };
+        Err(EngineError::Status { host: host(), path: path.into(), status, message })
+    }
+
+    fn silent(&self, path: &str, after: Duration) -> EngineError {
+        EngineError::Silent { host: self.host.to_string(), path: path.into(), after }
+    }
+}
+
+/// The one line in an engine's refusal, `{"message":"…"}`, or whatever stands there.
+fn message(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Refusal {
+        message: String,
+    }
+    let text = match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) => refusal.message,
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
+    if line.is_empty() { "no reason given".into() } else { line }
+}
+
+/// The bytes of an answer as they come; dropping it closes the connection.
+#[derive(Debug)]
+pub struct Chunks {
+    host: String,
+    path: String,
+    answer: Answer,
+}
+
+impl Chunks {
+    /// The next bytes; `None` at a clean end.
+    ///
+    /// # Errors
+    /// [`EngineError::BrokenOff`] when the connection ends without the last chunk.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, EngineError> {
+        loop {
+            return match self.answer.frame().await {
+                None => Ok(None),
+                Some(Err(source)) => {
+                    Err(EngineError::BrokenOff { host: self.host.clone(), path: self.path.clone(), source })
+                }
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(_trailers) => continue,
+                },
+            };
+        }
+    }
+}
+
+/// A body, and the task that drives its connection.
+#[derive(Debug)]
+struct Answer {
+    body: Incoming,
+    _connection: JoinSet<()>,
+}
+
+impl Answer {
+    async fn frame(&mut self) -> Option<Result<hyper::body::Frame<Bytes>, hyper::Error>> {
+        poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = hyper::Error;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+}

@@ -1,0 +1,294 @@
+//! The engine's event filters, key for key and quirk for quirk (moby `daemon/events/filter.go` and
+//! `api/types/filters`; compared with running engines in `tests/engines.rs`).
+//!
+//! Keys AND; values of one key OR, but the values of `label` AND; an empty list filters nothing; a key that is not
+//! known is passed over.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::reference::strip_tag;
+use crate::event::Event;
+use crate::store::{Actions, Ask};
+
+/// The keys that an engine knows.
+pub const KEYS: [&str; 14] = [
+    "config",
+    "container",
+    "daemon",
+    "event",
+    "image",
+    "label",
+    "network",
+    "node",
+    "plugin",
+    "scope",
+    "secret",
+    "service",
+    "type",
+    "volume",
+];
+
+/// The keys whose values are the beginning of an actor's ID or name.
+const PREFIX_KEYS: [&str; 9] =
+    ["container", "plugin", "volume", "network", "daemon", "node", "service", "secret", "config"];
+
+/// When one of these is given as it stands here, every value of `event` is the beginning of an action.
+const FUZZY_ACTIONS: [&str; 3] = ["health_status", "exec_create", "exec_start"];
+
+/// A filter that cannot be understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// Not of the form `KEY=VALUE`.
+    #[error("the filter '{0}' is not KEY=VALUE")]
+    Form(String),
+    /// A key that no engine knows.
+    #[error("the filter key '{0}' is not known; the keys are {keys}", keys = KEYS.join(", "))]
+    Key(String),
+    /// JSON that is neither of the two wire forms.
+    #[error("invalid filter")]
+    Wire,
+}
+
+/// Which events to let through. The default lets through all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// By key, the values, each with the flag that the map form gives it. A `false` there makes an engine not take
+    /// the value where it compares whole texts, and take it all the same where it compares beginnings.
+    values: BTreeMap<String, BTreeMap<String, bool>>,
+}
+
+impl Filter {
+    /// Adds one `KEY=VALUE` of the command line: the key trimmed and in lower case, the value trimmed, as the docker
+    /// client does; unlike it, a key that no engine knows is refused.
+    ///
+    /// # Errors
+    /// [`FilterError::Form`] and [`FilterError::Key`].
+    pub fn add(&mut self, text: &str) -> Result<(), FilterError> {
+        let (key, value) = text.split_once('=').ok_or_else(|| FilterError::Form(text.into()))?;
+        let key = key.trim().to_lowercase();
+        if !KEYS.contains(&key.as_str()) {
+            return Err(if key.is_empty() { FilterError::Form(text.into()) } else { FilterError::Key(key) });
+        }
+        self.insert(key, value.trim().into());
+        Ok(())
+    }
+
+    /// Reads the `filters` parameter of a request, in either form: `{"k":["v"]}` or `{"k":{"v":true}}`. Unknown keys
+    /// are kept and mean nothing.
+    ///
+    /// # Errors
+    /// [`FilterError::Wire`].
+    pub fn from_wire(json: &str) -> Result<Filter, FilterError> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Wire {
+            Maps(BTreeMap<String, Option<BTreeMap<String, bool>>>),
+            Lists(BTreeMap<String, Option<Vec<String>>>),
+        }
+        let mut filter = Filter::default();
+        if json.is_empty() {
+            return Ok(filter);
+        }
+        match serde_json::from_str::<Option<Wire>>(json).map_err(|_| FilterError::Wire)? {
+            None => {}
+            Some(Wire::Maps(maps)) => {
+                for (key, values) in maps {
+                    filter.values.insert(key, values.unwrap_or_default());
+                }
+            }
+            Some(Wire::Lists(lists)) => {
+                for (key, values) in lists {
+                    filter.values.entry(key.clone()).or_default();
+                    values.into_iter().flatten().for_each(|value| filter.insert(key.clone(), value));
+                }
+            }
+        }
+        Ok(filter)
+    }
+
+    fn insert(&mut self, key: String, value: String) {
+        self.values.entry(key).or_default().insert(value, true);
+    }
+
+    /// Whether every event passes.
+    pub fn is_empty(&self) -> bool {
+        self.values.values().all(BTreeMap::is_empty)
+    }
+
+    /// Whether the engine would let this event through.
+    pub fn matches(&self, event: &Event) -> bool {
+        self.matches_action(&event.action)
+            && self.is_exactly("type", &event.kind)
+            && self.is_exactly("scope", &event.scope)
+            && PREFIX_KEYS.iter().all(|key| self.matches_actor(key, event))
+            && self.matches_image(event)
+            && self.matches_labels(event)
+    }
+
+    /// Narrows an ask: what comes back holds all that this filter lets through.
+    pub fn narrow(&self, ask: &mut Ask) {
+        let whole = |key| -> Vec<String> {
+            self.given(key)
+                .map(|values| values.iter().filter(|v| *v.1).map(|v| v.0.clone()).collect())
+                .unwrap_or_default()
+        };
+        ask.types = whole("type");
+        if let Some(values) = self.given("event") {
+            ask.actions = if fuzzy(values) {
+                Actions::BeginningWith(values.keys().cloned().collect())
+            } else {
+                Actions::Exactly(whole("event"))
+            };
+        }
+        for key in PREFIX_KEYS {
+            if let Some(values) = self.given(key) {
+                ask.actors.push(values.keys().cloned().collect());
+            }
+        }
+    }
+
+    /// The values of a key, if it filters anything.
+    fn given(&self, key: &str) -> Option<&BTreeMap<String, bool>> {
+        self.values.get(key).filter(|values| !values.is_empty())
+    }
+
+    fn is_exactly(&self, key: &str, text: &str) -> bool {
+        self.given(key).is_none_or(|values| values.get(text) == Some(&true))
+    }
+
+    fn begins(&self, key: &str, text: &str) -> bool {
+        self.given(key).is_none_or(|values| values.keys().any(|prefix| text.starts_with(prefix.as_str())))
+    }
+
+    fn matches_action(&self, action: &str) -> bool {
+        match self.given("event") {
+            Some(values) if fuzzy(values) => self.begins("event", action),
+            _ => self.is_exactly("event", action),
+        }
+    }
+
+    /// On events of every type, though the key is named as one.
+    fn matches_actor(&self, key: &str, event: &Event) -> bool {
+        self.given(key).is_none()
+            || self.begins(key, &event.actor_id)
+            || self.begins(key, event.attribute("name").unwrap_or_default())
+    }
+
+    fn matches_image(&self, event: &Event) -> bool {
+        if self.given("image").is_none() {
+            return true;
+        }
+        let attribute = if event.kind == "image" { "name" } else { "image" };
+        let image = event.attribute(attribute).unwrap_or_default();
+        let is = |text: &str| self.is_exactly("image", text);
+        is(&event.actor_id) || is(image) || is(&strip_tag(&event.actor_id)) || is(&strip_tag(image))
+    }
+
+    fn matches_labels(&self, event: &Event) -> bool {
+        let Some(labels) = self.given("label") else { return true };
+        labels.keys().all(|label| match label.split_once('=') {
+            Some((key, value)) => event.attribute(key) == Some(value),
+            None => event.attribute(label).is_some(),
+        })
+    }
+}
+
+fn fuzzy(actions: &BTreeMap<String, bool>) -> bool {
+    FUZZY_ACTIONS.iter().any(|action| actions.contains_key(*action))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(json: &str) -> Event<'_> {
+        Event::parse(json.as_bytes()).unwrap()
+    }
+
+    const WEB: &str = r#"{"Type":"container","Action":"exec_create: sh -c id","Actor":{"ID":"abc","Attributes":{"image":"localhost:5000/team/api:v3","name":"web","tier":"front"}},"scope":"local","time":1}"#;
+    const IMAGE: &str = r#"{"Type":"image","Action":"tag","Actor":{"ID":"sha256:9eacf74f8949656da2954e021fa30022f4a01cd9590d64fb7d48486a8905d36b","Attributes":{"name":"docker.io/library/busybox:1"}},"scope":"local","time":1}"#;
+    const CONNECT: &str = r#"{"Type":"network","Action":"connect","Actor":{"ID":"net1","Attributes":{"container":"abc","name":"web-net"}},"scope":"local","time":1}"#;
+
+    fn filter(words: &[&str]) -> Filter {
+        let mut filter = Filter::default();
+        words.iter().for_each(|word| filter.add(word).unwrap());
+        filter
+    }
+
+    #[test]
+    fn the_engines_quirks() {
+        for (words, json, expected) in [
+            (&[][..], WEB, true),
+            (&["type=container"], WEB, true),
+            (&["type=image"], WEB, false),
+            (&["type=image", "type=container"], WEB, true),
+            (&["event=exec_create: sh -c id"], WEB, true),
+            (&["event=exec"], WEB, false),
+            (&["event=exec_create"], WEB, true),
+            // One fuzzy value makes all of them fuzzy.
+            (&["event=exec_create", "event=ta"], IMAGE, true),
+            (&["event=exec_creat", "event=ta"], IMAGE, false),
+            (&["container=we"], WEB, true),
+            (&["container=ab"], WEB, true),
+            // Every type, but not through a network event's attribute `container`.
+            (&["container=web"], CONNECT, true),
+            (&["container=abc"], CONNECT, false),
+            (&["container=web", "network=ne"], CONNECT, true),
+            (&["container="], CONNECT, true),
+            (&["image=localhost:5000/team/api:v3"], WEB, true),
+            (&["image=localhost:5000/team/api"], WEB, true),
+            (&["image=team/api"], WEB, false),
+            (&["image=busybox"], IMAGE, true),
+            (&["image=busybox:1"], IMAGE, false),
+            (&["image=docker.io/library/busybox:1"], IMAGE, true),
+            (&["image=sha256"], IMAGE, true),
+            (&["label=tier"], WEB, true),
+            (&["label=tier=front", "label=name"], WEB, true),
+            (&["label=tier=front", "label=gone"], WEB, false),
+            (&["label=tier=fron"], WEB, false),
+            (&["scope=local"], WEB, true),
+            (&["scope=swarm"], WEB, false),
+            (&["node=w", "daemon=w"], WEB, true),
+            (&["node=x"], WEB, false),
+        ] {
+            let event = event(json);
+            assert_eq!(filter(words).matches(&event), expected, "{words:?} on {}", event.action);
+        }
+    }
+
+    #[test]
+    fn both_wire_forms_mean_the_same_and_false_is_a_quirk() {
+        let matches = |json: &str| Filter::from_wire(json).unwrap().matches(&event(WEB));
+        for (json, expected) in [
+            ("", true),
+            ("null", true),
+            ("{}", true),
+            (r#"{"type":[]}"#, true),
+            (r#"{"type":null}"#, true),
+            (r#"{"type":["container"]}"#, true),
+            (r#"{"type":{"container":true}}"#, true),
+            (r#"{"type":{"container":false}}"#, false),
+            (r#"{"container":{"we":false}}"#, true),
+            (r#"{"nonsense":["x"]}"#, true),
+            (r#"{"Type":["image"]}"#, true),
+        ] {
+            assert_eq!(matches(json), expected, "{json}");
+        }
+        for json in
+            ["notjson", "[]", "5", r#"{"type":"container"}"#, r#"{"a":["x"],"b":{"y":true}}"#, "{", r#"{"a":[1]}"#]
+        {
+            assert_eq!(Filter::from_wire(json), Err(FilterError::Wire), "{json}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_trims_and_refuses() {
+        assert_eq!(filter(&[" TYPE = container "]), filter(&["type=container"]));
+        let add = |text: &str| Filter::default().add(text).unwrap_err().to_string();
+        assert_eq!(add("type"), "the filter 'type' is not KEY=VALUE");
+        assert_eq!(add("=x"), "the filter '=x' is not KEY=VALUE");
+        assert!(add("name=x").starts_with("the filter key 'name' is not known; the keys are config, container, "));
+    }
+}

@@ -1,0 +1,227 @@
+//! Which files are ours, and how one is opened, made and brought to the newest schema.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use rusqlite_migration::{M, Migrations};
+
+use super::{SourceRow, StoreError};
+use crate::event::Identity;
+
+/// `PRAGMA application_id` of our files: `EVNT`.
+pub const APPLICATION_ID: i32 = i32::from_be_bytes(*b"EVNT");
+
+const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("../../migrations/0001_record.sql"))];
+
+/// The schema that this program reads and writes; also `PRAGMA user_version`.
+pub(super) const SCHEMA: i64 = MIGRATIONS.len() as i64;
+
+/// How long one statement waits for another program's lock, before it fails and the caller decides.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// A file open for writing, of the newest schema.
+#[derive(Debug)]
+pub struct Store {
+    pub(super) connection: Connection,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Makes sure that `path` can become a store open for writing: makes an empty file, mode 0600, if there is none.
+    ///
+    /// # Errors
+    /// A file that is not ours, or not ours to write, is named and left as it is.
+    pub fn prepare(path: &Path) -> Result<(), StoreError> {
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+            Ok(_) => Ok(()),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => writable(path),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let directory = path.parent().unwrap_or(Path::new(".")).to_owned();
+                Err(StoreError::NoDirectory { path: path.into(), directory })
+            }
+            Err(source) => Err(StoreError::Io { doing: "make", path: path.into(), source }),
+        }
+    }
+
+    /// Opens a store for writing, of the newest schema; makes it if there is none.
+    ///
+    /// # Errors
+    /// As [`prepare`](Self::prepare), and what SQLite says.
+    pub fn open_or_create(path: &Path) -> Result<Store, StoreError> {
+        Store::prepare(path)?;
+        let empty = recognise(path)? == Kind::Empty;
+        let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        if empty {
+            // The first thing in the file is whose it is, so that a file cut short is still known as ours.
+            connection
+                .pragma_update(None, "auto_vacuum", "INCREMENTAL")
+                .and_then(|()| connection.pragma_update(None, "application_id", APPLICATION_ID))
+                .map_err(sqlite("make", path))?;
+        }
+        known_schema(&connection, path)?;
+        Migrations::from_slice(MIGRATIONS)
+            .to_latest(&mut connection)
+            .map_err(|e| StoreError::Migrate { path: path.into(), source: e.into() })?;
+        for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON")] {
+            connection.pragma_update(None, name, value).map_err(sqlite("write", path))?;
+        }
+        Ok(Store { connection, path: path.into() })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every source the store knows.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn sources(&self) -> Result<Vec<SourceRow>, StoreError> {
+        sources(&self.connection).map_err(sqlite("read", &self.path))
+    }
+}
+
+/// Opens a store for reading: the connection can write nothing into it.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
+    if recognise(path)? == Kind::Empty {
+        return Err(StoreError::NotADatabase { path: path.into() });
+    }
+    // Not SQLITE_OPEN_READONLY: the last such connection leaves its `-wal` and `-shm` files behind.
+    let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    if connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).is_err() && !has_wal(path) {
+        // A folder that cannot be written, as on a read-only disk; then nobody writes there and no lock is needed.
+        let url = format!("file:{}?immutable=1", path.display().to_string().replace('%', "%25").replace('?', "%3f"));
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        connection = connect(Path::new(&url), flags)?;
+    }
+    connection.pragma_update(None, "query_only", true).map_err(sqlite("read", path))?;
+    let found = known_schema(&connection, path)?;
+    if found < SCHEMA {
+        return Err(StoreError::Older { path: path.into(), found, known: SCHEMA });
+    }
+    Ok(connection)
+}
+
+fn has_wal(path: &Path) -> bool {
+    let mut wal = path.as_os_str().to_owned();
+    wal.push("-wal");
+    Path::new(&wal).metadata().is_ok_and(|m| m.len() > 0)
+}
+
+/// Turns an error of SQLite into ours.
+pub(super) fn sqlite<'a>(doing: &'static str, path: &'a Path) -> impl Fn(rusqlite::Error) -> StoreError + 'a {
+    move |source| StoreError::Sqlite { doing, path: path.into(), source }
+}
+
+pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id, engine_id, name, host, events, rejected, first_nano, last_nano, seen_nano, seen_digest
+         FROM source ORDER BY id",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let seen: (Option<i64>, Option<[u8; 16]>) = (row.get(8)?, row.get(9)?);
+        Ok(SourceRow {
+            id: row.get(0)?,
+            engine_id: row.get(1)?,
+            name: row.get(2)?,
+            host: row.get(3)?,
+            events: row.get(4)?,
+            rejected: row.get(5)?,
+            first_nano: row.get(6)?,
+            last_nano: row.get(7)?,
+            last_seen: seen.0.zip(seen.1).map(|(time_nano, digest)| Identity { time_nano, digest }),
+        })
+    })?;
+    rows.collect()
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(sqlite("open", path))?;
+    connection.busy_timeout(BUSY).map_err(sqlite("open", path))?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    Empty,
+    Ours,
+}
+
+/// Whose file this is, told from its first hundred bytes, so that nothing of another program's is even opened.
+fn recognise(path: &Path) -> Result<Kind, StoreError> {
+    let io = |source| StoreError::Io { doing: "open", path: path.into(), source };
+    let metadata = match path.metadata() {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Err(StoreError::Missing { path: path.into() });
+        }
+        other => other.map_err(io)?,
+    };
+    if metadata.is_dir() {
+        return Err(StoreError::IsDirectory { path: path.into() });
+    }
+    if !metadata.is_file() {
+        return Err(StoreError::NotAFile { path: path.into() });
+    }
+    if metadata.len() == 0 {
+        return Ok(Kind::Empty);
+    }
+    let mut header = [0; 100];
+    match File::open(path).map_err(io)?.read_exact(&mut header) {
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Err(StoreError::NotADatabase { path: path.into() }),
+        other => other.map_err(io)?,
+    }
+    if &header[..16] != b"SQLite format 3\0" {
+        return Err(StoreError::NotADatabase { path: path.into() });
+    }
+    let number = |at: usize| i32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes"));
+    if number(68) != APPLICATION_ID {
+        return Err(StoreError::Foreign { path: path.into() });
+    }
+    let found = number(60).into();
+    if found > SCHEMA {
+        return Err(StoreError::Newer { path: path.into(), found, known: SCHEMA });
+    }
+    Ok(Kind::Ours)
+}
+
+fn known_schema(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sqlite("open", path))?;
+    if found > SCHEMA {
+        return Err(StoreError::Newer { path: path.into(), found, known: SCHEMA });
+    }
+    Ok(found)
+}
+
+/// An existing file may be written by us. One without any write permission is left alone even by root, whom the
+/// system would let: somebody has put it away.
+fn writable(path: &Path) -> Result<(), StoreError> {
+    recognise(path)?;
+    let io = |source| StoreError::Io { doing: "write", path: path.into(), source };
+    if path.metadata().map_err(io)?.mode() & 0o222 == 0 {
+        return Err(StoreError::ReadOnly { path: path.into() });
+    }
+    match OpenOptions::new().write(true).open(path) {
+        Ok(_) => Ok(()),
+        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            Err(StoreError::ReadOnly { path: path.into() })
+        }
+        Err(e) => Err(io(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_migrations_are_sound() {
+        Migrations::from_slice(MIGRATIONS).validate().unwrap();
+    }
+}

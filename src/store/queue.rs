@@ -1,0 +1,120 @@
+//! What was read and is not yet stored: bounded in bytes, and never a reason for the reader to wait.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
+
+use super::writer::Delivery;
+
+/// The queue between the streams and the writer.
+#[derive(Debug)]
+pub struct Queue {
+    state: Mutex<State>,
+    /// Signalled to the writer: something came, or nothing more will.
+    filled: Condvar,
+    /// Signalled to the streams: something was stored.
+    drained: Notify,
+    budget: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Delivery>,
+    /// Bytes and events that are waiting or with the writer.
+    bytes: usize,
+    events: usize,
+    closed: bool,
+}
+
+/// The queue holds as much as it may; the delivery comes back.
+#[derive(Debug)]
+pub struct Full(pub Delivery);
+
+impl Queue {
+    /// A queue that holds up to `budget` bytes.
+    pub fn new(budget: usize) -> Self {
+        Queue { state: Mutex::default(), filled: Condvar::new(), drained: Notify::new(), budget }
+    }
+
+    /// Hands a delivery to the writer, at once or not at all. One that alone is over the budget is taken when the
+    /// queue is empty.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn push(&self, delivery: Delivery) -> Result<(), Full> {
+        let mut state = self.state();
+        if state.bytes > 0 && state.bytes + delivery.bytes() > self.budget {
+            return Err(Full(delivery));
+        }
+        state.bytes += delivery.bytes();
+        state.events += delivery.events.len();
+        state.waiting.push_back(delivery);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Waits until the queue is at most half full.
+    pub async fn room(&self) {
+        loop {
+            let mut drained = std::pin::pin!(self.drained.notified());
+            drained.as_mut().enable();
+            if self.state().bytes <= self.budget / 2 {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    /// Nothing more will come.
+    pub fn close(&self) {
+        self.state().closed = true;
+        self.filled.notify_one();
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// How many events are not yet stored.
+    pub fn buffered(&self) -> usize {
+        self.state().events
+    }
+
+    /// Waits for deliveries and takes all of them, as far as they hold no more than `events` events (but one
+    /// delivery at least); `None` once the queue is closed and empty. They count as buffered until
+    /// [`stored`](Self::stored).
+    pub(super) fn take(&self, events: usize) -> Option<Vec<Delivery>> {
+        let mut state = self.state();
+        while state.waiting.is_empty() {
+            if state.closed {
+                return None;
+            }
+            state = self.filled.wait(state).expect("no holder of this lock panics");
+        }
+        let mut taken: Vec<Delivery> = Vec::new();
+        let mut count = 0;
+        while let Some(next) = state.waiting.front() {
+            count += next.events.len();
+            if !taken.is_empty() && count > events {
+                break;
+            }
+            taken.extend(state.waiting.pop_front());
+        }
+        Some(taken)
+    }
+
+    /// These deliveries are stored.
+    pub(super) fn stored(&self, deliveries: &[Delivery]) {
+        let mut state = self.state();
+        state.bytes -= deliveries.iter().map(Delivery::bytes).sum::<usize>();
+        state.events -= deliveries.iter().map(|d| d.events.len()).sum::<usize>();
+        drop(state);
+        self.drained.notify_waiters();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no holder of this lock panics")
+    }
+}

@@ -1,0 +1,382 @@
+//! The one writer: takes deliveries from the queue and commits them in groups.
+//!
+//! A delivery is never split between two commits, so what must appear together (a gap and the first events after it)
+//! goes into one. A commit is on the disk before it counts (`synchronous=FULL`). A commit that fails is tried again
+//! until it succeeds: meanwhile the deliveries wait in memory.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::file::sqlite;
+use super::{Queue, Reason, Store, StoreError};
+use crate::event::{Event, Identity};
+
+/// How many events one commit takes at most, unless one delivery alone has more.
+const GROUP: usize = 5_000;
+
+/// How long a closing writer tries to store what is left.
+const LAST_TRY: Duration = Duration::from_secs(30);
+
+/// Names a source; the same engine is the same source wherever it is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SourceKey {
+    /// The engine's own ID; `None` for imports, which are told apart by name.
+    pub engine_id: Option<String>,
+    /// What to call it: an engine's own name, or one that a user gave. If another source has it, it is told apart by
+    /// the beginning of the ID.
+    pub name: String,
+    /// Whether to call it so from now on even if it has a name already.
+    pub renamed: bool,
+    /// Where it is reached now.
+    pub host: Option<String>,
+}
+
+/// What one reading brought from one source.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Where it came from.
+    pub source: Arc<SourceKey>,
+    /// When it was read, in nanoseconds since the epoch.
+    pub received_nano: i64,
+    /// The bytes of events; those already stored are dropped.
+    pub events: Vec<Box<[u8]>>,
+    /// What was no event.
+    pub rejected: Vec<Rejection>,
+    /// The last event seen, stored or not, if that has changed.
+    pub last_seen: Option<Identity>,
+    /// What has become known of a gap; stored before the events.
+    pub gap: Option<GapChange>,
+}
+
+impl Delivery {
+    /// What it costs to keep, in bytes.
+    pub fn bytes(&self) -> usize {
+        let events: usize = self.events.iter().map(|raw| raw.len() + 16).sum();
+        let rejected: usize = self.rejected.iter().map(|r| r.bytes.len() + r.error.len() + 48).sum();
+        size_of::<Self>() + events + rejected
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.rejected.is_empty() && self.last_seen.is_none() && self.gap.is_none()
+    }
+}
+
+/// Bytes that are no event.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    /// The bytes, cut to what is kept.
+    pub bytes: Box<[u8]>,
+    /// What is wrong with them.
+    pub error: String,
+}
+
+/// A gap begins behind the last instant seen, so that instant (or its absence) names it: what is found out later
+/// about the blindness behind the same instant changes the same gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GapChange {
+    /// The record is blind from this instant on; to when, if it is known.
+    Blind {
+        /// The last instant seen.
+        from: Option<i64>,
+        /// The end of it; `None` while it lasts.
+        to: Option<i64>,
+        /// Why.
+        reason: Reason,
+        /// More, for a person.
+        detail: Option<String>,
+    },
+    /// It has turned out that nothing was missed behind this instant.
+    Withdrawn {
+        /// The last instant seen.
+        from: Option<i64>,
+    },
+}
+
+/// What was made of deliveries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Events stored.
+    pub events: u64,
+    /// Events dropped because they were there already.
+    pub known: u64,
+    /// Rejected lines stored.
+    pub rejected: u64,
+}
+
+/// How a writer ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// All it stored.
+    pub stored: Stored,
+    /// What it could not store, if anything.
+    pub failed: Option<WriteFailed>,
+}
+
+/// The writer was to end and could not store what it still had.
+#[derive(Debug, thiserror::Error)]
+#[error("{events} events could not be stored")]
+pub struct WriteFailed {
+    /// How many.
+    pub events: usize,
+    /// Why.
+    pub source: StoreError,
+}
+
+/// Starts the thread that stores what comes down the queue, until the queue is closed and empty.
+pub fn spawn_writer(store: Store, queue: Arc<Queue>) -> JoinHandle<Outcome> {
+    std::thread::Builder::new()
+        .name("writer".into())
+        .spawn(move || run(Writer::new(store), &queue))
+        .expect("the system starts a thread")
+}
+
+fn run(mut writer: Writer, queue: &Queue) -> Outcome {
+    let mut total = Stored::default();
+    while let Some(deliveries) = queue.take(GROUP) {
+        let stored = match writer.store(&deliveries) {
+            Ok(stored) => stored,
+            Err(e) => match persist(&mut writer, &deliveries, queue, e) {
+                Ok(stored) => stored,
+                Err(source) => {
+                    return Outcome { stored: total, failed: Some(WriteFailed { events: queue.buffered(), source }) };
+                }
+            },
+        };
+        total.events += stored.events;
+        total.known += stored.known;
+        total.rejected += stored.rejected;
+        queue.stored(&deliveries);
+    }
+    Outcome { stored: total, failed: None }
+}
+
+/// Tries again until it works or, when the queue is closing, until there is no time left.
+fn persist(
+    writer: &mut Writer,
+    deliveries: &[Delivery],
+    queue: &Queue,
+    mut error: StoreError,
+) -> Result<Stored, StoreError> {
+    let path = writer.store.path().display().to_string();
+    tracing::error!(error = %chain(&error), "cannot write {path}; what is read waits in memory and is tried again");
+    let mut wait = Duration::from_millis(50);
+    let mut closing: Option<Instant> = None;
+    loop {
+        if queue.is_closed() && closing.get_or_insert_with(Instant::now).elapsed() > LAST_TRY {
+            return Err(error);
+        }
+        std::thread::sleep(wait);
+        wait = (wait * 2).min(Duration::from_secs(1));
+        match writer.store(deliveries) {
+            Ok(stored) => {
+                tracing::info!("{path} can be written again; nothing was lost");
+                return Ok(stored);
+            }
+            Err(e) => error = e,
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// What the writer knows of a source between commits.
+#[derive(Debug)]
+struct Source {
+    id: i64,
+    /// No event later than this is stored: a later one is new without looking.
+    newest: i64,
+}
+
+struct Writer {
+    store: Store,
+    sources: HashMap<Arc<SourceKey>, Source>,
+    /// Changes when another connection has written: then what is remembered of the sources no longer holds.
+    data_version: i64,
+}
+
+impl Writer {
+    fn new(store: Store) -> Self {
+        Writer { store, sources: HashMap::new(), data_version: -1 }
+    }
+
+    /// One commit.
+    fn store(&mut self, deliveries: &[Delivery]) -> Result<Stored, StoreError> {
+        let result = self.transact(deliveries);
+        if result.is_err() {
+            self.sources.clear();
+        }
+        result.map_err(sqlite("write", self.store.path()))
+    }
+
+    fn transact(&mut self, deliveries: &[Delivery]) -> rusqlite::Result<Stored> {
+        let transaction = self.store.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let data_version = transaction.query_row("PRAGMA data_version", [], |row| row.get(0))?;
+        if data_version != self.data_version {
+            self.sources.clear();
+            self.data_version = data_version;
+        }
+        let mut stored = Stored::default();
+        for delivery in deliveries {
+            let source = match self.sources.get_mut(&delivery.source) {
+                Some(source) => source,
+                None => {
+                    let source = find_or_add(&transaction, &delivery.source)?;
+                    self.sources.entry(delivery.source.clone()).or_insert(source)
+                }
+            };
+            if let Some(gap) = &delivery.gap {
+                change_gap(&transaction, source.id, gap)?;
+            }
+            add(&transaction, source, delivery, &mut stored)?;
+        }
+        transaction.commit()?;
+        Ok(stored)
+    }
+}
+
+fn find_or_add(db: &Connection, key: &SourceKey) -> rusqlite::Result<Source> {
+    let found = match &key.engine_id {
+        Some(engine) => db
+            .prepare_cached("SELECT id, last_nano FROM source WHERE engine_id = ?1")?
+            .query_row([engine], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?,
+        None => db
+            .prepare_cached("SELECT id, last_nano FROM source WHERE engine_id IS NULL AND name = ?1")?
+            .query_row([&key.name], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?,
+    };
+    let (id, newest): (i64, Option<i64>) =
+        match found {
+            Some((id, newest)) => {
+                db.prepare_cached("UPDATE source SET host = ?2 WHERE id = ?1 AND host IS NOT ?2")?
+                    .execute(params![id, key.host])?;
+                if key.renamed {
+                    let name = free_name(db, key, id)?;
+                    db.prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
+                        .execute(params![id, name])?;
+                }
+                (id, newest)
+            }
+            None => {
+                db.prepare_cached("INSERT INTO source (engine_id, name, host) VALUES (?1, ?2, ?3)")?
+                    .execute(params![key.engine_id, free_name(db, key, 0)?, key.host])?;
+                (db.last_insert_rowid(), None)
+            }
+        };
+    Ok(Source { id, newest: newest.unwrap_or(i64::MIN) })
+}
+
+/// The name of a source: its own, or one with the beginning of its ID if another source than `id` has that.
+fn free_name(db: &Connection, key: &SourceKey, id: i64) -> rusqlite::Result<String> {
+    let digits: String = key.engine_id.iter().flat_map(|id| id.chars()).filter(char::is_ascii_alphanumeric).collect();
+    let base = if key.name.is_empty() { "engine" } else { &key.name };
+    let mut taken = db.prepare_cached("SELECT 1 FROM source WHERE name = ?1 AND id <> ?2")?;
+    let candidates = [base.to_owned(), format!("{base}-{:.8}", digits), format!("{base}-{digits}")];
+    for name in candidates {
+        if !taken.exists(params![name, id])? {
+            return Ok(name);
+        }
+    }
+    Ok(format!("{base}-{}", key.engine_id.as_deref().unwrap_or_default()))
+}
+
+fn add(db: &Connection, source: &mut Source, delivery: &Delivery, stored: &mut Stored) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached(
+        "INSERT INTO event (source, time_nano, received_nano, type, action, actor_id, name, raw)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    let (mut added, mut first) = (0u64, i64::MAX);
+    for raw in &delivery.events {
+        let event = Event::parse(raw).expect("a delivery holds events");
+        if event.time_nano <= source.newest && is_stored(db, source.id, &event)? {
+            stored.known += 1;
+            continue;
+        }
+        let text = std::str::from_utf8(event.raw).expect("an event is UTF-8");
+        insert.execute(params![
+            source.id,
+            event.time_nano,
+            delivery.received_nano,
+            event.kind,
+            event.action,
+            event.actor_id,
+            event.attribute("name"),
+            text,
+        ])?;
+        added += 1;
+        first = first.min(event.time_nano);
+        source.newest = source.newest.max(event.time_nano);
+    }
+    for rejection in &delivery.rejected {
+        db.prepare_cached("INSERT INTO rejected (source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![source.id, delivery.received_nano, rejection.error, rejection.bytes])?;
+    }
+    let rejected = delivery.rejected.len() as u64;
+    if added > 0 || rejected > 0 {
+        db.prepare_cached(
+            "UPDATE source SET events = events + ?2, rejected = rejected + ?3,
+                first_nano = iif(?2 > 0, min(ifnull(first_nano, ?4), ?4), first_nano),
+                last_nano = iif(?2 > 0, max(ifnull(last_nano, ?5), ?5), last_nano)
+             WHERE id = ?1",
+        )?
+        .execute(params![source.id, added, rejected, first, source.newest])?;
+    }
+    if let Some(seen) = delivery.last_seen {
+        db.prepare_cached("UPDATE source SET seen_nano = ?2, seen_digest = ?3 WHERE id = ?1")?.execute(params![
+            source.id,
+            seen.time_nano,
+            seen.digest
+        ])?;
+    }
+    stored.events += added;
+    stored.rejected += rejected;
+    Ok(())
+}
+
+fn is_stored(db: &Connection, source: i64, event: &Event) -> rusqlite::Result<bool> {
+    let mut statement = db.prepare_cached("SELECT raw FROM event WHERE time_nano = ?1 AND source = ?2")?;
+    let mut rows = statement.query(params![event.time_nano, source])?;
+    while let Some(row) = rows.next()? {
+        let raw = row.get_ref(0)?.as_bytes()?;
+        if raw == event.raw || Event::parse(raw).is_ok_and(|stored| stored.is_same(event)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn change_gap(db: &Connection, source: i64, change: &GapChange) -> rusqlite::Result<()> {
+    match change {
+        GapChange::Withdrawn { from } => {
+            db.prepare_cached("DELETE FROM gap WHERE source = ?1 AND from_nano IS ?2")?
+                .execute(params![source, from])?;
+        }
+        GapChange::Blind { from, to, reason, detail } => {
+            let changed = db
+                .prepare_cached(
+                    "UPDATE gap SET to_nano = ?3, reason = ?4, detail = ?5 WHERE source = ?1 AND from_nano IS ?2",
+                )?
+                .execute(params![source, from, to, reason.as_str(), detail])?;
+            if changed == 0 {
+                db.prepare_cached(
+                    "INSERT INTO gap (source, from_nano, to_nano, reason, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![source, from, to, reason.as_str(), detail])?;
+            }
+        }
+    }
+    Ok(())
+}
