@@ -4,5 +4,6 @@ pub mod engine;
 pub mod event;
 pub mod output;
 pub mod query;
+pub mod serve;
 pub mod store;
 pub mod stream;

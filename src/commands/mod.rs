@@ -1,5 +1,6 @@
 //! The commands, one file each, named as the user types it: the only place where the stages meet.
 
+mod demo;
 mod failure;
 mod gaps;
 mod logging;
@@ -65,6 +66,8 @@ enum Command {
     Gaps(gaps::Args),
     /// Print what came down a stream and was no event, as NDJSON
     Rejected(rejected::Args),
+    /// Play a recording through all of it, with nothing installed
+    Demo(demo::Args),
 }
 
 /// Runs the program with these words, the first of which is its name.
@@ -86,6 +89,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Status(args) => status::run(&cli.shared, args),
         Command::Gaps(args) => gaps::run(&cli.shared, args),
         Command::Rejected(args) => rejected::run(&cli.shared, args),
+        Command::Demo(args) => demo::run(&cli.shared, args),
     };
     done.map_or_else(|failure| failure.report(), |()| Exit::Done)
 }

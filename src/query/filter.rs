@@ -84,8 +84,8 @@ impl Filter {
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Wire {
-            Maps(BTreeMap<String, Option<BTreeMap<String, bool>>>),
-            Lists(BTreeMap<String, Option<Vec<String>>>),
+            Maps(BTreeMap<String, Option<BTreeMap<String, Option<bool>>>>),
+            Lists(BTreeMap<String, Option<Vec<Option<String>>>>),
         }
         let mut filter = Filter::default();
         if json.is_empty() {
@@ -95,13 +95,16 @@ impl Filter {
             None => {}
             Some(Wire::Maps(maps)) => {
                 for (key, values) in maps {
-                    filter.values.insert(key, values.unwrap_or_default());
+                    let values = values.into_iter().flatten().map(|(value, flag)| (value, flag.unwrap_or_default()));
+                    filter.values.insert(key, values.collect());
                 }
             }
             Some(Wire::Lists(lists)) => {
                 for (key, values) in lists {
                     filter.values.entry(key.clone()).or_default();
-                    values.into_iter().flatten().for_each(|value| filter.insert(key.clone(), value));
+                    for value in values.into_iter().flatten() {
+                        filter.insert(key.clone(), value.unwrap_or_default());
+                    }
                 }
             }
         }
@@ -270,6 +273,9 @@ mod tests {
             (r#"{"type":["container"]}"#, true),
             (r#"{"type":{"container":true}}"#, true),
             (r#"{"type":{"container":false}}"#, false),
+            // Go reads null as the zero of its type.
+            (r#"{"type":{"container":null}}"#, false),
+            (r#"{"type":[null]}"#, false),
             (r#"{"container":{"we":false}}"#, true),
             (r#"{"nonsense":["x"]}"#, true),
             (r#"{"Type":["image"]}"#, true),
