@@ -23,12 +23,15 @@ pub struct Event<'a> {
     /// `Actor.ID`; may be empty.
     pub actor_id: Cow<'a, str>,
     /// `Actor.Attributes`, sorted bytewise by key, each key once. A value that is no string counts as its JSON text.
-    pub attributes: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub attributes: Attributes<'a>,
     /// `scope`: `local` or `swarm`; empty where the engine gave none.
     pub scope: Cow<'a, str>,
     /// The instant, in nanoseconds since the Unix epoch: `timeNano`, or else `time` × 10⁹.
     pub time_nano: i64,
 }
+
+/// Attributes of an actor: keys and values.
+pub type Attributes<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 
 /// What makes two events the same one: instant, type, action, actor ID and attributes, whatever their bytes.
 ///
@@ -150,7 +153,7 @@ fn fields<'a, const N: usize>(
     Ok(found)
 }
 
-fn read_attributes(json: &str) -> Result<Vec<(Cow<'_, str>, Cow<'_, str>)>, NotAnEvent> {
+fn read_attributes(json: &str) -> Result<Attributes<'_>, NotAnEvent> {
     if !json.starts_with('{') {
         return Err(NotAnEvent::WrongType("Actor.Attributes", "an object"));
     }
@@ -248,7 +251,7 @@ impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for Members<F> {
 }
 
 /// The members of an object, as they stand.
-struct Pairs<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+struct Pairs<'a>(Attributes<'a>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
     fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {

@@ -80,14 +80,15 @@ pub(super) fn chain(error: &dyn Error) -> String {
 
 /// clap's error, which is several lines, as one.
 pub(super) fn usage(error: &clap::Error) -> Failure {
+    use clap::error::ErrorKind::{DisplayHelpOnMissingArgumentOrSubcommand, MissingSubcommand};
+    if matches!(error.kind(), DisplayHelpOnMissingArgumentOrSubcommand | MissingSubcommand) {
+        return Failure::usage("a command is missing").hint("`events --help` lists them");
+    }
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
     let line = paragraphs.next().unwrap_or_default();
     let line = line.strip_prefix("error: ").unwrap_or(&line).to_owned();
     let tip = paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: ").map(str::to_owned));
-    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Failure::usage("a command is missing").hint("`events --help` lists them");
-    }
     Failure::usage(line).hint(tip.unwrap_or_else(|| "--help says more".into()))
 }
 

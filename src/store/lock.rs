@@ -98,12 +98,17 @@ impl RecorderLock {
 /// How the recorder of the store at `path` is doing; `None` if none runs.
 pub fn recorder(path: &Path) -> Option<RecorderState> {
     let file = File::open(lock_path(path)).ok()?;
-    match file.try_lock_shared() {
-        Ok(()) => None,
-        // Read while it is being written the state may be torn; then it is whole a moment later.
-        Err(_) => (0..20)
-            .find_map(|_| read_state(&file).or_else(|| Some(std::thread::sleep(Duration::from_millis(1))).and(None))),
+    if file.try_lock_shared().is_ok() {
+        return None;
     }
+    // Read while it is being written the state may be torn; then it is whole a moment later.
+    for _ in 0..20 {
+        if let Some(state) = read_state(&file) {
+            return Some(state);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    None
 }
 
 fn read_state(mut file: &File) -> Option<RecorderState> {

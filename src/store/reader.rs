@@ -248,8 +248,9 @@ fn statement(ask: &Ask, snapshot: Snapshot, order: Order) -> (String, Vec<Value>
         Actions::BeginningWith(prefixes) => clauses.any_beginning(&["action"], prefixes),
     }
     if !ask.types.is_empty() {
-        // An action says more than a type does: where both are asked for, the action's index is the one to take.
-        clauses.any_of(if ask.actions == Actions::Any { "type" } else { "+type" }, &ask.types);
+        // An action or an actor says more than a type does: its index is the one to take.
+        let alone = ask.actions == Actions::Any && ask.actors.is_empty();
+        clauses.any_of(if alone { "type" } else { "+type" }, &ask.types);
     }
     for prefixes in &ask.actors {
         clauses.any_beginning(&["actor_id", "name"], prefixes);

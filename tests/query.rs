@@ -1,0 +1,208 @@
+//! What `query` prints: which events, in which order, how many, in which form.
+
+mod support;
+
+use support::command::{Folder, next};
+use support::engine::{Engine, event, event_at, events, instant};
+use support::fixture;
+
+fn first_ten() -> Folder {
+    fixture::recorded(&events(0..10))
+}
+
+/// Seconds since the epoch of the `n`th event.
+fn second(n: u64) -> String {
+    (1_790_000_000 + n).to_string()
+}
+
+#[test]
+fn everything_is_printed_by_time_as_the_engine_sent_it() {
+    for recording in ["docker-20.10.24.ndjson", "docker-26.1.5.ndjson", "docker-28.5.2.ndjson", "docker-29.7.2.ndjson"]
+    {
+        let mut lines = fixture::lines(recording);
+        let folder = fixture::recorded(&lines);
+        let time = |line: &String| line.rsplit_once(":").unwrap().1.trim_end_matches('}').parse::<i64>().unwrap();
+        lines.sort_by_key(time);
+        assert_eq!(folder.lines(&["query"]), lines, "{recording}");
+    }
+}
+
+#[test]
+fn the_line_people_type_first() {
+    let lines = fixture::lines("docker-28.5.2.ndjson");
+    let folder = fixture::recorded(&lines);
+    let started: Vec<String> =
+        lines.into_iter().filter(|line| line.contains(r#""Type":"container","Action":"start""#)).collect();
+    assert_eq!(started.len(), 17);
+    assert_eq!(folder.lines(&["query", "--type", "container", "--action", "start"]), started);
+}
+
+#[test]
+fn equal_instants_are_in_order_of_arrival() {
+    let same = |n| event_at(n, 1_790_000_000_000_000_000);
+    let earlier = event_at(3, 1_789_999_999_999_999_999);
+    let folder = fixture::recorded(&[same(2), same(0), same(1), earlier.clone()]);
+    assert_eq!(folder.lines(&["query"]), [earlier, same(2), same(0), same(1)]);
+    let mut reversed = folder.lines(&["query", "--reverse"]);
+    reversed.reverse();
+    assert_eq!(reversed, folder.lines(&["query"]));
+}
+
+#[test]
+fn the_window_is_inclusive_at_the_nanosecond() {
+    let folder = first_ten();
+    let query = |since: &str, until: &str| folder.lines(&["query", "--since", since, "--until", until]);
+    assert_eq!(query(&second(3), &second(5)), events(3..6));
+    assert_eq!(query(&format!("{}.000000001", second(3)), &format!("{}.999999999", second(4))), events(4..5));
+    assert_eq!(query(&instant(3), &instant(3)), events(3..4));
+    assert_eq!(folder.lines(&["query", "--until", "now"]), events(0..10));
+    assert_eq!(folder.lines(&["query", "--since", &second(8)]), events(8..10));
+    assert_eq!(folder.lines(&["query", "--until", &second(1)]), events(0..2));
+    assert_eq!(folder.lines(&["query", "--since", "1h"]), events(0..0));
+}
+
+#[test]
+fn how_many_and_which_way_round() {
+    let folder = first_ten();
+    let query = |words: &str| {
+        let words: Vec<&str> = std::iter::once("query").chain(words.split(' ')).collect();
+        folder.lines(&words)
+    };
+    assert_eq!(query("--limit 3"), events(0..3));
+    assert_eq!(query("-n 3"), events(0..3));
+    assert_eq!(query("--last 3"), events(7..10));
+    assert_eq!(query("--reverse"), events((0..10).rev()));
+    assert_eq!(query("--limit 3 --reverse"), events((7..10).rev()));
+    assert_eq!(query("--last 3 --reverse"), events((7..10).rev()));
+    assert_eq!(query("--limit 0"), events(0..0));
+    assert_eq!(query("--last 0"), events(0..0));
+    assert_eq!(query("--last 99"), events(0..10));
+    assert_eq!(query("--last 2 --action start"), events([5, 9]));
+    assert_eq!(query("--count"), ["10"]);
+    assert_eq!(query("--count --action start"), ["3"]);
+    assert_eq!(query("--count --action nothing"), ["0"]);
+    assert_eq!(query("--count --limit 4"), ["4"]);
+    assert_eq!(query("--count --last 0"), ["0"]);
+}
+
+#[test]
+fn each_exclude_takes_away_by_itself() {
+    let folder = first_ten();
+    assert_eq!(folder.lines(&["query", "--exclude", "event=start", "--exclude", "event=die"]), events([0, 3, 4, 7, 8]));
+    let both = ["query", "--exclude", "event=start", "--exclude", "container=box-1", "--type", "container"];
+    assert_eq!(folder.lines(&both), events([0, 2, 3, 8]));
+}
+
+#[test]
+fn the_envelope_says_what_the_store_knows() {
+    let folder = first_ten();
+    let lines = folder.lines(&["query", "--envelope", "--limit", "2"]);
+    assert!(lines[1].starts_with(r#"{"seq":2,"source":"sim","received":"20"#), "{}", lines[1]);
+    assert!(lines[1].ends_with(&format!(r#"Z","event":{}}}"#, event(1))), "{}", lines[1]);
+}
+
+#[test]
+fn text_is_what_docker_events_prints() {
+    let folder = first_ten();
+    assert_eq!(
+        folder.lines(&["query", "--format", "text", "--limit", "1"]),
+        [format!("{} container create {:064x} (image=busybox, name=box-0)", instant(0), 0)]
+    );
+    let mut command = folder.command(&["query", "--format", "text", "--limit", "1"]);
+    let elsewhere = support::command::run({
+        command.env("TZ", "XXX-5:30");
+        command
+    });
+    assert!(elsewhere.succeeded().lines()[0].starts_with("2026-09-21T19:43:20.000000000+05:30 container create "));
+}
+
+#[test]
+fn times_without_a_zone_are_local() {
+    let folder = first_ten();
+    let since = |time: &str| {
+        let mut command = folder.command(&["query", "--count", "--since", time]);
+        command.env("TZ", "XXX-5:30");
+        support::command::run(command).succeeded().lines()
+    };
+    assert_eq!(since("2026-09-21T19:43:25"), ["5"]);
+    assert_eq!(since("2026-09-21T14:13:25Z"), ["5"]);
+    assert_eq!(since("2026-09-21T20"), ["0"]);
+    assert_eq!(since("2026-09-22"), ["0"]);
+}
+
+#[test]
+fn follow_goes_on_with_what_is_recorded_and_ends_after_its_limit() {
+    let folder = Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    events(0..4).iter().for_each(|event| engine.happens(event));
+    let recorder = folder.record(&engine.host(), &[]);
+    folder.eventually_lines(&["query"], &events(0..4));
+    let mut tail = folder.start(&["query", "--follow", "--last", "2"]);
+    let mut starts = folder.start(&["query", "--follow", "--action", "start", "--limit", "3"]);
+    let (tail_lines, start_lines) = (tail.printed(), starts.printed());
+    assert_eq!([next(&tail_lines), next(&tail_lines)], [event(2), event(3)]);
+    assert_eq!(next(&start_lines), event(1));
+    // Arrival, not time, is the order that a follower sees.
+    engine.happens(&event(5));
+    engine.happens(&event(4));
+    assert_eq!([next(&tail_lines), next(&tail_lines)], [event(5), event(4)]);
+    assert_eq!(next(&start_lines), event(5));
+    engine.happens(&event(9));
+    assert_eq!(next(&start_lines), event(9));
+    starts.ended().succeeded();
+    recorder.stop();
+}
+
+#[test]
+fn follow_with_an_end_in_the_past_prints_and_ends() {
+    let folder = first_ten();
+    assert_eq!(folder.lines(&["query", "--follow", "--until", &second(3)]), events(0..4));
+}
+
+#[test]
+fn a_gap_in_the_window_is_said_on_stderr() {
+    let folder = Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    let once = ["record", "-H", &engine.host(), "--until", "now", "-q"];
+    engine.happens(&event(0));
+    folder.run(&once).succeeded();
+    engine.forgets();
+    engine.happens(&event(5));
+    folder.run(&once).succeeded();
+    let said = |words: &[&str]| folder.run(&[&["query"], words].concat()).exited(0).stderr;
+    let line = format!(
+        "this window touches a gap in the record of sim: from {} to {} (engine-restart); `events gaps` shows all\n",
+        instant(0),
+        instant(5)
+    );
+    assert_eq!(said(&[]), line);
+    assert_eq!(said(&["--since", &second(3)]), line);
+    assert_eq!(said(&["-q"]), "");
+    assert_eq!(said(&["--since", &second(5)]), "");
+    // What was before the first contact is told to whom asks for it.
+    let first = format!(
+        "this window touches a gap in the record of sim: from the beginning to {} (first-contact); `events gaps` shows all\n",
+        instant(0)
+    );
+    assert_eq!(said(&["--since", "0", "--until", "1"]), first);
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = fixture::recorded(&fixture::lines("docker-28.5.2.ndjson"));
+    let script = format!("set -o pipefail; {} query | head -1", env!("CARGO_BIN_EXE_events"));
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["-c", &script]).env("EVENTS_DB", folder.db());
+    let ran = support::command::run(bash).succeeded();
+    assert_eq!(ran.lines().len(), 1);
+}
+
+#[test]
+fn a_reader_leaves_no_file_behind() {
+    let folder = first_ten();
+    folder.lines(&["query"]);
+    folder.lines(&["status"]);
+    for name in ["events.db-wal", "events.db-shm"] {
+        assert!(!support::command::exists(&folder.path(name)), "{name}");
+    }
+}

@@ -1,0 +1,135 @@
+//! The file: how it is found by, what other programs may do with it, and what a reader sees.
+
+mod support;
+
+use std::path::Path;
+
+use events::query::{Filter, Selection};
+use events::store::{Order, Reader};
+use rusqlite::Connection;
+use support::command::Folder;
+use support::engine::{Engine, event, events};
+use support::fixture;
+
+fn plan(reader: &Reader, filters: &[&str], window: bool) -> Vec<String> {
+    let mut filter = Filter::default();
+    filters.iter().for_each(|words| filter.add(words).expect("a filter"));
+    let mut selection = Selection { filter, ..Selection::default() };
+    if window {
+        (selection.since, selection.until) = (Some(1), Some(2));
+    }
+    reader.explain(&selection.ask(None), Order::Time).expect("a plan")
+}
+
+#[test]
+fn filters_are_served_by_indexes() {
+    let folder = fixture::recorded(&fixture::lines("docker-28.5.2.ndjson"));
+    let reader = Reader::open(&folder.db()).unwrap();
+    for (filters, window, index, sorts) in [
+        (&[][..], false, "event_by_time", false),
+        (&[], true, "event_by_time", false),
+        (&["label=a"], true, "event_by_time", false),
+        (&["type=container", "event=start"], false, "event_by_action", false),
+        (&["event=start"], true, "event_by_action", false),
+        (&["event=start", "event=die"], false, "event_by_action", true),
+        (&["event=exec_create"], false, "event_by_action", true),
+        (&["type=image"], false, "event_by_type", false),
+        (&["container=web"], false, "event_by_actor", true),
+        (&["container=web"], false, "event_by_name", true),
+        (&["container=web", "type=container"], false, "event_by_name", true),
+    ] {
+        let plan = plan(&reader, filters, window);
+        assert!(plan.iter().any(|step| step.contains(&format!("USING INDEX {index}"))), "{filters:?}: {plan:#?}");
+        assert!(!plan.iter().any(|step| step == "SCAN event"), "{filters:?}: {plan:#?}");
+        assert_eq!(plan.iter().any(|step| step.contains("TEMP B-TREE")), sorts, "{filters:?}: {plan:#?}");
+    }
+}
+
+/// Takes the write lock of a file, and lets go of it when dropped.
+fn locked(path: &Path) -> Connection {
+    let other = Connection::open(path).unwrap();
+    other.execute_batch("PRAGMA busy_timeout = 20000; BEGIN EXCLUSIVE").unwrap();
+    other
+}
+
+#[test]
+fn readers_answer_while_another_program_holds_the_write_lock_and_nothing_is_lost() {
+    let folder = Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    let recorder = folder.record(&engine.host(), &[]);
+    engine.happens(&event(0));
+    folder.eventually_lines(&["query"], &events(0..1));
+
+    let lock = locked(&folder.db());
+    events(1..100).iter().for_each(|event| engine.happens(event));
+    let status = folder.eventually("events are waiting", || {
+        let status = folder.json(&["status", "--json"]).remove(0);
+        if status["recorder"]["buffered"].as_u64() > Some(0) { Ok(status) } else { Err(status) }
+    });
+    assert_eq!(status["recorder"]["running"], true);
+    assert_eq!(status["sources"][0]["connected"], true);
+    assert_eq!(folder.lines(&["query"]), events(0..1));
+    drop(lock);
+    folder.eventually_lines(&["query"], &events(0..100));
+    recorder.stop();
+}
+
+#[test]
+fn a_full_buffer_is_a_gap_or_healed_and_never_silence() {
+    let folder = Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    let recorder = folder.record(&engine.host(), &["--buffer", "20kB"]);
+    engine.happens(&event(0));
+    folder.eventually_lines(&["query"], &events(0..1));
+    let lock = locked(&folder.db());
+    events(1..1000).iter().for_each(|event| engine.happens(event));
+    folder.eventually("the buffer is full", || {
+        if recorder.log().contains("the buffer is full") { Ok(()) } else { Err(recorder.log()) }
+    });
+    drop(lock);
+    let last = event(999);
+    folder.eventually("the newest event is stored", || {
+        let lines = folder.run(&["query", "--last", "1"]).lines();
+        if lines == [last.clone()] { Ok(()) } else { Err(lines) }
+    });
+    recorder.stop();
+    let stored = folder.run(&["query"]).lines();
+    let gaps = folder.json(&["gaps"]);
+    // All that was let go lies within the one gap.
+    let at = stored.iter().zip(events(0..1000)).position(|(a, b)| *a != b).expect("some were let go");
+    let resumed = events(0..1000).iter().position(|event| *event == stored[at]).expect("it is one of them");
+    assert_eq!(stored[at..], events(resumed as u64..1000));
+    assert_eq!(gaps.len(), 2, "{gaps:?}");
+    assert_eq!(gaps[1]["reason"], "buffer-full");
+    assert_eq!(gaps[1]["from"], support::engine::instant(at as u64 - 1));
+    assert_eq!(gaps[1]["to"], support::engine::instant(resumed as u64));
+}
+
+#[test]
+fn the_file_is_whole_and_says_whose_it_is() {
+    let folder = fixture::recorded(&fixture::lines("docker-28.5.2.ndjson"));
+    let db = Connection::open(folder.db()).unwrap();
+    let pragma = |name: &str| -> String {
+        db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0))
+            .map(|value| match value {
+                rusqlite::types::Value::Text(text) => text,
+                rusqlite::types::Value::Integer(number) => number.to_string(),
+                other => format!("{other:?}"),
+            })
+            .unwrap()
+    };
+    assert_eq!(pragma("integrity_check"), "ok");
+    assert_eq!(pragma("journal_mode"), "wal");
+    assert_eq!(pragma("application_id"), u32::from_be_bytes(*b"EVNT").to_string());
+    assert_ne!(pragma("user_version"), "0");
+}
+
+#[test]
+fn an_empty_file_becomes_a_store() {
+    let folder = Folder::new();
+    std::fs::write(folder.db(), "").unwrap();
+    let engine = Engine::start(folder.path("docker.sock"));
+    engine.happens(&event(0));
+    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
+    assert_eq!(folder.lines(&["query"]), events(0..1));
+}

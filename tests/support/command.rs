@@ -1,0 +1,244 @@
+//! Runs the real binary in a folder of its own. When something is not as expected, the message is a report: the
+//! command, its status, its output, the folder.
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take that is waited for; only a failing test waits so long.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A folder, and in it the store that every command run there uses.
+pub struct Folder {
+    dir: TempDir,
+}
+
+/// What a command that has ended did.
+pub struct Ran {
+    what: String,
+    pub status: ExitStatus,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
+}
+
+/// A command that still runs; killed when it is dropped.
+pub struct Running {
+    what: String,
+    child: Child,
+    stderr: PathBuf,
+}
+
+impl Folder {
+    pub fn new() -> Folder {
+        Folder { dir: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn db(&self) -> PathBuf {
+        self.path("events.db")
+    }
+
+    /// `events` with these words, on this folder's store, with nothing of the environment that could matter.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_events"));
+        command.args(words).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.env("EVENTS_DB", self.db()).env("HOME", self.dir.path()).env("TZ", "UTC");
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `events` to its end.
+    pub fn run(&self, words: &[&str]) -> Ran {
+        run(self.command(words))
+    }
+
+    /// Runs `events` to its end, which must be good; gives the lines it printed.
+    pub fn lines(&self, words: &[&str]) -> Vec<String> {
+        self.run(words).succeeded().lines()
+    }
+
+    /// The same, each line read as JSON.
+    pub fn json(&self, words: &[&str]) -> Vec<Value> {
+        let lines = self.lines(words);
+        lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
+    }
+
+    /// Starts `events` and lets it run.
+    pub fn start(&self, words: &[&str]) -> Running {
+        let stderr = self.path(&format!("stderr-{}", fastrand::u64(..)));
+        let mut command = self.command(words);
+        command.stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a file for stderr"));
+        let what = format!("{command:?}");
+        Running { child: command.spawn().expect("the binary starts"), what, stderr }
+    }
+
+    /// Starts `events record` for a host, and waits until it is connected.
+    pub fn record(&self, host: &str, more: &[&str]) -> Running {
+        let mut words = vec!["record", "-H", host];
+        words.extend(more);
+        let recorder = self.start(&words);
+        let pid = recorder.pid();
+        self.eventually("the recorder is connected", || {
+            let ran = self.run(&["status", "--json"]);
+            let status: Option<Value> = serde_json::from_slice(&ran.stdout).ok();
+            let status = status.ok_or_else(|| format!("{}\n{}", ran.report(), recorder.log()))?;
+            let connected = status["recorder"]["pid"] == pid
+                && status["sources"].as_array().is_some_and(|all| all.iter().any(|source| source["connected"] == true));
+            if connected { Ok(()) } else { Err(format!("{status}\n{}", recorder.log())) }
+        });
+        recorder
+    }
+
+    /// Waits until `query` with these words prints just these lines, in this order.
+    pub fn eventually_lines(&self, words: &[&str], expected: &[String]) {
+        self.eventually(&format!("{words:?} prints {} lines", expected.len()), || {
+            let ran = self.run(words);
+            if ran.status.success() && ran.lines() == expected { Ok(()) } else { Err(ran.report()) }
+        });
+    }
+
+    /// Waits until something holds.
+    pub fn eventually<T, E: Debug>(&self, what: &str, check: impl FnMut() -> Result<T, E>) -> T {
+        eventually(what, check)
+    }
+}
+
+/// Waits until something holds; fails with what was wrong last.
+pub fn eventually<T, E: Debug>(what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
+    let since = Instant::now();
+    loop {
+        match check() {
+            Ok(value) => return value,
+            Err(e) if since.elapsed() > DEADLINE => panic!("not within {DEADLINE:?}: {what}; last: {e:?}"),
+            Err(_) => std::thread::park_timeout(Duration::from_millis(10)),
+        }
+    }
+}
+
+/// Runs a command to its end.
+pub fn run(mut command: Command) -> Ran {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    Ran {
+        what: format!("{command:?}"),
+        status: output.status,
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+impl Ran {
+    pub fn report(&self) -> String {
+        let stdout = String::from_utf8_lossy(&self.stdout);
+        format!("{}\n{}\n--- stdout\n{stdout}--- stderr\n{}", self.what, self.status, self.stderr)
+    }
+
+    pub fn exited(self, code: i32) -> Ran {
+        assert_eq!(self.status.code(), Some(code), "{}", self.report());
+        self
+    }
+
+    /// It exited with 0 and had nothing to say.
+    pub fn succeeded(self) -> Ran {
+        let ran = self.exited(0);
+        assert_eq!(ran.stderr, "", "{}", ran.report());
+        ran
+    }
+
+    /// It exited with this code, printed nothing, and said this one line.
+    pub fn failed(self, code: i32, line: &str) {
+        let ran = self.exited(code);
+        assert!(ran.stdout.is_empty(), "{}", ran.report());
+        assert_eq!(ran.stderr, format!("events: {line}\n"), "{}", ran.report());
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        let text = std::str::from_utf8(&self.stdout).unwrap_or_else(|e| panic!("{e}: {}", self.report()));
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said on stderr so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+
+    /// SIGTERM; it must then end with 0.
+    pub fn stop(self) {
+        self.signal("TERM");
+        self.ended().exited(0);
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it can be waited for");
+    }
+
+    /// Sends a signal, by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
+    /// Waits for it to end by itself.
+    pub fn ended(mut self) -> Ran {
+        let status = eventually(&format!("{} ends", self.what), || {
+            self.child.try_wait().expect("it can be waited for").ok_or_else(|| self.log())
+        });
+        let mut stdout = Vec::new();
+        if let Some(mut pipe) = self.child.stdout.take() {
+            pipe.read_to_end(&mut stdout).expect("its output can be read");
+        }
+        Ran { what: self.what.clone(), status, stdout, stderr: self.log() }
+    }
+
+    /// The lines it prints, as they come.
+    pub fn printed(&mut self) -> mpsc::Receiver<String> {
+        let pipe = self.child.stdout.take().expect("its output was not taken yet");
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            use std::io::BufRead;
+            for line in std::io::BufReader::new(pipe).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        lines
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}\n--- stderr\n{}", self.what, self.log());
+        }
+    }
+}
+
+/// The next line of a running command, which must come.
+pub fn next(lines: &mpsc::Receiver<String>) -> String {
+    lines.recv_timeout(DEADLINE).expect("a line comes")
+}
+
+/// Whether a path names a file.
+pub fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}

@@ -1,0 +1,32 @@
+//! Recordings of real engines, and a store filled with one.
+
+use std::path::PathBuf;
+
+use super::command::Folder;
+use super::engine::Engine;
+
+/// The path of a recording.
+pub fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The bytes of a recording.
+pub fn bytes(name: &str) -> Vec<u8> {
+    let path = path(name);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The lines of a recording.
+pub fn lines(name: &str) -> Vec<String> {
+    let text = String::from_utf8(bytes(name)).expect("a recording is UTF-8");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// A folder whose store holds these events, recorded from an engine that remembered them (at most 256).
+pub fn recorded(events: &[String]) -> Folder {
+    let folder = Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    events.iter().for_each(|event| engine.happens(event));
+    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
+    folder
+}

@@ -1,0 +1,6 @@
+//! What the tests share: one harness for the command line, one simulated engine.
+#![allow(dead_code)]
+
+pub mod command;
+pub mod engine;
+pub mod fixture;

@@ -1,0 +1,216 @@
+//! Everything a person can get wrong gets one clear line and the right exit code, and changes nothing.
+
+mod support;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use support::command::{Folder, exists};
+use support::engine::events;
+use support::fixture;
+
+const KEYS: &str =
+    "config, container, daemon, event, image, label, network, node, plugin, scope, secret, service, type, volume";
+
+#[test]
+fn words_that_are_wrong_are_exit_2() {
+    let folder = Folder::new();
+    let time = "(hint: write 2026-11-24T15:04:05Z or a part of it, seconds since 1970, a duration back from now as 1h30m or 7d, or now)";
+    let host = "(hint: write unix:///path/to/docker.sock or tcp://host:2375, with NAME= before it to name the source)";
+    for (words, line) in [
+        ("query --filter name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
+        ("query --exclude name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
+        ("record --filter name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
+        ("query --filter type", "the filter 'type' is not KEY=VALUE".into()),
+        ("query --since yesterday", format!("'yesterday' is no time {time}")),
+        ("query --until 2026-13-01", format!("'2026-13-01' is no time {time}")),
+        ("query --since 99999999999999999999", format!("the time '99999999999999999999' is out of range {time}")),
+        ("query --since 2 --until 1", "--since is after --until: no time lies between them".into()),
+        ("query --since now --until 1h", "--since is after --until: no time lies between them".into()),
+        (
+            "query --limit 1 --last 1",
+            "the argument '--limit <N>' cannot be used with '--last <N>' (hint: --help says more)".into(),
+        ),
+        (
+            "query --follow --reverse",
+            "the argument '--follow' cannot be used with '--reverse' (hint: --help says more)".into(),
+        ),
+        (
+            "query --follow --count",
+            "the argument '--follow' cannot be used with '--count' (hint: --help says more)".into(),
+        ),
+        (
+            "query --limit x",
+            "invalid value 'x' for '--limit <N>': invalid digit found in string (hint: --help says more)".into(),
+        ),
+        ("query --limit -1", "unexpected argument '-1' found (hint: --help says more)".into()),
+        (
+            "query --frmat text",
+            "unexpected argument '--frmat' found (hint: a similar argument exists: '--format')".into(),
+        ),
+        ("qeury", "unrecognized subcommand 'qeury' (hint: a similar subcommand exists: 'query')".into()),
+        ("record -H box", format!("'box' cannot be a host: it has no unix:// or tcp:// before it {host}")),
+        (
+            "record -H tcp://box:99999",
+            format!("'tcp://box:99999' cannot be a host: the port is not a number up to 65535 {host}"),
+        ),
+        ("record -H ftp://box", format!("'ftp://box' cannot be a host: ftp:// is not known {host}")),
+        (
+            "record --until 1h",
+            "--until 1h is over already (hint: --until now takes what the engine remembers, and stops)".into(),
+        ),
+        ("record --look-again often", "'often' is no duration (hint: write it as 250ms, 10s, 1h30m, 7d or 2w)".into()),
+        ("record --buffer lots", "--buffer 'lots' is no size (hint: write it as 64MiB, 500kB or 1GiB)".into()),
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        let ran = folder.run(&words);
+        assert_eq!(ran.stderr.trim_end(), format!("events: {line}"), "{}", ran.report());
+        ran.exited(2);
+        assert!(!exists(&folder.db()), "{words:?} made a file");
+    }
+}
+
+#[test]
+fn a_host_from_the_environment_is_checked_too() {
+    let folder = Folder::new();
+    let mut command = folder.command(&["record"]);
+    command.env("DOCKER_HOST", "nonsense");
+    let ran = support::command::run(command).exited(2);
+    assert!(ran.stderr.starts_with("events: 'nonsense' cannot be a host: "), "{}", ran.report());
+}
+
+#[test]
+fn a_reader_of_a_missing_file_makes_none() {
+    let folder = Folder::new();
+    let path = folder.db();
+    for words in [&["query"][..], &["query", "--follow"], &["gaps"], &["rejected"], &["status"], &["status", "--json"]]
+    {
+        let line = format!(
+            "cannot open {}: there is no such file (hint: `events record` makes it; --db or EVENTS_DB names another)",
+            path.display()
+        );
+        folder.run(words).failed(1, &line);
+        assert!(!exists(&path));
+    }
+}
+
+/// Runs a reader and the recorder on a file; both must refuse it, and leave it and its folder as they are.
+fn refused(folder: &Folder, path: &Path, reading: &str, writing: &str) {
+    let before = (listing(folder), fs::read(path).ok());
+    let db = path.display().to_string();
+    for (words, line) in
+        [(&["query", "--db", &db][..], reading), (&["record", "-H", "unix:///nowhere", "--db", &db], writing)]
+    {
+        folder.run(words).failed(1, &line.replace("PATH", &db));
+        assert_eq!((listing(folder), fs::read(path).ok()), before, "{words:?}");
+    }
+}
+
+fn listing(folder: &Folder) -> Vec<(String, u64, u32)> {
+    let mut names: Vec<_> = fs::read_dir(folder.path(""))
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let metadata = entry.metadata().unwrap();
+            (entry.file_name().to_string_lossy().into_owned(), metadata.len(), metadata.permissions().mode())
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn files_that_are_no_store_are_refused_and_left_as_they_are() {
+    let folder = Folder::new();
+    let line =
+        |what: &str| format!("cannot open PATH: {what} (hint: name another file with --db; this one is left as it is)");
+
+    let path = folder.path("notes.txt");
+    fs::write(
+        &path,
+        "Dear diary, today I was no database, and I was longer than a hundred bytes, to be sure of it.".repeat(2),
+    )
+    .unwrap();
+    let not_a_database = line("it is not an SQLite database");
+    refused(&folder, &path, &not_a_database, &not_a_database);
+
+    let path = folder.path("short");
+    fs::write(&path, "x").unwrap();
+    refused(&folder, &path, &not_a_database, &not_a_database);
+
+    let path = folder.path("other.db");
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
+    drop(other);
+    let foreign = line("it is the database of another program");
+    refused(&folder, &path, &foreign, &foreign);
+
+    let path = folder.path("folder.db");
+    fs::create_dir(&path).unwrap();
+    let directory =
+        format!("cannot open PATH: it is a directory (hint: name a file in it, as {}/events.db)", path.display());
+    refused(&folder, &path, &directory, &directory);
+}
+
+#[test]
+fn a_file_of_a_newer_schema_is_refused_and_left_as_it_is() {
+    let folder = fixture::recorded(&events(0..3));
+    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    db.pragma_update(None, "user_version", 99).unwrap();
+    drop(db);
+    let line = format!(
+        "cannot open PATH: its schema is version 99, this program knows versions up to {version} (hint: use a newer version of events; the file is left as it is)"
+    );
+    refused(&folder, &folder.db(), &line, &line);
+}
+
+#[test]
+fn a_file_without_write_permission_can_be_read_and_not_recorded_into() {
+    let folder = fixture::recorded(&events(0..3));
+    fs::set_permissions(folder.db(), Permissions::from_mode(0o400)).unwrap();
+    let before = (listing(&folder), fs::read(folder.db()).unwrap());
+    let line = format!(
+        "cannot write {0}: the file is read-only (hint: chmod u+w {0}, or name another file with --db)",
+        folder.db().display()
+    );
+    folder.run(&["record", "-H", "unix:///nowhere"]).failed(1, &line);
+    assert_eq!((listing(&folder), fs::read(folder.db()).unwrap()), before);
+    assert_eq!(folder.lines(&["query"]), events(0..3));
+}
+
+#[test]
+fn a_store_in_a_folder_that_is_not_there_says_how_to_make_it() {
+    let folder = Folder::new();
+    let db = folder.path("no/such/events.db").display().to_string();
+    let line =
+        format!("cannot make {db}: there is no directory {0} (hint: mkdir -p {0})", folder.path("no/such").display());
+    folder.run(&["record", "-H", "unix:///nowhere", "--db", &db]).failed(1, &line);
+    let line = format!(
+        "cannot open {db}: there is no such file (hint: `events record` makes it; --db or EVENTS_DB names another)"
+    );
+    folder.run(&["query", "--db", &db]).failed(1, &line);
+}
+
+#[test]
+fn a_source_that_is_not_there_is_named_with_those_that_are() {
+    let folder = fixture::recorded(&events(0..3));
+    let line = format!("{} has no source 'nope' (hint: it has sim)", folder.db().display());
+    folder.run(&["query", "--source", "nope"]).failed(1, &line);
+}
+
+#[test]
+fn nothing_found_is_done() {
+    let folder = fixture::recorded(&events(0..3));
+    assert!(folder.lines(&["query", "--type", "nothing"]).is_empty());
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    let folder = Folder::new();
+    for words in [&["--help"][..], &["-h"], &["query", "--help"], &["record", "-h"], &["--version"]] {
+        assert!(!folder.run(words).succeeded().stdout.is_empty());
+    }
+    folder.run(&[]).failed(2, "a command is missing (hint: `events --help` lists them)");
+}
