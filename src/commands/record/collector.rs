@@ -382,6 +382,8 @@ impl Contact {
         match (&mut self.continuity, told) {
             (Some(continuity), Ok(memory)) => {
                 continuity.memory_told(memory.identities);
+                // The stream should bring all of it too; what it does not is not lost by that.
+                self.held.events = [self.selected(memory.events), std::mem::take(&mut self.held.events)].concat();
                 self.judge();
                 if self.continuity.is_none() { self.hand_on() } else { Ok(()) }
             }

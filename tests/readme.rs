@@ -1,0 +1,79 @@
+//! What the README shows is what happens.
+
+mod support;
+
+use support::engine::Engine;
+use support::fixture;
+
+fn readme() -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    std::fs::read_to_string(path).expect("the README")
+}
+
+/// The commands in the console blocks, each with the lines it prints.
+fn examples(readme: &str) -> Vec<(String, Vec<String>)> {
+    let mut examples: Vec<(String, Vec<String>)> = Vec::new();
+    let mut inside = false;
+    for line in readme.lines() {
+        match (inside, line) {
+            (_, "```console") => inside = true,
+            (true, "```") => inside = false,
+            (true, line) => match (line.strip_prefix("$ events "), examples.last_mut()) {
+                (Some(words), _) => examples.push((words.into(), Vec::new())),
+                (None, Some((_, printed))) => printed.push(line.into()),
+                (None, None) => panic!("a console block begins with {line}"),
+            },
+            (false, _) => {}
+        }
+    }
+    examples
+}
+
+#[test]
+fn the_examples_print_what_the_readme_shows() {
+    let folder = support::command::Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    engine.is_called("d2bd29c2-305b-449c-b173-d684a54510b6", "vm");
+    fixture::lines("docker-28.5.2.ndjson").iter().for_each(|line| engine.happens(line));
+    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
+    let examples = examples(&readme());
+    assert!(examples.len() >= 7, "{examples:?}");
+    for (words, printed) in examples {
+        let words: Vec<&str> = words.split(' ').collect();
+        assert_eq!(folder.lines(&words), printed, "$ events {}", words.join(" "));
+    }
+}
+
+/// Every long flag that `--help` shows, of a command or of all.
+fn flags(help: &str) -> Vec<String> {
+    let starts = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let long = starts.filter_map(|line| {
+        let flag = line.split([' ', ',']).find(|word| word.starts_with("--"))?;
+        Some(flag.trim_end_matches("...").to_owned())
+    });
+    long.collect()
+}
+
+#[test]
+fn every_command_and_every_flag_stand_in_the_readme() {
+    let folder = support::command::Folder::new();
+    let readme = readme();
+    let commands = ["record", "query", "status", "gaps", "rejected", "demo"];
+    for command in commands {
+        assert!(readme.contains(command), "{command}");
+        let help = folder.run(&[command, "--help"]).succeeded().lines().join("\n");
+        for flag in flags(&help) {
+            let usual = ["--help", "--verbose", "--quiet"].contains(&flag.as_str());
+            assert!(usual || readme.contains(&flag), "{command} {flag} is not in the README");
+        }
+    }
+}
+
+#[test]
+fn the_test_command_of_the_readme_is_the_one_that_ci_runs() {
+    let ci = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/run");
+    let ci = std::fs::read_to_string(ci).expect(".ci/run");
+    assert!(readme().lines().any(|line| line.starts_with("cargo test ")));
+    assert!(ci.lines().any(|line| line == "run cargo test"), "{ci}");
+    assert!(ci.contains("cargo test --test engines -- --ignored --test-threads=1"), "{ci}");
+}
