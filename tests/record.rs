@@ -449,8 +449,8 @@ fn a_stopped_recorder_has_stored_all_that_it_read() {
     let (folder, engine) = folder_and_engine();
     for round in 0..20 {
         let recorder = folder.record(&engine.host(), &[]);
-        let burst = events(round * 50..(round + 1) * 50);
-        burst.iter().for_each(|event| engine.happens(event));
+        folder.eventually_lines(ALL, &events(0..round * 50));
+        events(round * 50..(round + 1) * 50).iter().for_each(|event| engine.happens(event));
         recorder.stop();
         // What it had not read it takes from the memory next time; in the end each is there once.
     }
@@ -464,6 +464,8 @@ fn a_killed_recorder_loses_and_doubles_nothing() {
     let (folder, engine) = folder_and_engine();
     for round in 0..20 {
         let recorder = folder.record(&engine.host(), &[]);
+        // What the one killed before had not stored, this one takes from the memory.
+        folder.eventually_lines(ALL, &events(0..round * 50));
         events(round * 50..(round + 1) * 50).iter().for_each(|event| engine.happens(event));
         recorder.kill();
     }

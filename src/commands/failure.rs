@@ -69,8 +69,10 @@ pub(super) fn chain(error: &dyn Error) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();
+        // The system's own words are enough; its number is for programs.
+        let text = text.split(" (os error ").next().unwrap_or(&text);
         // Some libraries' errors say their cause themselves.
-        if !line.ends_with(&text) {
+        if !line.ends_with(text) {
             line = format!("{line}: {text}");
         }
         next = cause.source();

@@ -39,10 +39,12 @@ impl Store {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
             Ok(_) => Ok(()),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => writable(path),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                let directory = path.parent().unwrap_or(Path::new(".")).to_owned();
-                Err(StoreError::NoDirectory { path: path.into(), directory })
-            }
+            Err(source) if source.kind() == ErrorKind::NotFound => match path.parent() {
+                Some(directory) if !directory.exists() => {
+                    Err(StoreError::NoDirectory { path: path.into(), directory: directory.into() })
+                }
+                _ => Err(StoreError::Io { doing: "make", path: path.into(), source }),
+            },
             Err(source) => Err(StoreError::Io { doing: "make", path: path.into(), source }),
         }
     }
@@ -207,13 +209,7 @@ fn writable(path: &Path) -> Result<(), StoreError> {
     if path.metadata().map_err(io)?.mode() & 0o222 == 0 {
         return Err(StoreError::ReadOnly { path: path.into() });
     }
-    match OpenOptions::new().write(true).open(path) {
-        Ok(_) => Ok(()),
-        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
-            Err(StoreError::ReadOnly { path: path.into() })
-        }
-        Err(e) => Err(io(e)),
-    }
+    OpenOptions::new().write(true).open(path).map(|_| ()).map_err(io)
 }
 
 #[cfg(test)]

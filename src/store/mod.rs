@@ -147,6 +147,9 @@ impl StoreError {
             StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 "run as the user it belongs to".into()
             }
+            StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                "name another file with --db".into()
+            }
             StoreError::Io { .. } | StoreError::Sqlite { .. } | StoreError::Migrate { .. } => return None,
         })
     }

@@ -42,6 +42,9 @@ const ONCE_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is looked whether an engine that is recorded through another host is so still.
 const TAKEN_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often it is said that the store does not keep up.
+const OVERFLOW_SAID: Duration = Duration::from_secs(60);
+
 /// Records one host.
 pub(super) struct Collector {
     pub(super) index: usize,
@@ -100,7 +103,10 @@ impl Collector {
             match ended {
                 Ok(Ended::Done) => return Ok(()),
                 Ok(Ended::Lost) => tracing::debug!("{} ended its stream", self.host()),
-                Ok(Ended::Overflowed) => backoff.reset(),
+                Ok(Ended::Overflowed) => {
+                    backoff.reset();
+                    self.cannot_keep_up(&mut away);
+                }
                 Ok(Ended::Taken) => tokio::time::sleep(TAKEN_PATIENCE).await,
                 Err(e) if self.plan.until == Until::MemoryTaken && started.elapsed() > ONCE_PATIENCE => return Err(e),
                 Err(e @ EngineError::BrokenOff { .. }) => tracing::debug!("{}", chain(&e)),
@@ -123,6 +129,17 @@ impl Collector {
             let source = self.source(&Info { id: engine_id, name: String::new() });
             let gap = GapChange::Blind { from, to: None, reason: Reason::Disconnected, detail: Some(text) };
             self.tell(source, gap);
+        }
+    }
+
+    /// The store does not keep up: said, but not at every turn.
+    fn cannot_keep_up(&self, away: &mut Away) {
+        if away.overflowed.is_none_or(|said| said.elapsed() > OVERFLOW_SAID) {
+            away.overflowed = Some(Instant::now());
+            tracing::warn!(
+                "the buffer is full: some of what {} sent was not kept; the engine is asked for it again",
+                self.host()
+            );
         }
     }
 
@@ -200,6 +217,7 @@ struct Away {
     said: bool,
     taken: bool,
     reached: bool,
+    overflowed: Option<Instant>,
 }
 
 /// A delivery that says nothing yet.
@@ -482,10 +500,8 @@ impl Contact {
     /// The buffer is full: takes what comes off the socket and lets it go, until there is room. What was let go is
     /// then asked for again, or a gap.
     async fn overflow(&mut self, stream: &mut Chunks) -> Result<Ended, EngineError> {
-        tracing::warn!(
-            "the buffer is full: what {} sends now is not kept; the engine is asked for it again when there is room",
-            self.source.name
-        );
+        let name = &self.source.name;
+        tracing::debug!("the buffer is full: what {name} sends now is not kept until there is room");
         let queue = self.queue.clone();
         let room = queue.room();
         tokio::pin!(room);

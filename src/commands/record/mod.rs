@@ -22,7 +22,7 @@ use sources::Sources;
 use super::failure::chain;
 use super::select::Filters;
 use super::{Failure, Shared, now_nano};
-use crate::engine::Host;
+use crate::engine::{EngineError, Host};
 use crate::query::{Selection, time};
 use crate::store::{Outcome, Queue, RecorderLock, Store, Written, spawn_writer};
 use crate::stream::DEFAULT_LINE_LIMIT;
@@ -199,28 +199,16 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
         collectors.spawn(collector.run());
     }
 
-    let mut failed = None;
-    let finished = async {
-        while let Some(done) = collectors.join_next().await {
-            if let Err(e) = done.expect("a collector does not panic") {
-                tracing::error!("{}", chain(&e));
-                failed = Some(e);
-            }
-        }
-    };
+    let mut failed = Vec::new();
     tokio::select! {
-        () = finished => {}
+        () = join_all(&mut collectors, &mut failed) => {}
         () = stop => {}
         () = until(plan.until) => {}
         () = board.publish(&mut lock, &queue) => {}
     }
     // Each collector hands over what it holds and ends; then the writer has all there is.
     let _ = stopping.send(true);
-    while let Some(done) = collectors.join_next().await {
-        if let Err(e) = done.expect("a collector does not panic") {
-            failed = Some(e);
-        }
-    }
+    join_all(&mut collectors, &mut failed).await;
     queue.close();
     let Outcome { stored, failed: not_stored } =
         tokio::task::spawn_blocking(|| writer.join().expect("the writer does not panic"))
@@ -235,8 +223,9 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
     if let Some(not_stored) = not_stored {
         return Err(not_stored.into());
     }
-    if let Some(e) = failed {
-        return Err(e.into());
+    if let Some(last) = failed.pop() {
+        failed.iter().for_each(|e| tracing::error!("{}", chain(e)));
+        return Err(last.into());
     }
     if let Until::Instant(_) = plan.until
         && let Some(host) = (0..plan.hosts.len()).find(|host| !board.was_reached(*host))
@@ -244,6 +233,13 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
         return Err(Failure::failed(format!("{} was never reached", plan.hosts[host])));
     }
     Ok(stored)
+}
+
+/// Waits for all collectors to end, and gathers why some could not do what they should.
+async fn join_all(collectors: &mut JoinSet<Result<(), EngineError>>, failed: &mut Vec<EngineError>) {
+    while let Some(done) = collectors.join_next().await {
+        failed.extend(done.expect("a collector does not panic").err());
+    }
 }
 
 async fn until(until: Until) {
