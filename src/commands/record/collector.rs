@@ -103,10 +103,7 @@ impl Collector {
             match ended {
                 Ok(Ended::Done) => return Ok(()),
                 Ok(Ended::Lost) => tracing::debug!("{} ended its stream", self.host()),
-                Ok(Ended::Overflowed) => {
-                    backoff.reset();
-                    self.cannot_keep_up(&mut away);
-                }
+                Ok(Ended::Overflowed) => backoff.reset(),
                 Ok(Ended::Taken) => tokio::time::sleep(TAKEN_PATIENCE).await,
                 Err(e) if self.plan.until == Until::MemoryTaken && started.elapsed() > ONCE_PATIENCE => return Err(e),
                 Err(e @ EngineError::BrokenOff { .. }) => tracing::debug!("{}", chain(&e)),
@@ -129,17 +126,6 @@ impl Collector {
             let source = self.source(&Info { id: engine_id, name: String::new() });
             let gap = GapChange::Blind { from, to: None, reason: Reason::Disconnected, detail: Some(text) };
             self.tell(source, gap);
-        }
-    }
-
-    /// The store does not keep up: said, but not at every turn.
-    fn cannot_keep_up(&self, away: &mut Away) {
-        if away.overflowed.is_none_or(|said| said.elapsed() > OVERFLOW_SAID) {
-            away.overflowed = Some(Instant::now());
-            tracing::warn!(
-                "the buffer is full: some of what {} sent was not kept; the engine is asked for it again",
-                self.host()
-            );
         }
     }
 
@@ -192,7 +178,7 @@ impl Collector {
             tracing::info!("{host} is the engine {} ({})", info.name, info.id);
         }
         away.taken = false;
-        here.follow(&client, stream).await
+        here.follow(&client, stream, away).await
     }
 
     /// At this host there was another engine before: what that one does is not seen any more.
@@ -303,7 +289,7 @@ impl Contact {
     }
 
     /// Follows the stream to its end.
-    async fn follow(&mut self, client: &Client, mut stream: Chunks) -> Result<Ended, EngineError> {
+    async fn follow(&mut self, client: &Client, mut stream: Chunks, away: &mut Away) -> Result<Ended, EngineError> {
         // Dropped with the contact, and with it what is asked.
         let mut asked = JoinSet::new();
         let max_event = self.plan.max_event;
@@ -323,7 +309,7 @@ impl Contact {
                     let open = read?;
                     self.judge();
                     if self.continuity.is_none() && self.hand_on().is_err() {
-                        return self.overflow(&mut stream).await;
+                        return self.overflow(&mut stream, away).await;
                     }
                     if !open {
                         return Ok(Ended::Lost);
@@ -331,13 +317,13 @@ impl Contact {
                 }
                 Some(told) = asked.join_next() => {
                     if self.remember(told.expect("asking does not panic")).is_err() {
-                        return self.overflow(&mut stream).await;
+                        return self.overflow(&mut stream, away).await;
                     }
                 }
                 () = &mut judgement, if self.continuity.is_some() => {
                     self.conclude();
                     if self.hand_on().is_err() {
-                        return self.overflow(&mut stream).await;
+                        return self.overflow(&mut stream, away).await;
                     }
                 }
                 _ = look_again.tick(), if self.plan.look_again.is_some() && asked.is_empty() => ask(&mut asked),
@@ -499,9 +485,14 @@ impl Contact {
 
     /// The buffer is full: takes what comes off the socket and lets it go, until there is room. What was let go is
     /// then asked for again, or a gap.
-    async fn overflow(&mut self, stream: &mut Chunks) -> Result<Ended, EngineError> {
-        let name = &self.source.name;
-        tracing::debug!("the buffer is full: what {name} sends now is not kept until there is room");
+    async fn overflow(&mut self, stream: &mut Chunks, away: &mut Away) -> Result<Ended, EngineError> {
+        if away.overflowed.is_none_or(|said| said.elapsed() > OVERFLOW_SAID) {
+            away.overflowed = Some(Instant::now());
+            let name = &self.source.name;
+            tracing::warn!(
+                "the buffer is full: what {name} sends now is not kept; the engine is asked for it again when there is room"
+            );
+        }
         let queue = self.queue.clone();
         let room = queue.room();
         tokio::pin!(room);
