@@ -4,12 +4,14 @@
 //! `ID`, and an integer `timeNano` or `time`. Everything else is [`NotAnEvent`]. Of a key that stands twice the last
 //! one counts, as in the engine's own parser. This module knows nothing of sockets, files or databases.
 
-use std::borrow::Cow;
-use std::fmt;
+mod json;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
+
+use json::Cursor;
+pub use json::Malformed;
 
 /// An event, borrowed from the bytes it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +54,7 @@ pub enum NotAnEvent {
     NotUtf8(usize),
     /// The line is not one JSON value.
     #[error("not JSON: {0}")]
-    NotJson(String),
+    NotJson(#[from] Malformed),
     /// The line is JSON, but no object.
     #[error("not a JSON object")]
     NotAnObject,
@@ -72,19 +74,7 @@ impl<'a> Event<'a> {
     pub fn parse(line: &'a [u8]) -> Result<Self, NotAnEvent> {
         let raw = trim(line);
         let text = std::str::from_utf8(raw).map_err(|e| NotAnEvent::NotUtf8(e.valid_up_to()))?;
-        let [kind, action, actor, scope, time, time_nano] =
-            fields(text, ["Type", "Action", "Actor", "scope", "time", "timeNano"], NotAnEvent::NotAnObject)?;
-        let kind = string(kind, "Type")?;
-        let action = string(action, "Action")?;
-        let actor = actor.ok_or(NotAnEvent::Missing("Actor"))?;
-        let [id, attributes] = fields(actor, ["ID", "Attributes"], NotAnEvent::WrongType("Actor", "an object"))?;
-        let actor_id = string(id, "Actor.ID")?;
-        let attributes = match attributes {
-            None | Some("null") => Vec::new(),
-            Some(object) => read_attributes(object)?,
-        };
-        let scope = scope.and_then(|s| serde_json::from_str::<Text>(s).ok()).map_or(Cow::Borrowed(""), |t| t.0);
-        Ok(Event { raw, kind, action, actor_id, attributes, scope, time_nano: instant(time_nano, time)? })
+        Found::read(text)?.event(raw)
     }
 
     /// The value of one attribute of the actor.
@@ -129,50 +119,123 @@ pub fn trim(line: &[u8]) -> &[u8] {
     &line[start..end]
 }
 
-/// The JSON texts of the named members of one object, in the order of `names`.
-fn fields<'a, const N: usize>(
-    json: &'a str,
-    names: [&str; N],
-    no_object: NotAnEvent,
-) -> Result<[Option<&'a str>; N], NotAnEvent> {
-    if !json.starts_with('{') {
-        return Err(match serde_json::from_str::<&RawValue>(json) {
-            Ok(_) => no_object,
-            Err(e) => NotAnEvent::NotJson(e.to_string()),
-        });
-    }
-    let mut found = [None; N];
-    let mut de = serde_json::Deserializer::from_str(json);
-    de.deserialize_map(Members(|key: &str, value: &'a str| {
-        if let Some(at) = names.iter().position(|name| *name == key) {
-            found[at] = Some(value);
-        }
-    }))
-    .and_then(|()| de.end())
-    .map_err(|e| NotAnEvent::NotJson(e.to_string()))?;
-    Ok(found)
+/// What stands in the text of an event, not yet judged. Of a key that stands twice, the last.
+#[derive(Default)]
+struct Found<'a> {
+    kind: Option<Field<'a>>,
+    action: Option<Field<'a>>,
+    scope: Option<Field<'a>>,
+    actor: Option<Actor<'a>>,
+    time: Option<&'a str>,
+    time_nano: Option<&'a str>,
 }
 
-fn read_attributes(json: &str) -> Result<Attributes<'_>, NotAnEvent> {
-    if !json.starts_with('{') {
-        return Err(NotAnEvent::WrongType("Actor.Attributes", "an object"));
+/// A value that should be a string; `None` if it is something else.
+type Field<'a> = Option<Cow<'a, str>>;
+
+/// The value of `Actor`; `None` if it is no object.
+type Actor<'a> = Option<(Option<Field<'a>>, Option<Option<Attributes<'a>>>)>;
+
+impl<'a> Found<'a> {
+    fn read(text: &'a str) -> Result<Self, NotAnEvent> {
+        let mut cursor = Cursor::new(text);
+        if cursor.next() != Some(b'{') {
+            cursor.value().and_then(|_| cursor.end())?;
+            return Err(NotAnEvent::NotAnObject);
+        }
+        let mut found = Found::default();
+        cursor.object(|cursor, key| {
+            match () {
+                () if key.is("Type") => found.kind = Some(read_string(cursor)?),
+                () if key.is("Action") => found.action = Some(read_string(cursor)?),
+                () if key.is("Actor") => found.actor = Some(read_actor(cursor)?),
+                () if key.is("scope") => found.scope = Some(read_string(cursor)?),
+                () if key.is("time") => found.time = Some(cursor.value()?),
+                () if key.is("timeNano") => found.time_nano = Some(cursor.value()?),
+                () => _ = cursor.value()?,
+            }
+            Ok(())
+        })?;
+        cursor.end()?;
+        Ok(found)
     }
-    let pairs: Pairs = serde_json::from_str(json).map_err(|e| NotAnEvent::NotJson(e.to_string()))?;
-    let mut pairs = pairs.0;
-    let in_order = pairs.windows(2).all(|two| two[0].0 < two[1].0);
-    if !in_order {
+
+    fn event(self, raw: &'a [u8]) -> Result<Event<'a>, NotAnEvent> {
+        let kind = string(self.kind, "Type")?;
+        let action = string(self.action, "Action")?;
+        let actor = self.actor.ok_or(NotAnEvent::Missing("Actor"))?;
+        let (id, attributes) = actor.ok_or(NotAnEvent::WrongType("Actor", "an object"))?;
+        let actor_id = string(id, "Actor.ID")?;
+        let attributes = match attributes {
+            None => Vec::new(),
+            Some(None) => return Err(NotAnEvent::WrongType("Actor.Attributes", "an object")),
+            Some(Some(pairs)) => in_order(pairs),
+        };
+        let scope = self.scope.flatten().unwrap_or_default();
+        let time_nano = instant(self.time_nano, self.time)?;
+        Ok(Event { raw, kind, action, actor_id, attributes, scope, time_nano })
+    }
+}
+fn read_string<'a>(cursor: &mut Cursor<'a>) -> Result<Field<'a>, Malformed> {
+    if cursor.next() == Some(b'"') {
+        return Ok(Some(cursor.string()?.decode()));
+    }
+    cursor.value()?;
+    Ok(None)
+}
+
+fn read_actor<'a>(cursor: &mut Cursor<'a>) -> Result<Actor<'a>, Malformed> {
+    if cursor.next() != Some(b'{') {
+        cursor.value()?;
+        return Ok(None);
+    }
+    let (mut id, mut attributes) = (None, None);
+    cursor.object(|cursor, key| {
+        match () {
+            () if key.is("ID") => id = Some(read_string(cursor)?),
+            () if key.is("Attributes") => attributes = read_attributes(cursor)?,
+            () => _ = cursor.value()?,
+        }
+        Ok(())
+    })?;
+    Ok(Some((id, attributes)))
+}
+
+/// The pairs as they stand; `None` for null, `Some(None)` for what is no object.
+fn read_attributes<'a>(cursor: &mut Cursor<'a>) -> Result<Option<Option<Attributes<'a>>>, Malformed> {
+    match cursor.next() {
+        Some(b'{') => {}
+        other => {
+            cursor.value()?;
+            return Ok(if other == Some(b'n') { None } else { Some(None) });
+        }
+    }
+    let mut pairs = Vec::new();
+    cursor.object(|cursor, key| {
+        let value = match cursor.next() {
+            Some(b'"') => cursor.string()?.decode(),
+            _ => Cow::Borrowed(cursor.value()?),
+        };
+        pairs.push((key.decode(), value));
+        Ok(())
+    })?;
+    Ok(Some(Some(pairs)))
+}
+
+/// Sorts attributes by key, and keeps of equal keys the last.
+fn in_order(mut pairs: Attributes) -> Attributes {
+    if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
         // Stable, so that of equal keys the last in the text stays last; then it is the one kept.
         pairs.sort_by(|a, b| a.0.cmp(&b.0));
         pairs.reverse();
         pairs.dedup_by(|later, kept| later.0 == kept.0);
         pairs.reverse();
     }
-    Ok(pairs)
+    pairs
 }
 
-fn string<'a>(json: Option<&'a str>, name: &'static str) -> Result<Cow<'a, str>, NotAnEvent> {
-    let json = json.ok_or(NotAnEvent::Missing(name))?;
-    serde_json::from_str::<Text>(json).map(|t| t.0).map_err(|_| NotAnEvent::WrongType(name, "a string"))
+fn string<'a>(field: Option<Field<'a>>, name: &'static str) -> Result<Cow<'a, str>, NotAnEvent> {
+    field.ok_or(NotAnEvent::Missing(name))?.ok_or(NotAnEvent::WrongType(name, "a string"))
 }
 
 fn instant(time_nano: Option<&str>, time: Option<&str>) -> Result<i64, NotAnEvent> {
@@ -183,100 +246,6 @@ fn instant(time_nano: Option<&str>, time: Option<&str>) -> Result<i64, NotAnEven
     integer(time_nano)
         .or_else(|| integer(time)?.checked_mul(1_000_000_000))
         .ok_or(NotAnEvent::WrongType("timeNano or time", "an integer of nanoseconds in 64 bits"))
-}
-
-/// A JSON string. A `\ud800` that is no half of a pair reads as U+FFFD, as the engine's own parser reads it.
-struct Text<'a>(Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
-        struct Bytes;
-        impl<'de> Visitor<'de> for Bytes {
-            type Value = Text<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Text<'de>, E> {
-                Ok(Text(String::from_utf8_lossy(bytes)))
-            }
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(lossy(bytes))))
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-        de.deserialize_bytes(Bytes)
-    }
-}
-
-/// Text that may hold lone surrogates, each encoded in three bytes: one U+FFFD each.
-fn lossy(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    let mut rest = bytes;
-    loop {
-        match std::str::from_utf8(rest) {
-            Ok(good) => {
-                text.push_str(good);
-                return text;
-            }
-            Err(e) => {
-                let (good, bad) = rest.split_at(e.valid_up_to());
-                text.push_str(&String::from_utf8_lossy(good));
-                text.push(char::REPLACEMENT_CHARACTER);
-                rest = &bad[bad.len().min(3)..];
-            }
-        }
-    }
-}
-
-/// Calls its function with every key of an object and the JSON text of the value.
-struct Members<F>(F);
-
-impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for Members<F> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("an object")
-    }
-    fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
-        while let Some(key) = map.next_key::<Text>()? {
-            let value: &'de RawValue = map.next_value()?;
-            (self.0)(&key.0, value.get());
-        }
-        Ok(())
-    }
-}
-
-/// The members of an object, as they stand.
-struct Pairs<'a>(Attributes<'a>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
-    fn deserialize<D: Deserializer<'de>>(de: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Pairs<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Pairs<'de>, M::Error> {
-                let mut pairs = Vec::new();
-                while let Some(key) = map.next_key::<Text>()? {
-                    let value: &'de RawValue = map.next_value()?;
-                    let json = value.get();
-                    let value = match serde_json::from_str::<Text>(json) {
-                        Ok(text) => text.0,
-                        Err(_) => Cow::Borrowed(json),
-                    };
-                    pairs.push((key.0, value));
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-        de.deserialize_map(Each)
-    }
 }
 
 #[cfg(test)]
@@ -317,7 +286,7 @@ mod tests {
     #[test]
     fn everything_else_is_no_event_and_says_why() {
         for (text, why) in [
-            ("", "not JSON: EOF while parsing a value at line 1 column 0"),
+            ("", "not JSON: expected a value at byte 0"),
             ("[]", "not a JSON object"),
             ("42", "not a JSON object"),
             ("{}", "no Type"),

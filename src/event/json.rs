@@ -1,0 +1,414 @@
+//! Reads JSON (RFC 8259) strictly and once, giving where things stand instead of copies.
+//!
+//! No limit on depth and none on numbers; a `\ud800` that is no half of a pair is allowed by the grammar and reads as
+//! U+FFFD, as the engine's own parser reads it. The text is UTF-8 already. Compared with serde_json in the tests.
+
+use std::borrow::Cow;
+
+/// What is wrong with a text, and where: what was expected at which byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected} at byte {at}")]
+pub struct Malformed {
+    /// The offset in bytes.
+    pub at: usize,
+    /// What should stand there.
+    pub expected: &'static str,
+}
+
+/// A place in a JSON text.
+#[derive(Debug)]
+pub(super) struct Cursor<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+/// A string as it stands in the text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Quoted<'a> {
+    /// What stands between the quotes.
+    inner: &'a str,
+    escaped: bool,
+}
+
+impl<'a> Quoted<'a> {
+    /// What it says.
+    pub(super) fn decode(self) -> Cow<'a, str> {
+        if self.escaped { Cow::Owned(unescape(self.inner)) } else { Cow::Borrowed(self.inner) }
+    }
+
+    /// Whether it says this.
+    pub(super) fn is(self, text: &str) -> bool {
+        if self.escaped { unescape(self.inner) == text } else { self.inner == text }
+    }
+}
+
+/// How the bytes within a string go on.
+const PLAIN: u8 = 0;
+const QUOTE: u8 = 1;
+const ESCAPE: u8 = 2;
+const CONTROL: u8 = 3;
+static WITHIN_STRING: [u8; 256] = {
+    let mut table = [PLAIN; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = CONTROL;
+        byte += 1;
+    }
+    table[b'"' as usize] = QUOTE;
+    table[b'\\' as usize] = ESCAPE;
+    table
+};
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        Cursor { text, at: 0 }
+    }
+
+    fn malformed<T>(&self, expected: &'static str) -> Result<T, Malformed> {
+        Err(Malformed { at: self.at, expected })
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// The next byte behind white space, not taken.
+    pub(super) fn next(&mut self) -> Option<u8> {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+        self.peek()
+    }
+
+    fn expect(&mut self, byte: u8, name: &'static str) -> Result<(), Malformed> {
+        if self.next() != Some(byte) {
+            return self.malformed(name);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// Nothing more may come.
+    pub(super) fn end(&mut self) -> Result<(), Malformed> {
+        if self.next().is_some() { self.malformed("the end") } else { Ok(()) }
+    }
+
+    /// Calls `each` with every key of the object that begins here; `each` takes the value.
+    pub(super) fn object(
+        &mut self,
+        mut each: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        self.expect(b'{', "an object")?;
+        if self.next() == Some(b'}') {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            if self.next() != Some(b'"') {
+                return self.malformed("a key");
+            }
+            let key = self.string()?;
+            self.expect(b':', "a colon")?;
+            self.next();
+            each(self, key)?;
+            match self.next() {
+                Some(b',') => self.at += 1,
+                Some(b'}') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                _ => return self.malformed("a comma or the end of the object"),
+            }
+        }
+    }
+
+    /// The string that begins here.
+    pub(super) fn string(&mut self) -> Result<Quoted<'a>, Malformed> {
+        self.expect(b'"', "a string")?;
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        let mut escaped = false;
+        loop {
+            while let Some(&byte) = bytes.get(self.at)
+                && WITHIN_STRING[usize::from(byte)] == PLAIN
+            {
+                self.at += 1;
+            }
+            match self.peek() {
+                Some(b'"') => {
+                    let inner = &self.text[start..self.at];
+                    self.at += 1;
+                    return Ok(Quoted { inner, escaped });
+                }
+                Some(b'\\') => {
+                    escaped = true;
+                    self.at += 1;
+                    self.escape()?;
+                }
+                Some(_) => return self.malformed("no control character"),
+                None => return self.malformed("the end of the string"),
+            }
+        }
+    }
+
+    /// What stands behind a backslash.
+    fn escape(&mut self) -> Result<(), Malformed> {
+        match self.peek() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+            Some(b'u') => {
+                for _ in 0..4 {
+                    self.at += 1;
+                    if !self.peek().is_some_and(|b| b.is_ascii_hexdigit()) {
+                        return self.malformed("a hexadecimal digit");
+                    }
+                }
+                self.at += 1;
+            }
+            _ => return self.malformed("an escape"),
+        }
+        Ok(())
+    }
+
+    /// The text of the value that begins here, whatever it is.
+    pub(super) fn value(&mut self) -> Result<&'a str, Malformed> {
+        self.next();
+        let start = self.at;
+        // What closes the arrays and objects that are open.
+        let mut open: Vec<u8> = Vec::new();
+        loop {
+            let opened = match self.next() {
+                Some(b'"') => self.string().map(|_| false)?,
+                Some(b'{') => {
+                    self.at += 1;
+                    open.push(b'}');
+                    true
+                }
+                Some(b'[') => {
+                    self.at += 1;
+                    open.push(b']');
+                    true
+                }
+                Some(b'-' | b'0'..=b'9') => self.number().map(|()| false)?,
+                Some(b't') => self.word("true")?,
+                Some(b'f') => self.word("false")?,
+                Some(b'n') => self.word("null")?,
+                _ => return self.malformed("a value"),
+            };
+            if !self.between_values(&mut open, opened)? {
+                return Ok(&self.text[start..self.at]);
+            }
+        }
+    }
+
+    /// Goes on to the next value within what is open; `false` if nothing is any more.
+    fn between_values(&mut self, open: &mut Vec<u8>, mut just_opened: bool) -> Result<bool, Malformed> {
+        while let Some(&close) = open.last() {
+            let next = self.next();
+            if next == Some(close) {
+                self.at += 1;
+                open.pop();
+                just_opened = false;
+                continue;
+            }
+            if !just_opened {
+                self.expect(b',', "a comma or the end")?;
+            }
+            if close == b'}' {
+                if self.next() != Some(b'"') {
+                    return self.malformed("a key");
+                }
+                self.string()?;
+                self.expect(b':', "a colon")?;
+            }
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn word(&mut self, word: &'static str) -> Result<bool, Malformed> {
+        if !self.text[self.at..].starts_with(word) {
+            return self.malformed("a value");
+        }
+        self.at += word.len();
+        Ok(false)
+    }
+
+    fn number(&mut self) -> Result<(), Malformed> {
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            _ => self.digits()?,
+        }
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), Malformed> {
+        let start = self.at;
+        while self.peek().is_some_and(|b| b.is_ascii_digit()) {
+            self.at += 1;
+        }
+        if self.at == start { self.malformed("a digit") } else { Ok(()) }
+    }
+}
+
+/// What the inside of a string says; its escapes are known to be well-formed.
+fn unescape(inner: &str) -> String {
+    let mut text = String::with_capacity(inner.len());
+    let mut rest = inner;
+    while let Some((plain, tail)) = rest.split_once('\\') {
+        text.push_str(plain);
+        let (kind, tail) = tail.split_at(1);
+        rest = tail;
+        text.push(match kind {
+            "b" => '\u{8}',
+            "f" => '\u{c}',
+            "n" => '\n',
+            "r" => '\r',
+            "t" => '\t',
+            "u" => {
+                let (unit, tail) = code_unit(rest);
+                rest = tail;
+                match unit {
+                    0xD800..=0xDBFF => match rest.strip_prefix("\\u").map(code_unit) {
+                        Some((low @ 0xDC00..=0xDFFF, tail)) => {
+                            rest = tail;
+                            let code = 0x10000 + ((u32::from(unit) - 0xD800) << 10) + (u32::from(low) - 0xDC00);
+                            char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
+                        }
+                        _ => char::REPLACEMENT_CHARACTER,
+                    },
+                    unit => char::from_u32(unit.into()).unwrap_or(char::REPLACEMENT_CHARACTER),
+                }
+            }
+            _ => kind.chars().next().unwrap_or_default(),
+        });
+    }
+    text.push_str(rest);
+    text
+}
+
+fn code_unit(text: &str) -> (u16, &str) {
+    let (digits, tail) = text.split_at(4);
+    (u16::from_str_radix(digits, 16).unwrap_or_default(), tail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn reads(text: &str) -> Result<(), Malformed> {
+        let mut cursor = Cursor::new(text);
+        cursor.value()?;
+        cursor.end()
+    }
+
+    #[test]
+    fn no_depth_is_too_deep() {
+        let deep = 1_000_000;
+        assert_eq!(reads(&format!("{}{}", "[".repeat(deep), "]".repeat(deep))), Ok(()));
+        assert_eq!(reads(&"[".repeat(deep)), Err(Malformed { at: deep, expected: "a value" }));
+        assert_eq!(reads(&"{\"a\":".repeat(deep)), Err(Malformed { at: 5 * deep, expected: "a value" }));
+    }
+
+    #[test]
+    fn surrogates_that_are_no_pair_read_as_the_engine_reads_them() {
+        let decoded = |text: &str| Cursor::new(text).string().unwrap().decode().into_owned();
+        assert_eq!(decoded(r#""\ud83d\udc33""#), "🐳");
+        assert_eq!(decoded(r#""\ud83dx\udc33\ud83d\n\ud83d\ud83d\udc33""#), "\u{FFFD}x\u{FFFD}\u{FFFD}\n\u{FFFD}🐳");
+        assert_eq!(decoded(r#""\"\\\/\b\f\n\r\t\u0041\u0000""#), "\"\\/\u{8}\u{c}\n\r\tA\0");
+    }
+
+    /// JSON, or almost: pieces that are valid alone, put together at random.
+    fn almost_json() -> impl Strategy<Value = String> {
+        let piece = proptest::sample::select(vec![
+            "{",
+            "}",
+            "[",
+            "]",
+            ":",
+            ",",
+            "\"a\"",
+            "\"\\n\"",
+            "\"\\u00e9\"",
+            "\"\\x\"",
+            "\"",
+            "1",
+            "-",
+            "0",
+            "01",
+            "1.5",
+            "1e9",
+            "1E+9",
+            "-0",
+            ".",
+            "true",
+            "false",
+            "null",
+            "nul",
+            " ",
+            "\t",
+            "\n",
+            "\u{1}",
+            "é",
+        ]);
+        proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            "\\PC{0,8}|[\u{0}-\u{20}\"\\\\]{0,4}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                proptest::collection::btree_map("\\PC{0,4}", inner, 0..6)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_serde_json_reads_is_read_and_nothing_else(text in almost_json()) {
+            let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok();
+            prop_assert_eq!(reads(&text).is_ok(), theirs, "{}", text);
+        }
+
+        #[test]
+        fn all_json_is_read_to_its_end(value in json(), pretty: bool) {
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
+            prop_assert_eq!(reads(&text.unwrap()), Ok(()));
+        }
+
+        #[test]
+        fn strings_say_what_serde_json_reads(text in "\\PC{0,12}|[\u{0}-\u{20}\"\\\\🐳é]{0,6}") {
+            let json = serde_json::to_string(&text).unwrap();
+            let quoted = Cursor::new(&json).string().unwrap();
+            prop_assert!(quoted.is(&text));
+            prop_assert_eq!(quoted.decode(), text.clone());
+            let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+            let escaped = format!("\"{escaped}\"");
+            prop_assert_eq!(Cursor::new(&escaped).string().unwrap().decode(), text);
+        }
+    }
+}
