@@ -6,6 +6,8 @@ CREATE TABLE source (
     engine_id   TEXT UNIQUE,
     name        TEXT NOT NULL UNIQUE,
     host        TEXT,
+    -- When it was last reached: of several engines that were at one host, the latest is the one that left it last.
+    contacted_nano INTEGER,
     -- Kept so that `status` need not count ten million rows.
     events      INTEGER NOT NULL DEFAULT 0,
     rejected    INTEGER NOT NULL DEFAULT 0,

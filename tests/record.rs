@@ -507,3 +507,172 @@ fn a_second_recorder_is_refused_and_a_killed_one_blocks_nobody() {
     second(recorder.pid());
     recorder.stop();
 }
+
+/// Records two events, then has the engine forget nothing while the recorder is away and 200 more happen.
+fn with_a_long_memory(folder: &Folder, engine: &Engine) {
+    engine.happens(&event(0));
+    engine.happens(&event(1));
+    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
+    events(2..200).iter().for_each(|event| engine.happens(event));
+}
+
+#[test]
+fn a_slow_engine_is_waited_for_and_is_no_restarted_one() {
+    let (folder, engine) = folder_and_engine();
+    with_a_long_memory(&folder, &engine);
+    engine.answers(Manner { stalls_after: Some(1), ..Manner::default() });
+    let recorder = folder.record(&engine.host(), &["-v"]);
+    folder.eventually("the memory is given up", || {
+        if recorder.log().contains("does not end its answer") { Ok(()) } else { Err(recorder.log()) }
+    });
+    engine.goes_on();
+    folder.eventually_lines(ALL, &events(0..200));
+    recorder.stop();
+    assert_eq!(reasons(&folder), ["first-contact"]);
+}
+
+#[test]
+fn a_gap_is_withdrawn_if_the_last_event_seen_comes_back_late() {
+    let (folder, engine) = folder_and_engine();
+    with_a_long_memory(&folder, &engine);
+    engine.answers(Manner { stalls_after: Some(1), ..Manner::default() });
+    let recorder = folder.record(&engine.host(), &[]);
+    let gaps = |expected: &[&str]| {
+        folder.eventually("the gaps", || if reasons(&folder) == expected { Ok(()) } else { Err(reasons(&folder)) });
+    };
+    gaps(&["first-contact", "engine-restart"]);
+    engine.goes_on();
+    gaps(&["first-contact"]);
+    folder.eventually_lines(ALL, &events(0..200));
+    recorder.stop();
+}
+
+#[test]
+fn until_now_says_so_if_the_answer_does_not_end() {
+    let (folder, engine) = folder_and_engine();
+    events(0..3).iter().for_each(|event| engine.happens(event));
+    engine.answers(Manner { endless_memory: true, ..Manner::default() });
+    let ran = folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).exited(1);
+    assert!(ran.stderr.contains("does not end its answer to /events?since=0&until=0"), "{}", ran.stderr);
+    assert_eq!(folder.lines(ALL), events(0..3), "what came is stored all the same");
+}
+
+#[test]
+fn until_now_waits_for_the_store_rather_than_lose_a_host() {
+    let folder = Folder::new();
+    let (a, b) = (Engine::start(folder.path("a.sock")), Engine::start(folder.path("b.sock")));
+    b.is_called("b0000000-0000-4000-8000-00000000000b", "b");
+    events(0..200).iter().for_each(|event| a.happens(event));
+    events(0..200).iter().for_each(|event| b.happens(event));
+    folder.run(&["record", "-H", &a.host(), "-H", &b.host(), "--until", "now", "-q", "--buffer", "1"]).succeeded();
+    assert_eq!(folder.lines(&["query", "--count", "--source", "sim"]), ["200"]);
+    assert_eq!(folder.lines(&["query", "--count", "--source", "b"]), ["200"]);
+}
+
+#[test]
+fn a_stream_that_leaves_out_more_than_the_engine_remembers_leaves_a_gap() {
+    let (folder, engine) = folder_and_engine();
+    let recorder = folder.record(&engine.host(), &["--look-again", "50ms"]);
+    engine.happens(&event(0));
+    folder.eventually_lines(ALL, &events(0..1));
+    events(1..400).iter().for_each(|event| engine.happens_unheard(event));
+    let kept: Vec<u64> = std::iter::once(0).chain(144..400).collect();
+    folder.eventually("what is remembered is stored", || {
+        let lines = folder.run(ALL).lines();
+        if lines == events(kept.iter().copied()) { Ok(()) } else { Err(lines.len()) }
+    });
+    let gap = &folder.json(&["gaps"])[1];
+    assert_eq!(gap["reason"], "overrun");
+    assert_eq!((gap["from"].as_str(), gap["to"].as_str()), (Some(instant(0).as_str()), Some(instant(144).as_str())));
+    recorder.stop();
+}
+
+#[test]
+fn an_engine_whose_streams_never_stand_is_away() {
+    let (folder, engine) = folder_and_engine();
+    let recorder = folder.record(&engine.host(), &[]);
+    engine.happens(&event(0));
+    folder.eventually_lines(ALL, &events(0..1));
+    engine.answers(Manner { cuts_at_once: true, ..Manner::default() });
+    engine.cuts_connections();
+    let expected = ["first-contact", "disconnected"];
+    folder.eventually("a gap is open", || if reasons(&folder) == expected { Ok(()) } else { Err(reasons(&folder)) });
+    assert!(recorder.log().contains("it is tried again until it works"), "{}", recorder.log());
+    engine.answers(Manner::default());
+    engine.happens(&event(1));
+    folder.eventually_lines(ALL, &events(0..2));
+    folder.eventually(
+        "the gap is withdrawn",
+        || if reasons(&folder).len() == 1 { Ok(()) } else { Err(reasons(&folder)) },
+    );
+    recorder.stop();
+}
+
+#[test]
+fn an_idle_engine_that_is_watched_has_no_growing_gap() {
+    let (folder, engine) = folder_and_engine();
+    let recorder = folder.record(&engine.host(), &["-v"]);
+    let first = folder.eventually("the first contact is stored", || folder.json(&["gaps"]).pop().ok_or("none"));
+    for _ in 0..3 {
+        let before = engine.requests().len();
+        engine.ends_streams();
+        folder.eventually("it is back", || {
+            let back = engine.listeners() == 1 && engine.requests().len() >= before + 4;
+            if back { Ok(()) } else { Err(engine.requests()) }
+        });
+    }
+    engine.happens(&event(0));
+    folder.eventually_lines(ALL, &events(0..1));
+    recorder.stop();
+    assert_eq!(folder.json(&["gaps"]), [first]);
+}
+
+#[test]
+fn an_engine_that_changes_its_name_or_its_host_and_back_doubles_nothing() {
+    let (folder, engine) = folder_and_engine();
+    let recorder = folder.record(&engine.host(), &[]);
+    for (n, name) in ["sim", "box", "sim", "box"].into_iter().enumerate() {
+        engine.is_called("7a5c1ed0-0000-4000-8000-000000000001", name);
+        engine.cuts_connections();
+        engine.happens(&event(n as u64));
+        folder.eventually_lines(ALL, &events(0..=n as u64));
+    }
+    recorder.stop();
+    assert_eq!(folder.lines(&["query", "--source", "sim"]), events(0..4), "a name once given stays");
+}
+
+#[test]
+fn an_engine_that_came_back_is_the_one_that_is_there() {
+    let (folder, mut engine) = folder_and_engine();
+    let (a, b) = ("a0000000-0000-4000-8000-00000000000a", "b0000000-0000-4000-8000-00000000000b");
+    for (n, id) in [a, b, a].into_iter().enumerate() {
+        engine.is_called(id, &id[..1]);
+        engine.forgets();
+        engine.happens(&event(n as u64));
+        folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).exited(0);
+    }
+    let before = folder.json(&["gaps"]);
+    engine.goes_away();
+    let recorder = folder.start(&["record", "-H", &engine.host()]);
+    let open = folder.eventually("a gap is open", || {
+        let gaps = folder.json(&["gaps"]);
+        gaps.iter().find(|gap| gap["to"].is_null()).cloned().ok_or(gaps)
+    });
+    assert_eq!((open["source"].as_str(), open["from"].as_str()), (Some("a"), Some(instant(2).as_str())));
+    engine.come_back();
+    folder.eventually("the gap is withdrawn", || {
+        let gaps = folder.json(&["gaps"]);
+        if gaps == before { Ok(()) } else { Err(gaps) }
+    });
+    recorder.stop();
+    assert_eq!(folder.json(&["gaps"]), before);
+}
+
+#[test]
+fn until_a_time_one_engine_under_two_hosts_is_reached_through_both() {
+    let (folder, engine) = folder_and_engine();
+    engine.happens(&event(0));
+    let again = format!("again={}", engine.host());
+    folder.run(&["record", "-H", &engine.host(), "-H", &again, "--until", "-1s", "-q"]).exited(0);
+    assert_eq!(folder.lines(ALL), events(0..1));
+}

@@ -18,16 +18,18 @@ fn words_that_are_wrong_are_exit_2() {
     let folder = Folder::new();
     let time = "(hint: write 2026-11-24T15:04:05Z or a part of it, seconds since 1970, a duration back from now as 1h30m or 7d, or now)";
     let host = "(hint: write unix:///path/to/docker.sock or tcp://host:2375, with NAME= before it to name the source)";
+    let window =
+        "--since is after --until: no time lies between them (hint: a duration counts back from now: 2h is before 1h)";
     for (words, line) in [
         ("query --filter name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
         ("query --exclude name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
         ("record --filter name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
-        ("query --filter type", "the filter 'type' is not KEY=VALUE".into()),
+        ("query --filter type", "the filter 'type' is not KEY=VALUE (hint: as type=container or label=app=web)".into()),
         ("query --since yesterday", format!("'yesterday' is no time {time}")),
         ("query --until 2026-13-01", format!("'2026-13-01' is no time {time}")),
         ("query --since 99999999999999999999", format!("the time '99999999999999999999' is out of range {time}")),
-        ("query --since 2 --until 1", "--since is after --until: no time lies between them".into()),
-        ("query --since now --until 1h", "--since is after --until: no time lies between them".into()),
+        ("query --since 2 --until 1", window.into()),
+        ("query --since now --until 1h", window.into()),
         (
             "query --limit 1 --last 1",
             "the argument '--limit <N>' cannot be used with '--last <N>' (hint: --help says more)".into(),
@@ -198,6 +200,35 @@ fn a_source_that_is_not_there_is_named_with_those_that_are() {
     let folder = fixture::recorded(&events(0..3));
     let line = format!("{} has no source 'nope' (hint: it has sim)", folder.db().display());
     folder.run(&["query", "--source", "nope"]).failed(1, &line);
+}
+
+#[test]
+fn a_name_that_means_something_to_sqlite_is_a_file_like_any_other() {
+    let folder = Folder::new();
+    let engine = support::engine::Engine::start(folder.path("docker.sock"));
+    engine.happens(&support::engine::event(0));
+    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q", "--db", ":memory:"]).succeeded();
+    assert_eq!(folder.lines(&["query", "--db", ":memory:"]), events(0..1));
+}
+
+#[test]
+fn as_many_filters_as_anybody_likes_are_taken() {
+    let folder = fixture::recorded(&events(0..3));
+    let many: Vec<String> = (0..600).map(|n| format!("--container=box-{n}")).collect();
+    let words: Vec<&str> = std::iter::once("query").chain(many.iter().map(String::as_str)).collect();
+    assert_eq!(folder.lines(&words), events(0..3));
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_behind() {
+    let folder = fixture::recorded(&events(0..3));
+    fs::remove_file(folder.path("events.db.lock")).unwrap();
+    let mut bytes = fs::read(folder.db()).unwrap();
+    bytes.truncate(5000);
+    fs::write(folder.db(), &bytes).unwrap();
+    let before = listing(&folder);
+    folder.run(&["record", "-H", "unix:///nowhere"]).exited(1);
+    assert_eq!(listing(&folder), before);
 }
 
 #[test]

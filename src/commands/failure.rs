@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use super::LogFormat;
 use crate::engine::{EngineError, HostError};
 use crate::query::time::TimeError;
 use crate::query::{FilterError, SelectionError};
@@ -52,12 +53,17 @@ impl Failure {
         self
     }
 
-    /// Tells the user, and gives the code to end with.
-    pub fn report(self) -> Exit {
+    /// Tells the user in one line, and gives the code to end with.
+    pub fn report(self, format: LogFormat) -> Exit {
         if let Some(line) = self.line {
             let hint = self.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-            // If stderr is gone too, the exit code still says it.
-            let _ = io::Write::write_all(&mut io::stderr(), format!("events: {line}{hint}\n").as_bytes());
+            match format {
+                // If stderr is gone too, the exit code still says it.
+                LogFormat::Text => {
+                    let _ = io::Write::write_all(&mut io::stderr(), format!("events: {line}{hint}\n").as_bytes());
+                }
+                LogFormat::Json => tracing::error!("{line}{hint}"),
+            }
         }
         self.exit
     }
@@ -65,14 +71,14 @@ impl Failure {
 
 /// An error and what caused it, on one line.
 pub(super) fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
+    // The system's own words are enough; its number is for programs.
+    let words = |error: &dyn Error| error.to_string().split(" (os error ").next().unwrap_or_default().to_owned();
+    let mut line = words(error);
     let mut next = error.source();
     while let Some(cause) = next {
-        let text = cause.to_string();
-        // The system's own words are enough; its number is for programs.
-        let text = text.split(" (os error ").next().unwrap_or(&text);
-        // Some libraries' errors say their cause themselves.
-        if !line.ends_with(text) {
+        let text = words(cause);
+        // Some libraries' errors say their cause themselves, and SQLite's comes with a number that says it again.
+        if !line.ends_with(&text) && !text.starts_with("Error code ") {
             line = format!("{line}: {text}");
         }
         next = cause.source();
@@ -120,7 +126,11 @@ impl From<HostError> for Failure {
 
 impl From<FilterError> for Failure {
     fn from(error: FilterError) -> Failure {
-        Failure::usage(error.to_string())
+        let failure = Failure::usage(error.to_string());
+        match error {
+            FilterError::Form(_) => failure.hint("as type=container or label=app=web"),
+            FilterError::Key(_) | FilterError::Wire => failure,
+        }
     }
 }
 
@@ -132,7 +142,7 @@ impl From<TimeError> for Failure {
 
 impl From<SelectionError> for Failure {
     fn from(error: SelectionError) -> Failure {
-        Failure::usage(error.to_string())
+        Failure::usage(error.to_string()).hint("a duration counts back from now: 2h is before 1h")
     }
 }
 
@@ -141,7 +151,7 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure { exit: Exit::Done, line: None, hint: None },
-            _ => Failure::failed(format!("cannot write the output: {error}")),
+            _ => Failure::failed(format!("cannot write the output: {}", chain(&error))),
         }
     }
 }

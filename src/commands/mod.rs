@@ -77,10 +77,10 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return match e.print() {
                 Ok(()) => Exit::Done,
-                Err(e) => Failure::from(e).report(),
+                Err(e) => Failure::from(e).report(LogFormat::Text),
             };
         }
-        Err(e) => return failure::usage(&e).report(),
+        Err(e) => return failure::usage(&e).report(LogFormat::Text),
     };
     logging::start(&cli.shared, matches!(cli.command, Command::Record(_)));
     let done = match &cli.command {
@@ -91,7 +91,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Rejected(args) => rejected::run(&cli.shared, args),
         Command::Demo(args) => demo::run(&cli.shared, args),
     };
-    done.map_or_else(|failure| failure.report(), |()| Exit::Done)
+    done.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Done)
 }
 
 impl Shared {

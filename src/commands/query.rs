@@ -46,11 +46,11 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT", default_value = "json", help_heading = "Output")]
     format: FormatName,
     /// {"seq":…,"source":…,"received":…,"event":…} around each event
-    #[arg(long, conflicts_with = "format", help_heading = "Output")]
+    #[arg(long, help_heading = "Output")]
     envelope: bool,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum FormatName {
     Json,
     Text,
@@ -87,6 +87,9 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
 
 impl Args {
     fn selection(&self) -> Result<Selection, Failure> {
+        if self.envelope && self.format != FormatName::Json {
+            return Err(Failure::usage("--envelope is a form of its own").hint("leave out --format"));
+        }
         let mut selection = self.window.narrow(self.filters.selection()?, now_nano())?;
         selection.cut = match (self.limit, self.last) {
             (Some(most), _) => Cut::First(most),
@@ -117,12 +120,15 @@ fn find_source(reader: &Reader, name: &str) -> Result<(i64, String), Failure> {
 }
 
 /// What to tell of the gaps that the window touches. That nothing is known from before the first contact is told only
-/// to whom asks for that time.
+/// to whom asks for that time by name.
 fn blind(gaps: &[GapRow], selection: &Selection, source: Option<&str>) -> Option<String> {
     let touched: Vec<&GapRow> = gaps
         .iter()
         .filter(|gap| source.is_none_or(|name| name == gap.source))
-        .filter(|gap| gap.reason != Reason::FirstContact.as_str() || selection.since.is_some())
+        .filter(|gap| {
+            let all_before = gap.to_nano.zip(selection.until).is_some_and(|(to, until)| until < to);
+            gap.reason != Reason::FirstContact.as_str() || selection.since.is_some() || all_before
+        })
         .filter(|gap| gap.from_nano.zip(selection.until).is_none_or(|(from, until)| from <= until))
         .filter(|gap| gap.to_nano.zip(selection.since).is_none_or(|(to, since)| to > since))
         .collect();

@@ -84,7 +84,9 @@ impl Filters {
 impl Window {
     /// Narrows a selection to this window.
     pub fn narrow(&self, selection: Selection, now: i64) -> Result<Selection, Failure> {
-        let read = |text: &Option<String>| text.as_deref().map(|text| time::parse_time(text, now)).transpose();
+        // An empty one is none, as for the docker client: scripts fill in variables.
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let read = |text| given(text).map(|text| time::parse_time(&text, now)).transpose();
         Ok(selection.between(read(&self.since)?, read(&self.until)?)?)
     }
 }

@@ -2,14 +2,20 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use hyperlocal::UnixConnector;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::Endpoint;
+
+/// A peer that is gone without a word is found within a minute.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(20)).with_interval(Duration::from_secs(10)).with_retries(3);
 
 /// Bytes both ways. Other ways to an engine join here by being one too.
 pub(super) trait Socket: Read + Write + Send + Unpin {}
@@ -22,6 +28,7 @@ pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Socket>> 
         Endpoint::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
+            SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
             Ok(Box::new(TokioIo::new(stream)))
         }
     }

@@ -44,6 +44,8 @@ pub enum EngineError {
     Status { host: String, path: String, status: StatusCode, message: String },
     #[error("{host} answers {path} with {what}")]
     Nonsense { host: String, path: String, what: String },
+    #[error("{host} does not end its answer to {path}")]
+    Endless { host: String, path: String },
     #[error("{host} broke off its answer to {path}")]
     BrokenOff { host: String, path: String, source: hyper::Error },
 }
@@ -52,7 +54,13 @@ impl EngineError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
-        let EngineError::Connect { host, source } = self else { return None };
+        let (host, source) = match self {
+            EngineError::Connect { host, source } => (host, source),
+            EngineError::Silent { host, .. } | EngineError::Status { host, .. } | EngineError::Endless { host, .. } => {
+                return Some(format!("is that a Docker Engine? `docker -H {host} version`"));
+            }
+            _ => return None,
+        };
         match source.kind() {
             NotFound | ConnectionRefused => {
                 Some(format!("is a Docker Engine running there? `docker -H {host} version`"))
@@ -231,6 +239,11 @@ pub struct Chunks {
 }
 
 impl Chunks {
+    /// The error that the answer does not end.
+    pub fn endless(&self) -> EngineError {
+        EngineError::Endless { host: self.host.clone(), path: self.path.clone() }
+    }
+
     /// The next bytes; `None` at a clean end.
     ///
     /// # Errors

@@ -122,7 +122,7 @@ pub(super) fn sqlite<'a>(doing: &'static str, path: &'a Path) -> impl Fn(rusqlit
 
 pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow>> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, engine_id, name, host, events, rejected, first_nano, last_nano, seen_nano, seen_digest
+        "SELECT id, engine_id, name, host, events, rejected, first_nano, last_nano, seen_nano, seen_digest, contacted_nano
          FROM source ORDER BY id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -136,6 +136,7 @@ pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow
             rejected: row.get(5)?,
             first_nano: row.get(6)?,
             last_nano: row.get(7)?,
+            contacted_nano: row.get(10)?,
             last_seen: seen.0.zip(seen.1).map(|(time_nano, digest)| Identity { time_nano, digest }),
         })
     })?;
@@ -144,7 +145,9 @@ pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(sqlite("open", path))?;
+    // As a path it is no name that means something else to SQLite, as `:memory:` does.
+    let named = if flags.contains(OpenFlags::SQLITE_OPEN_URI) { path.to_owned() } else { Path::new(".").join(path) };
+    let connection = Connection::open_with_flags(named, flags).map_err(sqlite("open", path))?;
     connection.busy_timeout(BUSY).map_err(sqlite("open", path))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)

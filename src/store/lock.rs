@@ -44,6 +44,8 @@ pub struct HostState {
 pub struct RecorderLock {
     file: File,
     path: PathBuf,
+    /// Whether the lock's file was not there before.
+    made: bool,
 }
 
 impl RecorderLock {
@@ -54,6 +56,7 @@ impl RecorderLock {
     pub fn acquire(path: &Path) -> Result<RecorderLock, StoreError> {
         let lock = lock_path(path);
         let io = |source| StoreError::Io { doing: "lock", path: lock.clone(), source };
+        let made = !lock.exists();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -76,9 +79,16 @@ impl RecorderLock {
                 Err(TryLockError::Error(e)) => return Err(io(e)),
             }
         }
-        let mut lock = RecorderLock { file, path: lock };
+        let mut lock = RecorderLock { file, path: lock, made };
         lock.publish(&RecorderState { pid: std::process::id(), ..RecorderState::default() })?;
         Ok(lock)
+    }
+
+    /// Nothing was recorded after all: the lock's file goes, if it came with the lock.
+    pub fn abandon(self) {
+        if self.made {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 
     /// Says how the recorder is doing.

@@ -7,6 +7,7 @@ mod file;
 mod lock;
 mod queue;
 mod reader;
+mod recent;
 mod writer;
 
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ pub struct SourceRow {
     pub last_nano: Option<i64>,
     /// The last event seen, stored or not.
     pub last_seen: Option<Identity>,
+    /// When it was last reached, in nanoseconds since the epoch.
+    pub contacted_nano: Option<i64>,
 }
 
 /// Why the record is blind somewhere.

@@ -27,9 +27,9 @@ struct State {
     closed: bool,
 }
 
-/// The queue holds as much as it may; the delivery was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+/// The queue holds as much as it may; the delivery comes back.
+#[derive(Debug)]
+pub struct Full(pub Box<Delivery>);
 
 impl Queue {
     /// A queue that holds up to `budget` bytes.
@@ -45,7 +45,7 @@ impl Queue {
     pub fn push(&self, delivery: Delivery) -> Result<(), Full> {
         let mut state = self.state();
         if state.bytes > 0 && state.bytes + delivery.bytes() > self.budget {
-            return Err(Full);
+            return Err(Full(Box::new(delivery)));
         }
         state.bytes += delivery.bytes();
         state.events += delivery.events.len();

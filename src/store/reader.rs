@@ -267,6 +267,9 @@ fn statement(ask: &Ask, snapshot: Snapshot, order: Order) -> (String, Vec<Value>
     (sql, clauses.values)
 }
 
+/// How many prefixes narrow a query at most.
+const RANGES: usize = 200;
+
 /// Conditions that must all hold, and the values in them.
 #[derive(Default)]
 struct Clauses {
@@ -289,6 +292,9 @@ impl Clauses {
     fn any_beginning(&mut self, columns: &[&str], prefixes: &[String]) {
         if prefixes.iter().any(String::is_empty) {
             return; // Everything begins with nothing.
+        }
+        if prefixes.len() > RANGES {
+            return; // SQLite takes no expression so deep; all rows are then judged.
         }
         let mut ranges = Vec::new();
         for column in columns {

@@ -4,7 +4,7 @@
 //! goes into one. A commit is on the disk before it counts (`synchronous=FULL`). A commit that fails is tried again
 //! until it succeeds: meanwhile the deliveries wait in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::file::sqlite;
+use super::recent::Recent;
 use super::{Queue, Reason, Store, StoreError};
 use crate::event::{Event, Identity};
 
@@ -50,6 +51,8 @@ pub struct Delivery {
     pub last_seen: Option<Identity>,
     /// What has become known of a gap; stored before the events.
     pub gap: Option<GapChange>,
+    /// Whether the source was reached anew.
+    pub contacted: bool,
 }
 
 impl Delivery {
@@ -192,17 +195,25 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// How many instants are remembered at which events of a source are stored.
+const INSTANTS: usize = 64;
+
 /// What the writer knows of a source between commits.
 #[derive(Debug)]
 struct Source {
     id: i64,
+    /// As it was called and where it was reached when it was last looked at.
+    key: Arc<SourceKey>,
     /// No event later than this is stored: a later one is new without looking.
     newest: i64,
+    /// The digests of all that is stored at an instant, for those looked at last.
+    at: Recent<i64, HashSet<[u8; 16]>>,
 }
 
 struct Writer {
     store: Store,
-    sources: HashMap<Arc<SourceKey>, Source>,
+    /// By what makes a source the same one: whether it is an engine, and its ID or its name.
+    sources: HashMap<(bool, String), Source>,
     /// Changes when another connection has written: then what is remembered of the sources no longer holds.
     data_version: i64,
 }
@@ -230,13 +241,11 @@ impl Writer {
         }
         let mut stored = Stored::default();
         for delivery in deliveries {
-            let source = match self.sources.get_mut(&delivery.source) {
-                Some(source) => source,
-                None => {
-                    let source = find_or_add(&transaction, &delivery.source)?;
-                    self.sources.entry(delivery.source.clone()).or_insert(source)
-                }
-            };
+            let key = &delivery.source;
+            let same = (key.engine_id.is_some(), key.engine_id.as_ref().unwrap_or(&key.name).clone());
+            let known = self.sources.remove(&same).filter(|known| known.key == *key);
+            let source = known.map_or_else(|| find_or_add(&transaction, key), Ok)?;
+            let source = self.sources.entry(same).or_insert(source);
             if let Some(gap) = &delivery.gap {
                 change_gap(&transaction, source.id, gap)?;
             }
@@ -247,7 +256,7 @@ impl Writer {
     }
 }
 
-fn find_or_add(db: &Connection, key: &SourceKey) -> rusqlite::Result<Source> {
+fn find_or_add(db: &Connection, key: &Arc<SourceKey>) -> rusqlite::Result<Source> {
     let found = match &key.engine_id {
         Some(engine) => db
             .prepare_cached("SELECT id, last_nano FROM source WHERE engine_id = ?1")?
@@ -276,7 +285,7 @@ fn find_or_add(db: &Connection, key: &SourceKey) -> rusqlite::Result<Source> {
                 (db.last_insert_rowid(), None)
             }
         };
-    Ok(Source { id, newest: newest.unwrap_or(i64::MIN) })
+    Ok(Source { id, key: key.clone(), newest: newest.unwrap_or(i64::MIN), at: Recent::new(INSTANTS) })
 }
 
 /// The name of a source: its own, or one with the beginning of its ID if another source than `id` has that.
@@ -301,7 +310,7 @@ fn add(db: &Connection, source: &mut Source, delivery: &Delivery, stored: &mut S
     let (mut added, mut first) = (0u64, i64::MAX);
     for raw in &delivery.events {
         let event = Event::parse(raw).expect("a delivery holds events");
-        if event.time_nano <= source.newest && is_stored(db, source.id, &event)? {
+        if event.time_nano <= source.newest && !is_new(db, source, &event)? {
             stored.known += 1;
             continue;
         }
@@ -334,6 +343,10 @@ fn add(db: &Connection, source: &mut Source, delivery: &Delivery, stored: &mut S
         )?
         .execute(params![source.id, added, rejected, first, source.newest])?;
     }
+    if delivery.contacted {
+        db.prepare_cached("UPDATE source SET contacted_nano = ?2 WHERE id = ?1")?
+            .execute(params![source.id, delivery.received_nano])?;
+    }
     if let Some(seen) = delivery.last_seen {
         db.prepare_cached("UPDATE source SET seen_nano = ?2, seen_digest = ?3 WHERE id = ?1")?.execute(params![
             source.id,
@@ -346,16 +359,19 @@ fn add(db: &Connection, source: &mut Source, delivery: &Delivery, stored: &mut S
     Ok(())
 }
 
-fn is_stored(db: &Connection, source: i64, event: &Event) -> rusqlite::Result<bool> {
-    let mut statement = db.prepare_cached("SELECT raw FROM event WHERE time_nano = ?1 AND source = ?2")?;
-    let mut rows = statement.query(params![event.time_nano, source])?;
-    while let Some(row) = rows.next()? {
-        let raw = row.get_ref(0)?.as_bytes()?;
-        if raw == event.raw || Event::parse(raw).is_ok_and(|stored| stored.is_same(event)) {
-            return Ok(true);
+/// Whether no event like this one is stored; it then counts as stored.
+fn is_new(db: &Connection, source: &mut Source, event: &Event) -> rusqlite::Result<bool> {
+    if source.at.get(&event.time_nano).is_none() {
+        let mut statement = db.prepare_cached("SELECT raw FROM event WHERE time_nano = ?1 AND source = ?2")?;
+        let mut rows = statement.query(params![event.time_nano, source.id])?;
+        let mut digests = HashSet::new();
+        while let Some(row) = rows.next()? {
+            digests.extend(Event::parse(row.get_ref(0)?.as_bytes()?).map(|stored| stored.identity().digest));
         }
+        source.at.insert(event.time_nano, digests);
     }
-    Ok(false)
+    let digests = source.at.get_mut(&event.time_nano).expect("it is there or was put there");
+    Ok(digests.insert(event.identity().digest))
 }
 
 fn change_gap(db: &Connection, source: i64, change: &GapChange) -> rusqlite::Result<()> {

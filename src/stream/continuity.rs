@@ -74,6 +74,11 @@ impl Continuity {
         self.memory = Memory::Unknown;
     }
 
+    /// Whether the stream alone is left to judge by.
+    pub fn lacks_memory(&self) -> bool {
+        matches!(self.memory, Memory::Unknown)
+    }
+
     /// What can be said by now; `None` while the stream must bring more first.
     ///
     /// A verdict comes no sooner than the stream has caught up with the last event seen, or with the memory told, so

@@ -75,24 +75,23 @@ impl Decoder {
 
     /// Takes the next bytes of the stream and calls `each` with whatever they complete.
     pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Item)) {
-        self.splitter.push(bytes, |piece| {
-            if let Some(item) = item(piece) {
-                each(item);
-            }
-        });
+        self.splitter.push(bytes, |piece| read(piece, &mut each));
     }
 
     /// The stream has ended: calls `each` with what is left, if anything is. A last line without its end is an event
     /// if it is one as it stands. Afterwards the decoder is as new.
     pub fn finish(&mut self, mut each: impl FnMut(Item)) -> End {
         let mut end = End::Clean;
-        self.splitter.finish(|piece| match item(piece) {
-            None => {}
-            Some(Item::Rejected(Rejected { bytes, reason: Reason::NotAnEvent(_) })) => {
-                end = End::Cut;
-                each(Item::Rejected(Rejected { bytes, reason: Reason::Cut }));
-            }
-            Some(item) => each(item),
+        self.splitter.finish(|piece| {
+            read(piece, &mut |item| match item {
+                Item::Rejected(Rejected { bytes, reason: Reason::NotAnEvent(NotAnEvent::NotJson(e)) })
+                    if e.at >= bytes.len() =>
+                {
+                    end = End::Cut;
+                    each(Item::Rejected(Rejected { bytes, reason: Reason::Cut }));
+                }
+                item => each(item),
+            });
         });
         end
     }
@@ -103,16 +102,38 @@ impl Decoder {
     }
 }
 
-fn item(piece: Piece) -> Option<Item> {
-    match piece {
-        Piece::Line(line) if trim(line).is_empty() => None,
-        Piece::Line(line) => Some(match Event::parse(line) {
-            Ok(event) => Item::Event(event),
-            Err(e) => Item::Rejected(Rejected { bytes: &line[..line.len().min(REJECTED_LIMIT)], reason: e.into() }),
-        }),
-        Piece::TooLong { head, length } => {
-            let bytes = &head[..head.len().min(REJECTED_LIMIT)];
-            Some(Item::Rejected(Rejected { bytes, reason: Reason::TooLong(length) }))
+/// The record separator that json-seq puts before an event; it may not stand raw inside JSON.
+const SEPARATOR: u8 = 0x1E;
+
+fn read(piece: Piece, each: &mut dyn FnMut(Item)) {
+    let line = match piece {
+        Piece::Line(line) => line,
+        Piece::TooLong { head, length } => return each(reject(head, Reason::TooLong(length))),
+    };
+    let line = trim(line.strip_prefix(&[SEPARATOR]).unwrap_or(line));
+    if line.is_empty() {
+        return;
+    }
+    match Event::parse(line) {
+        Ok(event) => each(Item::Event(event)),
+        Err(e) => read_records(line, e, each),
+    }
+}
+
+/// A line that is no event: the records in it if one of them is, or else all of it as it stands.
+fn read_records(line: &[u8], error: NotAnEvent, each: &mut dyn FnMut(Item)) {
+    let records = || line.split(|byte| *byte == SEPARATOR).map(trim).filter(|record| !record.is_empty());
+    if !records().any(|record| Event::parse(record).is_ok()) {
+        return each(reject(line, error.into()));
+    }
+    for record in records() {
+        match Event::parse(record) {
+            Ok(event) => each(Item::Event(event)),
+            Err(e) => each(reject(record, e.into())),
         }
     }
+}
+
+fn reject(bytes: &[u8], reason: Reason) -> Item<'_> {
+    Item::Rejected(Rejected { bytes: &bytes[..bytes.len().min(REJECTED_LIMIT)], reason })
 }

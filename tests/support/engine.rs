@@ -28,6 +28,8 @@ struct State {
     requests: Vec<String>,
     manner: Manner,
     connections: Vec<UnixStream>,
+    /// What those that stalled still have to bring.
+    stalled: Vec<(Sender<Message>, Vec<Message>)>,
 }
 
 /// How the engine answers `/events`.
@@ -37,8 +39,12 @@ pub struct Manner {
     pub instead: Option<String>,
     /// Each byte in a chunk of its own.
     pub bytewise: bool,
-    /// No content, no answer to the question for the memory alone: it stays open.
+    /// The answer to the question for the memory alone does not end.
     pub endless_memory: bool,
+    /// What it remembers comes so far, and the rest when it goes on.
+    pub stalls_after: Option<usize>,
+    /// A stream ends as soon as it has begun, cut.
+    pub cuts_at_once: bool,
 }
 
 #[derive(Clone)]
@@ -64,6 +70,7 @@ impl Engine {
             requests: Vec::new(),
             manner: Manner::default(),
             connections: Vec::new(),
+            stalled: Vec::new(),
         };
         let mut engine = Engine { socket: path, state: Arc::new(Mutex::new(state)), running: None };
         engine.come_back();
@@ -77,6 +84,15 @@ impl Engine {
     /// From now on it answers like this.
     pub fn answers(&self, manner: Manner) {
         self.state().manner = manner;
+    }
+
+    /// What has stalled goes on.
+    pub fn goes_on(&self) {
+        let mut state = self.state();
+        state.manner.stalls_after = None;
+        for (sender, messages) in state.stalled.drain(..) {
+            messages.into_iter().for_each(|message| _ = sender.send(message));
+        }
     }
 
     pub fn is_called(&self, id: &str, name: &str) {
@@ -217,6 +233,9 @@ fn converse(connection: &UnixStream, state: &Mutex<State>) -> std::io::Result<()
             if let Some(answer) = manner.instead {
                 return out.write_all(answer.as_bytes());
             }
+            if manner.cuts_at_once {
+                return out.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            }
             let memory_alone = path.contains("until=0") && !manner.endless_memory;
             let messages = subscribe(&mut locked, memory_alone);
             drop(locked);
@@ -230,12 +249,17 @@ fn converse(connection: &UnixStream, state: &Mutex<State>) -> std::io::Result<()
 /// What it remembers, then, unless that was all that was asked for, what happens.
 fn subscribe(state: &mut State, memory_alone: bool) -> Receiver<Message> {
     let (sender, messages) = mpsc::channel();
-    for event in &state.ring {
-        sender.send(Message::Bytes(format!("{event}\n").into_bytes())).expect("the receiver is held here");
-    }
+    let line = |event: &String| Message::Bytes(format!("{event}\n").into_bytes());
+    let mut remembered: Vec<Message> = state.ring.iter().map(line).collect();
     if memory_alone {
-        sender.send(Message::End).expect("the receiver is held here");
-    } else {
+        remembered.push(Message::End);
+    }
+    let later = remembered.split_off(state.manner.stalls_after.unwrap_or(usize::MAX).min(remembered.len()));
+    remembered.into_iter().for_each(|message| sender.send(message).expect("the receiver is held here"));
+    if !later.is_empty() {
+        state.stalled.push((sender.clone(), later));
+    }
+    if !memory_alone {
         state.subscribers.push(sender);
     }
     messages

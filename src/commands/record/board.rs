@@ -24,11 +24,15 @@ impl Board {
         Board { hosts: Mutex::new(hosts), changed: Notify::new() }
     }
 
-    /// The host's stream is open, to this engine.
-    pub fn connected(&self, host: usize, engine_id: &str) {
-        let mut hosts = self.hosts();
-        hosts[host].connected = true;
-        hosts[host].engine_id = Some(engine_id.into());
+    /// This engine is at the host.
+    pub fn reached(&self, host: usize, engine_id: &str) {
+        self.hosts()[host].engine_id = Some(engine_id.into());
+        self.changed.notify_one();
+    }
+
+    /// The host's stream is open.
+    pub fn connected(&self, host: usize) {
+        self.hosts()[host].connected = true;
         self.changed.notify_one();
     }
 

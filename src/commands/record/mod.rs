@@ -5,6 +5,8 @@
 
 mod board;
 mod collector;
+mod contact;
+mod memory;
 mod sources;
 
 use std::os::unix::fs::DirBuilderExt;
@@ -177,8 +179,15 @@ fn size(flag: &str, text: &str) -> Result<usize, Failure> {
 pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Written, Failure> {
     Store::prepare(&plan.path)?;
     let mut lock = RecorderLock::acquire(&plan.path)?;
-    let store = Store::open_or_create(&plan.path)?;
-    let sources = Arc::new(Sources::from_rows(store.sources()?));
+    let opened = Store::open_or_create(&plan.path).and_then(|store| Ok((store.sources()?, store)));
+    let (rows, store) = match opened {
+        Ok(opened) => opened,
+        Err(e) => {
+            lock.abandon();
+            return Err(e.into());
+        }
+    };
+    let sources = Arc::new(Sources::from_rows(rows));
     let queue = Arc::new(Queue::new(plan.buffer));
     let board = Arc::new(Board::new(plan.hosts.iter().map(|host| host.url().to_owned())));
     let writer = spawn_writer(store, queue.clone());
@@ -230,7 +239,8 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
     if let Until::Instant(_) = plan.until
         && let Some(host) = (0..plan.hosts.len()).find(|host| !board.was_reached(*host))
     {
-        return Err(Failure::failed(format!("{} was never reached", plan.hosts[host])));
+        return Err(Failure::failed(format!("{} was never reached", plan.hosts[host]))
+            .hint(format!("`docker -H {} version` tells more", plan.hosts[host])));
     }
     Ok(stored)
 }

@@ -23,6 +23,8 @@ struct Engine {
     contact: usize,
     /// Whether a collector is recording it now.
     claimed: bool,
+    /// Whether it was reached, and nothing was seen since.
+    quiet: bool,
 }
 
 /// The right to record an engine, for as long as this value lives.
@@ -35,8 +37,10 @@ pub struct Claim {
 impl Sources {
     /// What the store knows.
     pub fn from_rows(rows: Vec<SourceRow>) -> Self {
+        let mut rows = rows;
+        rows.sort_by_key(|row| row.contacted_nano);
         let known = |(contact, row): (usize, SourceRow)| {
-            Some((row.engine_id?, Engine { last_seen: row.last_seen, host: row.host, contact, claimed: false }))
+            Some((row.engine_id?, Engine { last_seen: row.last_seen, host: row.host, contact, ..Engine::default() }))
         };
         Sources { engines: Mutex::new(rows.into_iter().enumerate().filter_map(known).collect()) }
     }
@@ -78,10 +82,17 @@ impl Claim {
         self.sources.last_seen(&self.engine_id)
     }
 
+    /// It was reached, and it remembers nothing. Whether that was so at the contact before too.
+    pub fn is_quiet(&self) -> bool {
+        let mut engines = self.sources.engines();
+        engines.get_mut(&self.engine_id).is_some_and(|engine| std::mem::replace(&mut engine.quiet, true))
+    }
+
     /// A later event was seen, and handed on.
     pub fn saw(&self, event: Identity) {
         if let Some(engine) = self.sources.engines().get_mut(&self.engine_id) {
             engine.last_seen = Some(event);
+            engine.quiet = false;
         }
     }
 }

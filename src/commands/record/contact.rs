@@ -1,0 +1,514 @@
+//! One contact with an engine: what it brings, handed on as it comes, or held until the contact is judged.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+use super::Plan;
+use super::memory::{self, Memory, Patience, rejection};
+use super::sources::Claim;
+use crate::commands::failure::chain;
+use crate::commands::now_nano;
+use crate::engine::{Chunks, Client, EngineError};
+use crate::event::{Event, Identity};
+use crate::store::{Delivery, Full, GapChange, Queue, Reason, SourceKey};
+use crate::stream::continuity::{Continuity, MEMORY, Verdict};
+use crate::stream::{Decoder, End, Item};
+
+/// So long a contact that cannot be judged yet waits for the stream to bring more. Stream and memory come at once; this
+/// is for an engine that is stuck, or that is none.
+const JUDGEMENT: Duration = Duration::from_secs(5);
+
+/// The same where the memory cannot be had, and nothing but the stream is waited for.
+const JUDGEMENT_ALONE: Duration = Duration::from_secs(1);
+
+/// How long the answer to the question for the memory may take.
+const MEMORY_PATIENCE: Patience = Patience { idle: Duration::from_secs(2), whole: Duration::from_secs(10) };
+
+/// So soon the stream brings what the engine is known to remember, or it is not to be trusted any more.
+const STREAM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// So many looks at the memory may fail before the engine counts as lost.
+const FAILED_LOOKS: u32 = 2;
+
+/// How many bytes are read before they are handed on, if they come without a pause.
+const READ_AT_ONCE: usize = 256 * 1024;
+
+/// How often it is said that the store does not keep up.
+const OVERFLOW_SAID: Duration = Duration::from_secs(60);
+
+/// How a contact ended.
+pub(super) enum Ended {
+    /// The stream ended, as it does when the engine stops, or is not to be trusted.
+    Lost,
+    /// The store could not take what came; it can now.
+    Overflowed,
+    /// Another host reaches the same engine and records it.
+    Taken,
+    /// What was to be taken is taken.
+    Done,
+}
+
+/// What is known of the contacts before this one.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Before {
+    /// Events were let go because the store did not take them.
+    pub(super) overflowed: bool,
+    /// The engine could not be reached for a while.
+    pub(super) away: bool,
+}
+
+/// A delivery that says nothing yet.
+pub(super) fn delivery(source: Arc<SourceKey>) -> Delivery {
+    Delivery {
+        source,
+        received_nano: now_nano(),
+        events: Vec::new(),
+        rejected: Vec::new(),
+        last_seen: None,
+        gap: None,
+        contacted: false,
+    }
+}
+
+/// The engine is asked again for what it remembers, to find what the stream leaves out.
+struct Look {
+    /// The last event seen when it was asked.
+    since: Option<Identity>,
+    /// What the stream has brought since then.
+    came: HashSet<Identity>,
+    /// What it remembers, and until when the stream must have brought the newest of it.
+    told: Option<(Memory, Instant)>,
+}
+
+/// A contact with an engine.
+pub(super) struct Contact {
+    plan: Arc<Plan>,
+    queue: Arc<Queue>,
+    source: Arc<SourceKey>,
+    claim: Claim,
+    before: Before,
+    decoder: Decoder,
+    /// While the contact is not judged: what is known so far, and when it is judged at the latest.
+    continuity: Option<Continuity>,
+    judge_by: Instant,
+    /// The last event seen before, where the contact was judged without waiting any longer: should it come back after
+    /// all, nothing was missed.
+    doubt: Option<Identity>,
+    look: Option<Look>,
+    failed_looks: u32,
+    /// What came and is not handed on yet.
+    held: Delivery,
+    /// The last event that came, whether it is to be stored or not.
+    last: Option<Identity>,
+    /// Whether an event came that was not known before.
+    news: bool,
+    opened: Option<Instant>,
+}
+
+impl Contact {
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        queue: Arc<Queue>,
+        source: Arc<SourceKey>,
+        claim: Claim,
+        before: Before,
+    ) -> Self {
+        Contact {
+            continuity: Some(Continuity::new(claim.last_seen())),
+            judge_by: Instant::now() + JUDGEMENT,
+            doubt: None,
+            look: None,
+            failed_looks: 0,
+            held: delivery(source.clone()),
+            decoder: Decoder::with_limit(plan.max_event),
+            last: None,
+            news: false,
+            opened: None,
+            plan,
+            queue,
+            source,
+            claim,
+            before,
+        }
+    }
+
+    /// Whether it did some good: it brought news, or its stream stood for a while.
+    pub(super) fn stood(&self, long_enough: Duration) -> bool {
+        self.news || self.opened.is_some_and(|opened| opened.elapsed() >= long_enough)
+    }
+
+    /// Whether it is known what this contact missed.
+    pub(super) fn is_judged(&self) -> bool {
+        self.continuity.is_none()
+    }
+
+    /// Follows the stream to its end.
+    pub(super) async fn follow(
+        &mut self,
+        client: &Client,
+        mut stream: Chunks,
+        overflow_said: &mut Option<Instant>,
+    ) -> Result<Ended, EngineError> {
+        self.opened = Some(Instant::now());
+        // Dropped with the contact, and with it what is asked.
+        let mut asked = JoinSet::new();
+        let max_event = self.plan.max_event;
+        let ask = |asked: &mut JoinSet<_>| {
+            let client = client.clone();
+            asked.spawn(async move { memory::take(&client, max_event, MEMORY_PATIENCE).await });
+        };
+        ask(&mut asked);
+        let every = self.plan.look_again.unwrap_or(Duration::from_secs(3600));
+        let mut look_again = interval_at(Instant::now() + every, every);
+        look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let judge_by = self.judge_by;
+            let distrust_at = self.look.as_ref().and_then(|look| look.told.as_ref()).map(|told| told.1);
+            let handed_on = tokio::select! {
+                read = self.read(&mut stream) => {
+                    let open = read?;
+                    let handed_on = self.came();
+                    if !open && handed_on.is_ok() {
+                        return Ok(Ended::Lost);
+                    }
+                    handed_on
+                }
+                Some(told) = asked.join_next() => self.told(told.expect("asking does not panic"))?,
+                () = sleep_until(judge_by), if self.continuity.is_some() => {
+                    self.conclude();
+                    self.hand_on()
+                }
+                () = sleep_until(distrust_at.unwrap_or(judge_by)), if distrust_at.is_some() => {
+                    tracing::debug!("{} remembers what its stream does not bring", self.source.name);
+                    return Ok(Ended::Lost);
+                }
+                _ = look_again.tick(), if self.may_look(&asked) => {
+                    self.look = Some(Look { since: self.claim.last_seen(), came: HashSet::new(), told: None });
+                    ask(&mut asked);
+                    Ok(())
+                }
+            };
+            if let Err(Full(delivery)) = handed_on {
+                return Ok(self.overflow(*delivery, &mut stream, overflow_said).await);
+            }
+        }
+    }
+
+    fn may_look<T>(&self, asked: &JoinSet<T>) -> bool {
+        self.plan.look_again.is_some() && asked.is_empty() && self.look.is_none() && self.continuity.is_none()
+    }
+
+    /// Takes what the stream has, once it has something. Whether the stream is still open.
+    async fn read(&mut self, stream: &mut Chunks) -> Result<bool, EngineError> {
+        let mut taken = 0;
+        while taken < READ_AT_ONCE {
+            let next = if taken == 0 {
+                stream.next().await
+            } else {
+                tokio::select! {
+                    biased;
+                    next = stream.next() => next,
+                    () = std::future::ready(()) => break,
+                }
+            };
+            match next {
+                Ok(Some(bytes)) => {
+                    taken += bytes.len().max(1);
+                    self.take(|decoder, each| decoder.push(&bytes, each));
+                }
+                end => {
+                    self.take(|decoder, each| {
+                        if decoder.finish(each) == End::Cut {
+                            tracing::debug!("the stream was cut inside an event");
+                        }
+                    });
+                    return if taken > 0 { Ok(false) } else { end.map(|_| false) };
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, decode: impl FnOnce(&mut Decoder, &mut dyn FnMut(Item))) {
+        let Contact { held, continuity, doubt, look, last, plan, .. } = self;
+        let mut each = |item: Item| match item {
+            Item::Event(event) => {
+                let identity = event.identity();
+                if let Some(continuity) = continuity {
+                    continuity.stream_brought(identity);
+                }
+                if let Some(look) = look {
+                    look.came.insert(identity);
+                }
+                if *doubt == Some(identity) {
+                    *doubt = None;
+                    held.gap = Some(GapChange::Withdrawn { from: Some(identity.time_nano) });
+                }
+                *last = Some(identity);
+                if plan.selection.passes(&event) {
+                    held.events.push(event.raw.into());
+                }
+            }
+            Item::Rejected(rejected) => held.rejected.push(rejection(&rejected)),
+        };
+        decode(&mut self.decoder, &mut each);
+    }
+
+    /// The stream has brought something.
+    fn came(&mut self) -> Result<(), Full> {
+        self.judge();
+        match &self.continuity {
+            Some(continuity) => {
+                let patience = if continuity.lacks_memory() { JUDGEMENT_ALONE } else { JUDGEMENT };
+                self.judge_by = Instant::now() + patience;
+                Ok(())
+            }
+            None => {
+                self.settle_look();
+                self.hand_on()
+            }
+        }
+    }
+
+    /// The memory was told: at first to judge the contact by, later to find what the stream left out.
+    ///
+    /// # Errors
+    /// The engine does not answer any more.
+    fn told(&mut self, told: Result<Memory, EngineError>) -> Result<Result<(), Full>, EngineError> {
+        Ok(match (&mut self.continuity, told) {
+            (Some(continuity), Ok(memory)) => {
+                if let Some(endless) = &memory.endless {
+                    tracing::debug!("{endless}");
+                }
+                // Of an answer that does not end it is not known where the memory does, but what came is remembered.
+                let seen = self.claim.last_seen();
+                if memory.endless.is_none() || seen.is_some_and(|seen| memory.identities.contains(&seen)) {
+                    continuity.memory_told(memory.identities);
+                } else {
+                    continuity.memory_unknown();
+                    self.judge_by = Instant::now() + JUDGEMENT_ALONE;
+                }
+                // The stream should bring all of it too; what it does not is not lost by that.
+                self.held.events.splice(0..0, self.plan.selected(memory.events));
+                self.judge();
+                if self.continuity.is_none() { self.hand_on() } else { Ok(()) }
+            }
+            (Some(continuity), Err(e)) => {
+                tracing::debug!("{}", chain(&e));
+                continuity.memory_unknown();
+                self.judge_by = Instant::now() + JUDGEMENT_ALONE;
+                Ok(())
+            }
+            (None, Ok(memory)) if memory.endless.is_none() => {
+                self.failed_looks = 0;
+                self.looked(memory)
+            }
+            (None, Ok(memory)) => {
+                self.look = None;
+                self.store_remembered(memory)
+            }
+            (None, Err(e)) => {
+                tracing::debug!("{}", chain(&e));
+                self.look = None;
+                self.failed_looks += 1;
+                if self.failed_looks >= FAILED_LOOKS {
+                    return Err(e);
+                }
+                Ok(())
+            }
+        })
+    }
+
+    /// The second look: what the engine remembers now.
+    fn looked(&mut self, memory: Memory) -> Result<(), Full> {
+        let Some(look) = &mut self.look else {
+            return self.store_remembered(memory);
+        };
+        let overlaps = look.since.is_none_or(|since| memory.identities.contains(&since));
+        let told = Memory { identities: memory.identities.clone(), ..Memory::default() };
+        let by = Instant::now() + STREAM_PATIENCE;
+        if overlaps {
+            // Nothing lies between what was seen and what is remembered.
+            look.told = Some((told, by));
+            self.settle_look();
+            self.store_remembered(memory)
+        } else {
+            look.told = Some((memory, by));
+            self.settle_look();
+            self.hand_on()
+        }
+    }
+
+    fn store_remembered(&mut self, memory: Memory) -> Result<(), Full> {
+        let events = self.plan.selected(memory.events);
+        self.queue.push(Delivery { events, ..delivery(self.source.clone()) })
+    }
+
+    /// Once the stream has caught up with what the engine was found to remember: did it leave something out?
+    fn settle_look(&mut self) {
+        let Some(Look { since, came, told: Some((memory, _)) }) = &mut self.look else { return };
+        let caught_up = match memory.identities.last() {
+            Some(newest) => came.contains(newest) || *since == Some(*newest),
+            None => since.is_none(),
+        };
+        if !caught_up {
+            return;
+        }
+        let oldest = memory.identities.first().copied();
+        let overlaps = since.is_none_or(|since| memory.identities.contains(&since));
+        if let (false, Some(since), Some(oldest)) = (overlaps, *since, oldest)
+            && !came.contains(&oldest)
+        {
+            let full = memory.identities.len() >= MEMORY;
+            let reason = if full { Reason::Overrun } else { Reason::EngineRestart };
+            tracing::warn!("a gap in the record of {}: {}", self.source.name, reason.as_str());
+            self.held.gap = Some(GapChange::Blind {
+                from: Some(since.time_nano),
+                to: Some(oldest.time_nano),
+                reason,
+                detail: Some("the stream left out more than the engine remembers".into()),
+            });
+        }
+        let remembered = self.plan.selected(std::mem::take(&mut memory.events));
+        self.held.events.splice(0..0, remembered);
+        self.look = None;
+    }
+
+    /// Takes the memory as all there is to come, and waits for the store if need be.
+    pub(super) async fn only_memory(&mut self, memory: Memory) {
+        let mut continuity = Continuity::new(self.claim.last_seen());
+        memory.identities.iter().for_each(|identity| continuity.stream_brought(*identity));
+        self.last = memory.identities.last().copied();
+        continuity.memory_told(memory.identities);
+        self.continuity = Some(continuity);
+        self.held.events = self.plan.selected(memory.events);
+        self.held.rejected = memory.rejected;
+        self.conclude();
+        let mut handed_on = self.hand_on();
+        while let Err(Full(delivery)) = handed_on {
+            self.queue.room().await;
+            handed_on = self.hand_over(*delivery);
+        }
+    }
+
+    /// Judges the contact as soon as it can be.
+    fn judge(&mut self) {
+        if self.continuity.as_ref().is_some_and(|continuity| continuity.verdict().is_some()) {
+            self.conclude();
+            self.doubt = None;
+        }
+    }
+
+    fn conclude(&mut self) {
+        let Some(continuity) = self.continuity.take() else { return };
+        let last_seen = self.claim.last_seen();
+        let from = last_seen.map(|seen| seen.time_nano);
+        self.held.contacted = true;
+        let (to, reason, detail) = match continuity.conclude() {
+            Verdict::Proven => {
+                self.held.gap = Some(GapChange::Withdrawn { from });
+                return;
+            }
+            Verdict::FirstContact { to } => (to, Reason::FirstContact, None),
+            Verdict::Restarted { to } | Verdict::Overrun { to } if self.before.overflowed => {
+                (to, Reason::BufferFull, Some("the store did not take events as fast as they came"))
+            }
+            Verdict::Restarted { to } => (
+                to,
+                Reason::EngineRestart,
+                Some("the engine has forgotten the last event seen, and its memory is not full"),
+            ),
+            Verdict::Overrun { to } => {
+                (to, Reason::Overrun, Some("the engine remembers 256 events, and the last one seen is not among them"))
+            }
+        };
+        // An engine that is idle remembers nothing, contact after contact, and was watched all the while.
+        if to.is_none() && self.claim.is_quiet() && !self.before.away {
+            return;
+        }
+        self.doubt = last_seen;
+        if reason != Reason::FirstContact {
+            tracing::warn!("a gap in the record of {}: {}", self.source.name, reason.as_str());
+        }
+        let to = Some(to.unwrap_or_else(now_nano));
+        self.held.gap = Some(GapChange::Blind { from, to, reason, detail: detail.map(Into::into) });
+    }
+
+    /// Hands what is held to the writer.
+    fn hand_on(&mut self) -> Result<(), Full> {
+        let mut held = std::mem::replace(&mut self.held, delivery(self.source.clone()));
+        held.received_nano = now_nano();
+        held.last_seen = self.last.take();
+        self.hand_over(held)
+    }
+
+    fn hand_over(&mut self, delivery: Delivery) -> Result<(), Full> {
+        if delivery.is_empty() {
+            return Ok(());
+        }
+        let last_seen = delivery.last_seen;
+        self.queue.push(delivery)?;
+        if let Some(last_seen) = last_seen {
+            self.news |= self.claim.last_seen() != Some(last_seen);
+            self.claim.saw(last_seen);
+        }
+        Ok(())
+    }
+
+    /// The buffer is full: takes what comes off the socket and lets it go, until there is room. What was let go is
+    /// then asked for again, or a gap.
+    async fn overflow(&mut self, full: Delivery, stream: &mut Chunks, said: &mut Option<Instant>) -> Ended {
+        if said.is_none_or(|said| said.elapsed() > OVERFLOW_SAID) {
+            *said = Some(Instant::now());
+            let name = &self.source.name;
+            tracing::warn!(
+                "the buffer is full: what {name} sends now is not kept; the engine is asked for it again when there is room"
+            );
+        }
+        let queue = self.queue.clone();
+        {
+            let room = queue.room();
+            tokio::pin!(room);
+            loop {
+                tokio::select! {
+                    () = &mut room => break,
+                    next = stream.next() => if !matches!(next, Ok(Some(_))) {
+                        room.await;
+                        break;
+                    },
+                }
+            }
+        }
+        if self.hand_over(full).is_err() {
+            tracing::debug!("the buffer is full again");
+        }
+        Ended::Overflowed
+    }
+}
+
+impl Plan {
+    /// Those of the events that are to be stored.
+    fn selected(&self, mut events: Vec<Box<[u8]>>) -> Vec<Box<[u8]>> {
+        if !self.selection.is_everything() {
+            events.retain(|raw| Event::parse(raw).is_ok_and(|event| self.selection.passes(&event)));
+        }
+        events
+    }
+}
+
+impl Drop for Contact {
+    /// However the contact ends, what came is handed on. If it was not judged by then, what came is no proof of what
+    /// came before it, so it does not count as the last seen.
+    fn drop(&mut self) {
+        if self.continuity.is_some() {
+            self.last = None;
+        }
+        if self.hand_on().is_err() {
+            tracing::warn!("the buffer is full: the engine is asked again for what it sent last");
+        }
+    }
+}
