@@ -44,6 +44,21 @@ fn the_examples_print_what_the_readme_shows() {
     }
 }
 
+#[test]
+fn the_questions_in_sql_are_answered() {
+    let folder = fixture::recorded(&fixture::lines("docker-28.5.2.ndjson"));
+    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let readme = readme();
+    let block = readme.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of SQL");
+    let questions: Vec<&str> = block.split(';').map(str::trim).filter(|sql| !sql.is_empty()).collect();
+    let answers = |sql: &str| {
+        let mut statement = db.prepare(sql).unwrap();
+        let mut rows = statement.query([]).unwrap();
+        std::iter::from_fn(move || rows.next().unwrap().map(|_| ())).count()
+    };
+    assert_eq!(questions.into_iter().map(answers).collect::<Vec<_>>(), [13, 10, 8]);
+}
+
 /// Every long flag that `--help` shows, of a command or of all.
 fn flags(help: &str) -> Vec<String> {
     let starts = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
@@ -58,7 +73,7 @@ fn flags(help: &str) -> Vec<String> {
 fn every_command_and_every_flag_stand_in_the_readme() {
     let folder = support::command::Folder::new();
     let readme = readme();
-    let commands = ["record", "query", "status", "gaps", "rejected", "demo"];
+    let commands = ["record", "query", "import", "status", "gaps", "rejected", "demo"];
     for command in commands {
         assert!(readme.contains(command), "{command}");
         let help = folder.run(&[command, "--help"]).succeeded().lines().join("\n");

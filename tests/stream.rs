@@ -11,7 +11,7 @@ fn decode<'a>(limit: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<
     let mut decoder = Decoder::with_limit(limit);
     let (mut events, mut rejected) = (Vec::new(), Vec::new());
     let mut each = |item: Item| match item {
-        Item::Event(event) => events.push(String::from_utf8(event.raw.to_vec()).expect("an event is UTF-8")),
+        Item::Event(event) => events.push(event.text.to_owned()),
         Item::Rejected(r) => rejected.push(r.reason.to_string()),
     };
     for piece in pieces {

@@ -3,6 +3,7 @@
 mod demo;
 mod failure;
 mod gaps;
+mod import;
 mod logging;
 mod query;
 pub mod record;
@@ -11,6 +12,7 @@ mod select;
 mod status;
 
 use std::ffi::OsString;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -60,6 +62,8 @@ enum Command {
     Record(record::Args),
     /// Filter what was recorded and print it
     Query(query::Args),
+    /// Put files of events into the store
+    Import(import::Args),
     /// Show the engines, counts, gaps and the recorder
     Status(status::Args),
     /// Print where the record is blind, and why, as NDJSON
@@ -86,6 +90,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
     let done = match &cli.command {
         Command::Record(args) => record::run(&cli.shared, args),
         Command::Query(args) => query::run(&cli.shared, args),
+        Command::Import(args) => import::run(&cli.shared, args),
         Command::Status(args) => status::run(&cli.shared, args),
         Command::Gaps(args) => gaps::run(&cli.shared, args),
         Command::Rejected(args) => rejected::run(&cli.shared, args),
@@ -105,10 +110,16 @@ impl Shared {
         }
     }
 
-    /// The directory that the usual store needs and that may have to be made; `None` where a user chose the path.
-    fn own_directory(&self) -> Option<PathBuf> {
-        let chosen = self.db.as_ref().is_some_and(|path| !path.as_os_str().is_empty());
-        if chosen { None } else { self.db().ok()?.parent().map(Into::into) }
+    /// Makes the directory that the usual store is in. A path that a user chose is left to the user.
+    fn make_own_directory(&self) -> Result<(), Failure> {
+        if self.db.as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
+            return Ok(());
+        }
+        let path = self.db()?;
+        let Some(directory) = path.parent() else { return Ok(()) };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| {
+            Failure::failed(format!("cannot make the directory {}: {}", directory.display(), failure::chain(&e)))
+        })
     }
 }
 

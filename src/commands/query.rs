@@ -11,7 +11,7 @@ use crate::event::Event;
 use crate::output::{Format, Record};
 use crate::query::time::rfc3339;
 use crate::query::{Cut, Selection};
-use crate::store::{GapRow, Order, Reader, Reason, Snapshot, Stored};
+use crate::store::{GapRow, Judge, Order, Reader, Reason, Snapshot, Stored};
 
 /// How often a follower looks whether something was committed. An event is to be printed within 100 ms of its
 /// arrival, and the look costs a few microseconds.
@@ -48,6 +48,9 @@ pub struct Args {
     /// {"seq":…,"source":…,"received":…,"event":…} around each event
     #[arg(long, help_heading = "Output")]
     envelope: bool,
+    /// Print how the store is searched, in place of what is found
+    #[arg(long, help_heading = "Output", conflicts_with = "follow")]
+    explain: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -66,6 +69,13 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     }
     let query = Query { reader: &reader, selection: &selection, source: source.map(|s| s.0) };
     let snapshot = reader.snapshot(0)?;
+    if args.explain {
+        let order = if args.count { Order::Arrival } else { selection.order() };
+        for line in reader.explain(&selection.ask(query.source), order)? {
+            println(format_args!("{line}"))?;
+        }
+        return Ok(());
+    }
     if args.count {
         println(format_args!("{}", query.count(snapshot)?))?;
         return Ok(());
@@ -157,18 +167,15 @@ impl Query<'_> {
         &self,
         snapshot: Snapshot,
         order: Order,
-        mut each: impl FnMut(Stored, Event) -> ControlFlow<io::Result<()>>,
+        each: impl FnMut(Stored) -> ControlFlow<io::Result<()>>,
     ) -> Result<(), Failure> {
-        let ask = self.selection.ask(self.source);
-        let read = self.reader.events(&ask, snapshot, order, |stored| match Event::parse(stored.raw) {
-            Ok(event) if self.selection.passes(&event) => each(stored, event),
-            Ok(_) => ControlFlow::Continue(()),
-            Err(e) => {
-                tracing::error!("what is stored as event {} is none: {e}", stored.seq);
-                ControlFlow::Continue(())
-            }
-        })?;
-        match read {
+        let passes = |event: &Event| self.selection.passes(event);
+        let judge = match () {
+            () if self.selection.is_everything() => Judge::All,
+            () if self.selection.looks_at_varying() => Judge::Each(&passes),
+            () => Judge::Alike(&passes),
+        };
+        match self.reader.events(&self.selection.ask(self.source), snapshot, order, judge, each)? {
             ControlFlow::Break(done) => Ok(done?),
             ControlFlow::Continue(()) => Ok(()),
         }
@@ -180,7 +187,7 @@ impl Query<'_> {
             Cut::First(most) | Cut::Last(most) => most,
         };
         let mut count = 0;
-        self.select(snapshot, Order::Time, |_, _| {
+        self.select(snapshot, Order::Arrival, |_| {
             count += 1;
             if count < most { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
         })?;
@@ -191,7 +198,7 @@ impl Query<'_> {
         if to.left == 0 {
             return Ok(());
         }
-        self.select(snapshot, order, |stored, event| match to.print(stored, event) {
+        self.select(snapshot, order, |stored| match to.print(stored) {
             Ok(()) if to.left > 0 => ControlFlow::Continue(()),
             done => ControlFlow::Break(done),
         })
@@ -205,14 +212,13 @@ impl Query<'_> {
         }
         let mut newest: Vec<(i64, i64, i64, Vec<u8>)> = Vec::new();
         if most > 0 {
-            self.select(snapshot, Order::TimeReversed, |stored, event| {
-                newest.push((stored.seq, stored.source, stored.received_nano, event.raw.to_vec()));
+            self.select(snapshot, Order::TimeReversed, |stored| {
+                newest.push((stored.seq, stored.source, stored.received_nano, stored.raw.to_vec()));
                 if (newest.len() as u64) < most { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
             })?;
         }
         for (seq, source, received_nano, raw) in newest.iter().rev() {
-            let event = Event::parse(raw).expect("it was parsed when it was found");
-            to.print(Stored { seq: *seq, source: *source, received_nano: *received_nano, raw }, event)?;
+            to.print(Stored { seq: *seq, source: *source, received_nano: *received_nano, raw })?;
         }
         Ok(())
     }
@@ -256,9 +262,9 @@ impl<W: Write> Printer<W> {
         Ok(())
     }
 
-    fn print(&mut self, stored: Stored, event: Event) -> io::Result<()> {
+    fn print(&mut self, stored: Stored) -> io::Result<()> {
         let source = self.names.get(&stored.source).map_or("", String::as_str);
-        let record = Record { event, seq: stored.seq, source, received_nano: stored.received_nano };
+        let record = Record { raw: stored.raw, seq: stored.seq, source, received_nano: stored.received_nano };
         self.left -= 1;
         self.format.print(&record, &mut self.out)
     }

@@ -42,22 +42,26 @@ impl<'a> Quoted<'a> {
     }
 }
 
-/// How the bytes within a string go on.
-const PLAIN: u8 = 0;
-const QUOTE: u8 = 1;
-const ESCAPE: u8 = 2;
-const CONTROL: u8 = 3;
-static WITHIN_STRING: [u8; 256] = {
-    let mut table = [PLAIN; 256];
-    let mut byte = 0;
-    while byte < 0x20 {
-        table[byte] = CONTROL;
-        byte += 1;
+/// How many of the bytes at the beginning are plain within a string: no quote, no backslash, no control character.
+/// Eight are looked at together: a byte below 0x20, or equal to one of the two, makes its high bit stand out.
+fn plain(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
+    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH;
+    let mut at = 0;
+    while let Some(eight) = bytes.get(at..at + 8) {
+        let word = u64::from_le_bytes(eight.try_into().expect("eight bytes"));
+        let quote = word ^ (ONES * u64::from(b'"'));
+        let backslash = word ^ (ONES * u64::from(b'\\'));
+        let found = below(word, 0x20) | below(quote, 1) | below(backslash, 1);
+        if found != 0 {
+            // The lowest is exact, whatever a borrow does to those above it.
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
     }
-    table[b'"' as usize] = QUOTE;
-    table[b'\\' as usize] = ESCAPE;
-    table
-};
+    at + bytes[at..].iter().take_while(|byte| !matches!(byte, 0..0x20 | b'"' | b'\\')).count()
+}
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(text: &'a str) -> Self {
@@ -129,11 +133,7 @@ impl<'a> Cursor<'a> {
         let start = self.at;
         let mut escaped = false;
         loop {
-            while let Some(&byte) = bytes.get(self.at)
-                && WITHIN_STRING[usize::from(byte)] == PLAIN
-            {
-                self.at += 1;
-            }
+            self.at += plain(&bytes[self.at..]);
             match self.peek() {
                 Some(b'"') => {
                     let inner = &self.text[start..self.at];
@@ -167,6 +167,17 @@ impl<'a> Cursor<'a> {
             _ => return self.malformed("an escape"),
         }
         Ok(())
+    }
+
+    /// What `read` reads from here on, and its text.
+    pub(super) fn measured<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<(T, &'a str), Malformed> {
+        self.next();
+        let start = self.at;
+        let value = read(self)?;
+        Ok((value, &self.text[start..self.at]))
     }
 
     /// The text of the value that begins here, whatever it is.
@@ -309,6 +320,19 @@ fn code_unit(text: &str) -> (u16, &str) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn plain_bytes_are_told_from_others_wherever_they_stand() {
+        for byte in 0..=255u8 {
+            let is_plain = byte >= 0x20 && byte != b'"' && byte != b'\\';
+            for before in 0..20 {
+                let mut bytes = vec![0xC3; before];
+                bytes.push(byte);
+                bytes.extend([b'x'; 20]);
+                assert_eq!(plain(&bytes), if is_plain { bytes.len() } else { before }, "{byte:#x} at {before}");
+            }
+        }
+    }
 
     fn reads(text: &str) -> Result<(), Malformed> {
         let mut cursor = Cursor::new(text);

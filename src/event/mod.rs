@@ -5,19 +5,21 @@
 //! one counts, as in the engine's own parser. This module knows nothing of sockets, files or databases.
 
 mod json;
+mod owned;
 
 use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
-use json::Cursor;
 pub use json::Malformed;
+use json::{Cursor, Quoted};
+pub use owned::OwnedEvent;
 
 /// An event, borrowed from the bytes it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
     /// The event as the engine sent it: one JSON object, no white space around it.
-    pub raw: &'a [u8],
+    pub text: &'a str,
     /// `Type`: `container`, `image`, `network`, …
     pub kind: Cow<'a, str>,
     /// `Action`, with whatever follows a colon: `start`, `exec_create: /bin/sh -c …`.
@@ -30,6 +32,35 @@ pub struct Event<'a> {
     pub scope: Cow<'a, str>,
     /// The instant, in nanoseconds since the Unix epoch: `timeNano`, or else `time` × 10⁹.
     pub time_nano: i64,
+    /// Where the values stand in [`text`](Self::text).
+    pub texts: Texts<'a>,
+}
+
+/// The JSON texts of the values of an event, as they stand in its bytes; of a key that stands twice the last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Texts<'a> {
+    pub status: Option<&'a str>,
+    pub id: Option<&'a str>,
+    pub from: Option<&'a str>,
+    pub kind: Option<&'a str>,
+    pub action: Option<&'a str>,
+    pub actor_id: Option<&'a str>,
+    pub attributes: Option<&'a str>,
+    pub time: Option<&'a str>,
+    pub time_nano: Option<&'a str>,
+}
+
+impl<'a> Texts<'a> {
+    fn all(&self) -> [Option<&'a str>; 9] {
+        let Texts { status, id, from, kind, action, actor_id, attributes, time, time_nano } = *self;
+        [status, id, from, kind, action, actor_id, attributes, time, time_nano]
+    }
+
+    fn from_all(all: [Option<&'a str>; 9]) -> Self {
+        let [status, id, from, kind, action, actor_id, attributes, time, time_nano] = all;
+        Texts { status, id, from, kind, action, actor_id, attributes, time, time_nano }
+    }
 }
 
 /// Attributes of an actor: keys and values.
@@ -74,7 +105,12 @@ impl<'a> Event<'a> {
     pub fn parse(line: &'a [u8]) -> Result<Self, NotAnEvent> {
         let raw = trim(line);
         let text = std::str::from_utf8(raw).map_err(|e| NotAnEvent::NotUtf8(e.valid_up_to()))?;
-        Found::read(text)?.event(raw)
+        Found::read(text)?.event(text)
+    }
+
+    /// The event's own bytes.
+    pub fn raw(&self) -> &'a [u8] {
+        self.text.as_bytes()
     }
 
     /// The value of one attribute of the actor.
@@ -125,16 +161,16 @@ struct Found<'a> {
     kind: Option<Field<'a>>,
     action: Option<Field<'a>>,
     scope: Option<Field<'a>>,
-    actor: Option<Actor<'a>>,
-    time: Option<&'a str>,
-    time_nano: Option<&'a str>,
+    /// Whether the last `Actor` was an object; `None` if there was none.
+    actor: Option<bool>,
+    actor_id: Option<Field<'a>>,
+    /// `None` for null, `Some(None)` for what is no object.
+    attributes: Option<Option<Attributes<'a>>>,
+    texts: Texts<'a>,
 }
 
 /// A value that should be a string; `None` if it is something else.
 type Field<'a> = Option<Cow<'a, str>>;
-
-/// The value of `Actor`; `None` if it is no object.
-type Actor<'a> = Option<(Option<Field<'a>>, Option<Option<Attributes<'a>>>)>;
 
 impl<'a> Found<'a> {
     fn read(text: &'a str) -> Result<Self, NotAnEvent> {
@@ -144,82 +180,102 @@ impl<'a> Found<'a> {
             return Err(NotAnEvent::NotAnObject);
         }
         let mut found = Found::default();
-        cursor.object(|cursor, key| {
-            match () {
-                () if key.is("Type") => found.kind = Some(read_string(cursor)?),
-                () if key.is("Action") => found.action = Some(read_string(cursor)?),
-                () if key.is("Actor") => found.actor = Some(read_actor(cursor)?),
-                () if key.is("scope") => found.scope = Some(read_string(cursor)?),
-                () if key.is("time") => found.time = Some(cursor.value()?),
-                () if key.is("timeNano") => found.time_nano = Some(cursor.value()?),
-                () => _ = cursor.value()?,
-            }
-            Ok(())
-        })?;
+        cursor.object(|cursor, key| found.member(cursor, key))?;
         cursor.end()?;
         Ok(found)
     }
 
-    fn event(self, raw: &'a [u8]) -> Result<Event<'a>, NotAnEvent> {
+    fn member(&mut self, cursor: &mut Cursor<'a>, key: Quoted<'a>) -> Result<(), Malformed> {
+        let texts = &mut self.texts;
+        match () {
+            () if key.is("Type") => (self.kind, texts.kind) = read_string(cursor)?,
+            () if key.is("Action") => (self.action, texts.action) = read_string(cursor)?,
+            () if key.is("Actor") => self.read_actor(cursor)?,
+            () if key.is("scope") => self.scope = read_string(cursor)?.0,
+            () if key.is("time") => texts.time = Some(cursor.value()?),
+            () if key.is("timeNano") => texts.time_nano = Some(cursor.value()?),
+            () if key.is("status") => texts.status = Some(cursor.value()?),
+            () if key.is("id") => texts.id = Some(cursor.value()?),
+            () if key.is("from") => texts.from = Some(cursor.value()?),
+            () => _ = cursor.value()?,
+        }
+        Ok(())
+    }
+
+    fn read_actor(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Malformed> {
+        (self.actor_id, self.texts.actor_id) = (None, None);
+        (self.attributes, self.texts.attributes) = (None, None);
+        if cursor.next() != Some(b'{') {
+            self.actor = Some(false);
+            cursor.value()?;
+            return Ok(());
+        }
+        self.actor = Some(true);
+        cursor.object(|cursor, key| {
+            match () {
+                () if key.is("ID") => (self.actor_id, self.texts.actor_id) = read_string(cursor)?,
+                () if key.is("Attributes") => (self.attributes, self.texts.attributes) = read_attributes(cursor)?,
+                () => _ = cursor.value()?,
+            }
+            Ok(())
+        })
+    }
+
+    fn event(self, text: &'a str) -> Result<Event<'a>, NotAnEvent> {
         let kind = string(self.kind, "Type")?;
         let action = string(self.action, "Action")?;
-        let actor = self.actor.ok_or(NotAnEvent::Missing("Actor"))?;
-        let (id, attributes) = actor.ok_or(NotAnEvent::WrongType("Actor", "an object"))?;
-        let actor_id = string(id, "Actor.ID")?;
-        let attributes = match attributes {
+        match self.actor {
+            None => return Err(NotAnEvent::Missing("Actor")),
+            Some(false) => return Err(NotAnEvent::WrongType("Actor", "an object")),
+            Some(true) => {}
+        }
+        let actor_id = string(self.actor_id, "Actor.ID")?;
+        let attributes = match self.attributes {
             None => Vec::new(),
             Some(None) => return Err(NotAnEvent::WrongType("Actor.Attributes", "an object")),
             Some(Some(pairs)) => in_order(pairs),
         };
         let scope = self.scope.flatten().unwrap_or_default();
-        let time_nano = instant(self.time_nano, self.time)?;
-        Ok(Event { raw, kind, action, actor_id, attributes, scope, time_nano })
+        let time_nano = instant(self.texts.time_nano, self.texts.time)?;
+        Ok(Event { text, kind, action, actor_id, attributes, scope, time_nano, texts: self.texts })
     }
 }
-fn read_string<'a>(cursor: &mut Cursor<'a>) -> Result<Field<'a>, Malformed> {
+
+/// A value that should be a string, and its text.
+fn read_string<'a>(cursor: &mut Cursor<'a>) -> Result<(Option<Field<'a>>, Option<&'a str>), Malformed> {
     if cursor.next() == Some(b'"') {
-        return Ok(Some(cursor.string()?.decode()));
+        let (string, text) = cursor.measured(Cursor::string)?;
+        return Ok((Some(Some(string.decode())), Some(text)));
     }
-    cursor.value()?;
-    Ok(None)
+    let text = cursor.value()?;
+    Ok((Some(None), Some(text)))
 }
 
-fn read_actor<'a>(cursor: &mut Cursor<'a>) -> Result<Actor<'a>, Malformed> {
-    if cursor.next() != Some(b'{') {
-        cursor.value()?;
-        return Ok(None);
-    }
-    let (mut id, mut attributes) = (None, None);
-    cursor.object(|cursor, key| {
-        match () {
-            () if key.is("ID") => id = Some(read_string(cursor)?),
-            () if key.is("Attributes") => attributes = read_attributes(cursor)?,
-            () => _ = cursor.value()?,
-        }
-        Ok(())
-    })?;
-    Ok(Some((id, attributes)))
-}
-
-/// The pairs as they stand; `None` for null, `Some(None)` for what is no object.
-fn read_attributes<'a>(cursor: &mut Cursor<'a>) -> Result<Option<Option<Attributes<'a>>>, Malformed> {
+/// The pairs as they stand, `None` for null, `Some(None)` for what is no object; and the text.
+#[allow(clippy::type_complexity)]
+fn read_attributes<'a>(
+    cursor: &mut Cursor<'a>,
+) -> Result<(Option<Option<Attributes<'a>>>, Option<&'a str>), Malformed> {
     match cursor.next() {
         Some(b'{') => {}
         other => {
-            cursor.value()?;
-            return Ok(if other == Some(b'n') { None } else { Some(None) });
+            let text = cursor.value()?;
+            return Ok((if other == Some(b'n') { None } else { Some(None) }, Some(text)));
         }
     }
-    let mut pairs = Vec::new();
-    cursor.object(|cursor, key| {
-        let value = match cursor.next() {
-            Some(b'"') => cursor.string()?.decode(),
-            _ => Cow::Borrowed(cursor.value()?),
-        };
-        pairs.push((key.decode(), value));
-        Ok(())
+    let (pairs, text) = cursor.measured(|cursor| {
+        let mut pairs = Vec::with_capacity(8);
+        cursor.object(|cursor, key| {
+            let value = match cursor.next() {
+                Some(b'"') => cursor.string()?.decode(),
+                _ => Cow::Borrowed(cursor.value()?),
+            };
+            pairs.push((key.decode(), value));
+            Ok(())
+        })?;
+        Ok(pairs)
     })?;
-    Ok(Some(Some(pairs)))
+    Ok((Some(Some(pairs)), Some(text)))
 }
 
 /// Sorts attributes by key, and keeps of equal keys the last.
@@ -261,7 +317,7 @@ mod tests {
     #[test]
     fn the_fields_of_an_event_are_read() {
         let event = parse(START).unwrap();
-        assert_eq!(event.raw, START.as_bytes());
+        assert_eq!(event.text, START);
         assert_eq!((&*event.kind, &*event.action, &*event.actor_id), ("container", "start", "c1"));
         assert_eq!(event.attribute("name"), Some("web"));
         assert_eq!(event.attribute("nam"), None);

@@ -23,10 +23,10 @@ pub enum Format {
 }
 
 /// An event, and what the store knows of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// The event.
-    pub event: Event<'a>,
+    /// The event's own bytes.
+    pub raw: &'a [u8],
     /// Its place in the order of arrival.
     pub seq: i64,
     /// The name of its source.
@@ -43,11 +43,14 @@ impl Format {
     pub fn print(self, record: &Record, out: &mut impl Write) -> io::Result<()> {
         match self {
             Format::Json => {
-                out.write_all(record.event.raw)?;
+                out.write_all(record.raw)?;
                 out.write_all(b"\n")
             }
             Format::Envelope => envelope(record, out),
-            Format::Text => text::print(&record.event, &chrono::Local, out),
+            Format::Text => {
+                let event = Event::parse(record.raw).map_err(io::Error::other)?;
+                text::print(&event, &chrono::Local, out)
+            }
         }
     }
 }
@@ -60,7 +63,7 @@ fn envelope(record: &Record, out: &mut impl Write) -> io::Result<()> {
         received: String,
         event: &'a RawValue,
     }
-    let event: &RawValue = serde_json::from_slice(record.event.raw)?;
+    let event: &RawValue = serde_json::from_slice(record.raw)?;
     let received = rfc3339(record.received_nano);
     serde_json::to_writer(&mut *out, &Envelope { seq: record.seq, source: record.source, received, event })?;
     out.write_all(b"\n")

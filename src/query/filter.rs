@@ -5,12 +5,13 @@
 //! known is passed over.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::reference::strip_tag;
 use crate::event::Event;
-use crate::store::{Actions, Ask};
+use crate::store::{Actions, ActorTest, Ask, varies};
 
 /// The keys that an engine knows.
 pub const KEYS: [&str; 14] = [
@@ -150,6 +151,44 @@ impl Filter {
                 ask.actors.push(values.keys().cloned().collect());
             }
         }
+        ask.test = self.actor_test();
+    }
+
+    /// Whether it looks at attributes that vary from event to event of one actor.
+    pub fn looks_at_varying(&self) -> bool {
+        self.given("label").is_some_and(|labels| labels.keys().any(|label| varies(label_key(label))))
+    }
+
+    /// What `label` and `image` say of an actor, whatever the event.
+    fn actor_test(&self) -> Option<ActorTest> {
+        let labels: Vec<(String, Option<String>)> = self.given("label").map_or(Vec::new(), |labels| {
+            let split = |label: &String| match label.split_once('=') {
+                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                None => (label.clone(), None),
+            };
+            labels.keys().map(split).filter(|(key, _)| !varies(key)).collect()
+        });
+        let images = self.given("image").is_some();
+        if labels.is_empty() && !images {
+            return None;
+        }
+        let mut keys: Vec<String> = labels.iter().map(|(key, _)| key.clone()).collect();
+        let first_name = keys.len();
+        if images {
+            keys.extend(["image".to_owned(), "name".to_owned()]);
+        }
+        let filter = self.clone();
+        let passes = move |id: &str, values: &[Option<&str>]| {
+            let has = |((_, wanted), value): (&(String, Option<String>), &Option<&str>)| match (wanted, value) {
+                (_, None) => false,
+                (None, Some(_)) => true,
+                (Some(wanted), Some(value)) => wanted == value,
+            };
+            // Of which type the events are is not known here: an image's name is under one key or the other.
+            let names = || [Some(id)].into_iter().chain(values[first_name..].iter().copied()).flatten();
+            labels.iter().zip(values).all(has) && (!images || names().any(|name| filter.is_image(name)))
+        };
+        Some(ActorTest { keys, passes: Arc::new(passes) })
     }
 
     /// The values of a key, if it filters anything.
@@ -185,8 +224,12 @@ impl Filter {
         }
         let attribute = if event.kind == "image" { "name" } else { "image" };
         let image = event.attribute(attribute).unwrap_or_default();
-        let is = |text: &str| self.is_exactly("image", text);
-        is(&event.actor_id) || is(image) || is(&strip_tag(&event.actor_id)) || is(&strip_tag(image))
+        self.is_image(&event.actor_id) || self.is_image(image)
+    }
+
+    /// Whether a name, as it stands or without tag and digest, is one of the images.
+    fn is_image(&self, name: &str) -> bool {
+        self.is_exactly("image", name) || self.is_exactly("image", &strip_tag(name))
     }
 
     fn matches_labels(&self, event: &Event) -> bool {
@@ -196,6 +239,11 @@ impl Filter {
             None => event.attribute(label).is_some(),
         })
     }
+}
+
+/// The key of `KEY` or `KEY=VALUE`.
+fn label_key(label: &str) -> &str {
+    label.split_once('=').map_or(label, |(key, _)| key)
 }
 
 fn fuzzy(actions: &BTreeMap<String, bool>) -> bool {

@@ -64,6 +64,11 @@ impl Selection {
         self.filter.is_empty() && self.excludes.is_empty()
     }
 
+    /// Whether it looks at attributes that vary from event to event of one actor.
+    pub fn looks_at_varying(&self) -> bool {
+        self.filter.looks_at_varying() || self.excludes.iter().any(Filter::looks_at_varying)
+    }
+
     /// What to ask of the store; the answer holds all that is selected, and perhaps more.
     pub fn ask(&self, source: Option<i64>) -> Ask {
         let mut ask = Ask { source, since: self.since, until: self.until, ..Ask::default() };

@@ -7,18 +7,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
-use rusqlite_migration::{M, Migrations};
 
-use super::{SourceRow, StoreError};
+use super::{SourceRow, StoreError, migrate};
 use crate::event::Identity;
 
 /// `PRAGMA application_id` of our files: `EVNT`.
 pub const APPLICATION_ID: i32 = i32::from_be_bytes(*b"EVNT");
 
-const MIGRATIONS: &[M<'static>] = &[M::up(include_str!("../../migrations/0001_record.sql"))];
-
 /// The schema that this program reads and writes; also `PRAGMA user_version`.
-pub(super) const SCHEMA: i64 = MIGRATIONS.len() as i64;
+pub(super) const SCHEMA: i64 = 2;
+
+/// From so many pages of WAL on they are moved into the file: 32 MB. Under load each page is then moved once for the
+/// many times it was written.
+const CHECKPOINT: u32 = 8_000;
+
+/// How much of the file a reader maps instead of reading page by page, in bytes.
+const MAPPED: i64 = 1 << 30;
 
 /// How long one statement waits for another program's lock, before it fails and the caller decides.
 const BUSY: Duration = Duration::from_secs(5);
@@ -65,10 +69,17 @@ impl Store {
                 .map_err(sqlite("make", path))?;
         }
         known_schema(&connection, path)?;
-        Migrations::from_slice(MIGRATIONS)
+        migrate::migrations()
             .to_latest(&mut connection)
             .map_err(|e| StoreError::Migrate { path: path.into(), source: e.into() })?;
-        for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON")] {
+        let checkpoint = CHECKPOINT.to_string();
+        for (name, value) in [
+            ("journal_mode", "WAL"),
+            ("synchronous", "FULL"),
+            ("foreign_keys", "ON"),
+            ("wal_autocheckpoint", &checkpoint),
+            ("journal_size_limit", "67108864"),
+        ] {
             connection.pragma_update(None, name, value).map_err(sqlite("write", path))?;
         }
         Ok(Store { connection, path: path.into() })
@@ -101,7 +112,10 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
         connection = connect(Path::new(&url), flags)?;
     }
-    connection.pragma_update(None, "query_only", true).map_err(sqlite("read", path))?;
+    connection
+        .pragma_update(None, "query_only", true)
+        .and_then(|()| connection.pragma_update(None, "mmap_size", MAPPED))
+        .map_err(sqlite("read", path))?;
     let found = known_schema(&connection, path)?;
     if found < SCHEMA {
         return Err(StoreError::Older { path: path.into(), found, known: SCHEMA });
@@ -213,14 +227,4 @@ fn writable(path: &Path) -> Result<(), StoreError> {
         return Err(StoreError::ReadOnly { path: path.into() });
     }
     OpenOptions::new().write(true).open(path).map(|_| ()).map_err(io)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_migrations_are_sound() {
-        Migrations::from_slice(MIGRATIONS).validate().unwrap();
-    }
 }

@@ -3,19 +3,29 @@
 //! Events are stored as the bytes they came as; whatever stands beside them only serves to find them. A reader never
 //! writes, never waits for the writer, and never makes a file.
 
+mod chain;
 mod file;
+mod layout;
+mod lines;
 mod lock;
+mod migrate;
+mod order;
+mod plan;
 mod queue;
 mod reader;
 mod recent;
+mod rows;
+mod stretch;
 mod writer;
 
 use std::path::PathBuf;
 
 pub use file::{APPLICATION_ID, Store};
+pub use layout::varies;
 pub use lock::{HostState, RecorderLock, RecorderState, recorder};
+pub use plan::{Actions, ActorPasses, ActorTest, Ask};
 pub use queue::{Full, Queue};
-pub use reader::{Actions, Ask, Order, Reader, Snapshot, Stored};
+pub use reader::{Judge, Order, Reader, Snapshot, Stored};
 pub use writer::{Delivery, GapChange, Outcome, Rejection, SourceKey, Stored as Written, WriteFailed, spawn_writer};
 
 use crate::event::Identity;

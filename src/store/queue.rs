@@ -15,6 +15,8 @@ pub struct Queue {
     filled: Condvar,
     /// Signalled to the streams: something was stored.
     drained: Notify,
+    /// The same, to a source that waits.
+    emptied: Condvar,
     budget: usize,
 }
 
@@ -34,7 +36,13 @@ pub struct Full(pub Box<Delivery>);
 impl Queue {
     /// A queue that holds up to `budget` bytes.
     pub fn new(budget: usize) -> Self {
-        Queue { state: Mutex::default(), filled: Condvar::new(), drained: Notify::new(), budget }
+        Queue {
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            drained: Notify::new(),
+            emptied: Condvar::new(),
+            budget,
+        }
     }
 
     /// Hands a delivery to the writer, at once or not at all. One that alone is over the budget is taken when the
@@ -54,6 +62,20 @@ impl Queue {
         Ok(())
     }
 
+    /// Hands a delivery to the writer, and waits for room if there is none: for sources that can wait. Whether the
+    /// writer takes it.
+    pub fn push_waiting(&self, delivery: Delivery) -> bool {
+        let mut state = self.state();
+        while state.bytes > 0 && state.bytes + delivery.bytes() > self.budget && !state.closed {
+            state = self.emptied.wait(state).expect("no holder of this lock panics");
+        }
+        if state.closed {
+            return false;
+        }
+        drop(state);
+        self.push(delivery).is_ok()
+    }
+
     /// Waits until the queue is at most half full.
     pub async fn room(&self) {
         loop {
@@ -70,6 +92,7 @@ impl Queue {
     pub fn close(&self) {
         self.state().closed = true;
         self.filled.notify_one();
+        self.emptied.notify_all();
     }
 
     /// Whether [`close`](Self::close) was called.
@@ -111,6 +134,7 @@ impl Queue {
         state.bytes -= deliveries.iter().map(Delivery::bytes).sum::<usize>();
         state.events -= deliveries.iter().map(|d| d.events.len()).sum::<usize>();
         drop(state);
+        self.emptied.notify_all();
         self.drained.notify_waiters();
     }
 

@@ -1,45 +1,28 @@
 //! Reads the store: events in order, gaps, what was rejected.
 //!
-//! SQL narrows, the caller decides: [`Ask`] says what an index can tell, and what comes back may hold more than the
-//! caller wants, but never less.
+//! The small tables narrow, the caller decides: [`Ask`] says what shapes and actors can tell, and the caller judges
+//! what is left. No read transaction lasts longer than one step of some thousand rows, so a reader that takes an hour
+//! keeps no checkpoint waiting; and since a sequence once given never changes, what it sees is one moment all the same.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use rusqlite::types::Value;
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::{Connection, Row};
 
 use super::file::{open_to_read, sources, sqlite};
+use super::lines::{EventRow, Lines};
+use super::order::Ordered;
+use super::plan::{Ask, Plan};
 use super::{GapRow, RejectedRow, SourceRow, StoreError};
+use crate::event::Event;
 
-/// What to look for. The default asks for everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ask {
-    /// Of this source alone: [`SourceRow::id`].
-    pub source: Option<i64>,
-    /// No earlier than this instant, in nanoseconds since the epoch.
-    pub since: Option<i64>,
-    /// No later than this instant.
-    pub until: Option<i64>,
-    /// Of one of these types; empty: of any.
-    pub types: Vec<String>,
-    /// With one of these actions.
-    pub actions: Actions,
-    /// Actors whose ID or attribute `name` begins with one of these, for each of the lists.
-    pub actors: Vec<Vec<String>>,
-}
+/// How many events are given out together, and from how many bytes on no more.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
 
-/// Which actions to look for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Actions {
-    /// Any.
-    #[default]
-    Any,
-    /// One of these.
-    Exactly(Vec<String>),
-    /// Any that begins with one of these.
-    BeginningWith(Vec<String>),
-}
+/// How many judgements of a shape on an actor are remembered.
+const JUDGEMENTS: usize = 100_000;
 
 /// In which order to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,10 +44,22 @@ pub struct Snapshot {
     pub to: i64,
 }
 
-/// One event as it is stored; borrowed from the row being read.
+/// Which of the events that may answer do.
+#[derive(Clone, Copy)]
+pub enum Judge<'a> {
+    /// All.
+    All,
+    /// Those that pass, whatever attributes vary from event to event of one actor: asked once for each kind of event
+    /// of each actor.
+    Alike(&'a dyn Fn(&Event) -> bool),
+    /// Those that pass: asked each time.
+    Each(&'a dyn Fn(&Event) -> bool),
+}
+
+/// One event as it is stored; borrowed from the reader.
 #[derive(Clone, Copy, Debug)]
 pub struct Stored<'a> {
-    /// Its place in the order of arrival, from 1.
+    /// Its place in the order of arrival.
     pub seq: i64,
     /// [`SourceRow::id`].
     pub source: i64,
@@ -122,11 +117,12 @@ impl Reader {
         self.connection
             .prepare_cached("SELECT ifnull(max(seq), 0) FROM event")
             .and_then(|mut s| s.query_row([], |row| row.get(0)))
-            .map(|to| Snapshot { after, to })
+            .map(|to: i64| Snapshot { after, to: to.max(after) })
             .map_err(sqlite("read", &self.path))
     }
 
-    /// Calls `each` with every event of `snapshot` that may answer `ask`, in `order`, until it breaks.
+    /// Calls `each` with every event of `snapshot` that may answer `ask` and that the judge lets through, in `order`,
+    /// until it breaks.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -135,39 +131,59 @@ impl Reader {
         ask: &Ask,
         snapshot: Snapshot,
         order: Order,
-        mut each: impl FnMut(Stored) -> ControlFlow<B>,
+        judge: Judge,
+        each: impl FnMut(Stored) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, StoreError> {
-        let (sql, values) = statement(ask, snapshot, order);
-        let mut read = || -> rusqlite::Result<ControlFlow<B>> {
-            let mut statement = self.connection.prepare_cached(&sql)?;
-            let mut rows = statement.query(params_from_iter(&values))?;
-            while let Some(row) = rows.next()? {
-                let stored = Stored {
-                    seq: row.get(0)?,
-                    source: row.get(1)?,
-                    received_nano: row.get(2)?,
-                    raw: row.get_ref(3)?.as_bytes()?,
-                };
+        self.read_events(ask, snapshot, order, judge, each).map_err(sqlite("read", &self.path))
+    }
+
+    fn read_events<B>(
+        &self,
+        ask: &Ask,
+        snapshot: Snapshot,
+        order: Order,
+        judge: Judge,
+        mut each: impl FnMut(Stored) -> ControlFlow<B>,
+    ) -> rusqlite::Result<ControlFlow<B>> {
+        let db = &self.connection;
+        let plan = Plan::make(db, ask, snapshot)?;
+        let mut ordered = Ordered::new(&plan, order);
+        let mut lines = Lines::new();
+        let mut judged = Judged::new(judge);
+        let mut batch = Batch::default();
+        // The first ones are given out at once.
+        let mut most = 16;
+        loop {
+            // One read transaction a batch, and none while it is given out, which may take as long as it likes.
+            let moment = db.unchecked_transaction()?;
+            batch.clear();
+            while batch.rows.len() < most && batch.lines.len() < BATCH_BYTES {
+                let Some(row) = ordered.next(db)? else { break };
+                judged.take(db, &mut lines, &row, &mut batch)?;
+            }
+            moment.finish()?;
+            if batch.rows.is_empty() {
+                return Ok(ControlFlow::Continue(()));
+            }
+            for stored in batch.stored() {
                 if let ControlFlow::Break(value) = each(stored) {
                     return Ok(ControlFlow::Break(value));
                 }
             }
-            Ok(ControlFlow::Continue(()))
-        };
-        read().map_err(sqlite("read", &self.path))
+            most = BATCH;
+        }
     }
 
-    /// How SQLite goes about an ask, a line a step.
+    /// How an ask is gone about, a line a step.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn explain(&self, ask: &Ask, order: Order) -> Result<Vec<String>, StoreError> {
-        let (sql, values) = statement(ask, Snapshot { after: 0, to: i64::MAX }, order);
-        let read = || -> rusqlite::Result<Vec<String>> {
-            let mut statement = self.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-            statement.query_map(params_from_iter(&values), |row| row.get(3))?.collect()
+        let explain = || {
+            let snapshot = Snapshot { after: 0, to: i64::MAX };
+            Plan::make(&self.connection, ask, snapshot)?.explain(&self.connection, order)
         };
-        read().map_err(sqlite("read", &self.path))
+        explain().map_err(sqlite("read", &self.path))
     }
 
     /// Every gap, in the order they were found.
@@ -176,10 +192,9 @@ impl Reader {
     /// [`StoreError::Sqlite`].
     pub fn gaps(&self) -> Result<Vec<GapRow>, StoreError> {
         let read = || -> rusqlite::Result<Vec<GapRow>> {
-            let mut statement = self.connection.prepare_cached(
-                "SELECT source.name, from_nano, to_nano, reason, detail
-                 FROM gap JOIN source ON source.id = gap.source ORDER BY gap.id",
-            )?;
+            let mut statement = self
+                .connection
+                .prepare_cached("SELECT source, from_nano, to_nano, reason, detail FROM gaps ORDER BY seq")?;
             let row = |row: &Row| {
                 Ok(GapRow {
                     source: row.get(0)?,
@@ -205,7 +220,7 @@ impl Reader {
         let mut read = || -> rusqlite::Result<ControlFlow<B>> {
             let mut statement = self.connection.prepare_cached(
                 "SELECT source.name, received_nano, error, bytes
-                 FROM rejected JOIN source ON source.id = rejected.source ORDER BY rejected.id",
+                 FROM rejected JOIN source ON source.id = rejected.source ORDER BY seq",
             )?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
@@ -225,127 +240,76 @@ impl Reader {
     }
 }
 
-/// The statement for an ask, and the values it names by number.
-fn statement(ask: &Ask, snapshot: Snapshot, order: Order) -> (String, Vec<Value>) {
-    let mut clauses = Clauses::default();
-    if snapshot.after > 0 || order == Order::Arrival {
-        clauses.add("seq >", snapshot.after);
-    }
-    // The unary plus keeps the planner from taking this for a way to find the rows.
-    clauses.add("+seq <=", snapshot.to);
-    if let Some(source) = ask.source {
-        clauses.add("source =", source);
-    }
-    if let Some(since) = ask.since {
-        clauses.add("time_nano >=", since);
-    }
-    if let Some(until) = ask.until {
-        clauses.add("time_nano <=", until);
-    }
-    match &ask.actions {
-        Actions::Any => {}
-        Actions::Exactly(actions) => clauses.any_of("action", actions),
-        Actions::BeginningWith(prefixes) => clauses.any_beginning(&["action"], prefixes),
-    }
-    if !ask.types.is_empty() {
-        // An action or an actor says more than a type does: its index is the one to take.
-        let alone = ask.actions == Actions::Any && ask.actors.is_empty();
-        clauses.any_of(if alone { "type" } else { "+type" }, &ask.types);
-    }
-    for prefixes in &ask.actors {
-        clauses.any_beginning(&["actor_id", "name"], prefixes);
-    }
-    let order = match order {
-        Order::Time => "time_nano, seq",
-        Order::TimeReversed => "time_nano DESC, seq DESC",
-        Order::Arrival => "seq",
-    };
-    let sql = format!(
-        "SELECT seq, source, received_nano, raw FROM event WHERE {} ORDER BY {order}",
-        clauses.conditions.join(" AND ")
-    );
-    (sql, clauses.values)
-}
-
-/// How many prefixes narrow a query at most.
-const RANGES: usize = 200;
-
-/// Conditions that must all hold, and the values in them.
+/// Events that are given out together.
 #[derive(Default)]
-struct Clauses {
-    conditions: Vec<String>,
-    values: Vec<Value>,
+struct Batch {
+    /// Sequence, source, when it was read, and where its line ends.
+    rows: Vec<(i64, i64, i64, usize)>,
+    lines: Vec<u8>,
 }
 
-impl Clauses {
-    fn add(&mut self, condition: &str, value: impl Into<Value>) {
-        let condition = format!("{condition} {}", self.value(value));
-        self.conditions.push(condition);
+impl Batch {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.lines.clear();
     }
 
-    fn any_of(&mut self, column: &str, values: &[String]) {
-        let list: Vec<String> = values.iter().map(|v| self.value(v.clone())).collect();
-        self.conditions.push(format!("{column} IN ({})", list.join(", ")));
+    fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
+        let mut start = 0;
+        self.rows.iter().map(move |(seq, source, received_nano, end)| {
+            let raw = &self.lines[start..*end];
+            start = *end;
+            Stored { seq: *seq, source: *source, received_nano: *received_nano, raw }
+        })
+    }
+}
+
+/// The judge, and what it said.
+struct Judged<'a> {
+    judge: Judge<'a>,
+    /// Of the events of a shape on an actor, where they are alike.
+    known: HashMap<(i64, i64), bool>,
+    line: Vec<u8>,
+}
+
+impl<'a> Judged<'a> {
+    fn new(judge: Judge<'a>) -> Self {
+        Judged { judge, known: HashMap::new(), line: Vec::new() }
     }
 
-    /// One of the columns begins with one of the prefixes, as ranges that an index can serve.
-    fn any_beginning(&mut self, columns: &[&str], prefixes: &[String]) {
-        if prefixes.iter().any(String::is_empty) {
-            return; // Everything begins with nothing.
+    /// Puts an event into the batch, if it passes.
+    fn take(&mut self, db: &Connection, lines: &mut Lines, row: &EventRow, batch: &mut Batch) -> rusqlite::Result<()> {
+        let key = (row.shape, row.actor);
+        let known = if let Judge::Alike(_) = self.judge { self.known.get(&key).copied() } else { None };
+        if known == Some(false) {
+            return Ok(());
         }
-        if prefixes.len() > RANGES {
-            return; // SQLite takes no expression so deep; all rows are then judged.
-        }
-        let mut ranges = Vec::new();
-        for column in columns {
-            for prefix in prefixes {
-                let from = self.value(prefix.clone());
-                ranges.push(match after_all_beginning_with(prefix) {
-                    Some(end) => format!("({column} >= {from} AND {column} < {})", self.value(end)),
-                    None => format!("{column} >= {from}"),
-                });
+        lines.put_together(db, row, &mut self.line)?;
+        let passes = match self.judge {
+            Judge::All => true,
+            Judge::Each(passes) => judge_line(&self.line, row.seq, passes),
+            Judge::Alike(_) if known.is_some() => true,
+            Judge::Alike(passes) => {
+                if self.known.len() >= JUDGEMENTS {
+                    self.known.clear();
+                }
+                *self.known.entry(key).or_insert_with(|| judge_line(&self.line, row.seq, passes))
             }
-        }
-        self.conditions.push(format!("({})", ranges.join(" OR ")));
-    }
-
-    fn value(&mut self, value: impl Into<Value>) -> String {
-        self.values.push(value.into());
-        format!("?{}", self.values.len())
-    }
-}
-
-/// The least text that comes after every text beginning with `prefix`, bytewise; `None` if there is none.
-fn after_all_beginning_with(prefix: &str) -> Option<String> {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        // The order of UTF-8 bytes is the order of code points; between U+D7FF and U+E000 there are none.
-        let next = match last {
-            '\u{D7FF}' => Some('\u{E000}'),
-            last => char::from_u32(last as u32 + 1),
         };
-        if let Some(next) = next {
-            chars.push(next);
-            return Some(chars.into_iter().collect());
+        if passes {
+            batch.lines.extend_from_slice(&self.line);
+            batch.rows.push((row.seq, lines.source(db, row)?, lines.received_nano(db, row)?, batch.lines.len()));
         }
+        Ok(())
     }
-    None
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_range_holds_exactly_the_texts_that_begin_with_the_prefix(prefix in "\\PC{1,4}|[a\u{D7FF}\u{10FFFF}]{1,3}", text in "\\PC{0,4}", tail in "\\PC{0,3}") {
-            let within = |text: &str| {
-                text >= prefix.as_str() && after_all_beginning_with(&prefix).is_none_or(|end| text < end.as_str())
-            };
-            prop_assert_eq!(within(&text), text.starts_with(&prefix));
-            let text = format!("{}{}", prefix, tail);
-            prop_assert!(within(&text));
+fn judge_line(line: &[u8], seq: i64, passes: &dyn Fn(&Event) -> bool) -> bool {
+    match Event::parse(line) {
+        Ok(event) => passes(&event),
+        Err(e) => {
+            tracing::error!("what is stored as event {seq} is none: {e}");
+            false
         }
     }
 }

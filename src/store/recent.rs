@@ -40,6 +40,11 @@ impl<K: Hash + Eq, V> Recent<K, V> {
         }
         self.young.insert(key, value);
     }
+
+    pub(super) fn clear(&mut self) {
+        self.young.clear();
+        self.old.clear();
+    }
 }
 
 #[cfg(test)]

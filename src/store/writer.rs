@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use super::chain::Kind;
 use super::file::sqlite;
+use super::lines::{COLUMNS, EventRow, Lines};
 use super::recent::Recent;
+use super::rows::{Inserts, Rows, TOGETHER};
 use super::{Queue, Reason, Store, StoreError};
-use crate::event::{Event, Identity};
+use crate::event::{Event, Identity, OwnedEvent};
 
 /// How many events one commit takes at most, unless one delivery alone has more.
-const GROUP: usize = 5_000;
+const GROUP: usize = 10_000;
 
 /// How long a closing writer tries to store what is left.
 const LAST_TRY: Duration = Duration::from_secs(30);
@@ -36,6 +39,13 @@ pub struct SourceKey {
     pub host: Option<String>,
 }
 
+impl SourceKey {
+    /// What the hash chain calls it: the engine's own ID, or the name of an import.
+    fn chain_name(&self) -> &str {
+        self.engine_id.as_deref().unwrap_or(&self.name)
+    }
+}
+
 /// What one reading brought from one source.
 #[derive(Debug)]
 pub struct Delivery {
@@ -43,8 +53,8 @@ pub struct Delivery {
     pub source: Arc<SourceKey>,
     /// When it was read, in nanoseconds since the epoch.
     pub received_nano: i64,
-    /// The bytes of events; those already stored are dropped.
-    pub events: Vec<Box<[u8]>>,
+    /// Events; those already stored are dropped.
+    pub events: Vec<OwnedEvent>,
     /// What was no event.
     pub rejected: Vec<Rejection>,
     /// The last event seen, stored or not, if that has changed.
@@ -58,7 +68,7 @@ pub struct Delivery {
 impl Delivery {
     /// What it costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
-        let events: usize = self.events.iter().map(|raw| raw.len() + 16).sum();
+        let events: usize = self.events.iter().map(OwnedEvent::size).sum();
         let rejected: usize = self.rejected.iter().map(|r| r.bytes.len() + r.error.len() + 48).sum();
         size_of::<Self>() + events + rejected
     }
@@ -214,13 +224,15 @@ struct Writer {
     store: Store,
     /// By what makes a source the same one: whether it is an engine, and its ID or its name.
     sources: HashMap<(bool, String), Source>,
-    /// Changes when another connection has written: then what is remembered of the sources no longer holds.
+    rows: Rows,
+    lines: Lines,
+    /// Changes when another connection has written: then what is remembered of where things end no longer holds.
     data_version: i64,
 }
 
 impl Writer {
     fn new(store: Store) -> Self {
-        Writer { store, sources: HashMap::new(), data_version: -1 }
+        Writer { store, sources: HashMap::new(), rows: Rows::new(), lines: Lines::new(), data_version: -1 }
     }
 
     /// One commit.
@@ -228,29 +240,36 @@ impl Writer {
         let result = self.transact(deliveries);
         if result.is_err() {
             self.sources.clear();
+            self.rows.forget();
+            self.lines.forget();
         }
         result.map_err(sqlite("write", self.store.path()))
     }
 
     fn transact(&mut self, deliveries: &[Delivery]) -> rusqlite::Result<Stored> {
-        let transaction = self.store.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let data_version = transaction.query_row("PRAGMA data_version", [], |row| row.get(0))?;
-        if data_version != self.data_version {
-            self.sources.clear();
-            self.data_version = data_version;
+        let Writer { store, sources, rows, lines, data_version } = self;
+        let transaction = store.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let version = transaction.query_row("PRAGMA data_version", [], |row| row.get(0))?;
+        if version != *data_version {
+            sources.clear();
+            rows.others_wrote();
+            *data_version = version;
         }
+        rows.begin(&transaction)?;
+        let mut inserts = Inserts::prepare(&transaction)?;
         let mut stored = Stored::default();
         for delivery in deliveries {
             let key = &delivery.source;
-            let same = (key.engine_id.is_some(), key.engine_id.as_ref().unwrap_or(&key.name).clone());
-            let known = self.sources.remove(&same).filter(|known| known.key == *key);
+            let same = (key.engine_id.is_some(), key.chain_name().to_owned());
+            let known = sources.remove(&same).filter(|known| known.key == *key);
             let source = known.map_or_else(|| find_or_add(&transaction, key), Ok)?;
-            let source = self.sources.entry(same).or_insert(source);
-            if let Some(gap) = &delivery.gap {
-                change_gap(&transaction, source.id, gap)?;
-            }
-            add(&transaction, source, delivery, &mut stored)?;
+            let source = sources.entry(same).or_insert(source);
+            let mut adding = Adding { db: &transaction, inserts: &mut inserts, rows, lines, source, delivery };
+            adding.gap()?;
+            adding.all(&mut stored)?;
         }
+        drop(inserts);
+        rows.finish(&transaction)?;
         transaction.commit()?;
         Ok(stored)
     }
@@ -302,97 +321,121 @@ fn free_name(db: &Connection, key: &SourceKey, id: i64) -> rusqlite::Result<Stri
     Ok(format!("{base}-{}", key.engine_id.as_deref().unwrap_or_default()))
 }
 
-fn add(db: &Connection, source: &mut Source, delivery: &Delivery, stored: &mut Stored) -> rusqlite::Result<()> {
-    let mut insert = db.prepare_cached(
-        "INSERT INTO event (source, time_nano, received_nano, type, action, actor_id, name, raw)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-    )?;
-    let (mut added, mut first) = (0u64, i64::MAX);
-    for raw in &delivery.events {
-        let event = Event::parse(raw).expect("a delivery holds events");
-        if event.time_nano <= source.newest && !is_new(db, source, &event)? {
-            stored.known += 1;
-            continue;
-        }
-        let text = std::str::from_utf8(event.raw).expect("an event is UTF-8");
-        insert.execute(params![
-            source.id,
-            event.time_nano,
-            delivery.received_nano,
-            event.kind,
-            event.action,
-            event.actor_id,
-            event.attribute("name"),
-            text,
-        ])?;
-        added += 1;
-        first = first.min(event.time_nano);
-        source.newest = source.newest.max(event.time_nano);
-    }
-    for rejection in &delivery.rejected {
-        db.prepare_cached("INSERT INTO rejected (source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![source.id, delivery.received_nano, rejection.error, rejection.bytes])?;
-    }
-    let rejected = delivery.rejected.len() as u64;
-    if added > 0 || rejected > 0 {
-        db.prepare_cached(
-            "UPDATE source SET events = events + ?2, rejected = rejected + ?3,
-                first_nano = iif(?2 > 0, min(ifnull(first_nano, ?4), ?4), first_nano),
-                last_nano = iif(?2 > 0, max(ifnull(last_nano, ?5), ?5), last_nano)
-             WHERE id = ?1",
-        )?
-        .execute(params![source.id, added, rejected, first, source.newest])?;
-    }
-    if delivery.contacted {
-        db.prepare_cached("UPDATE source SET contacted_nano = ?2 WHERE id = ?1")?
-            .execute(params![source.id, delivery.received_nano])?;
-    }
-    if let Some(seen) = delivery.last_seen {
-        db.prepare_cached("UPDATE source SET seen_nano = ?2, seen_digest = ?3 WHERE id = ?1")?.execute(params![
-            source.id,
-            seen.time_nano,
-            seen.digest
-        ])?;
-    }
-    stored.events += added;
-    stored.rejected += rejected;
-    Ok(())
+/// One delivery on its way into the tables.
+struct Adding<'a, 'db> {
+    db: &'db Connection,
+    inserts: &'a mut Inserts<'db>,
+    rows: &'a mut Rows,
+    lines: &'a mut Lines,
+    source: &'a mut Source,
+    delivery: &'a Delivery,
 }
 
-/// Whether no event like this one is stored; it then counts as stored.
-fn is_new(db: &Connection, source: &mut Source, event: &Event) -> rusqlite::Result<bool> {
-    if source.at.get(&event.time_nano).is_none() {
-        let mut statement = db.prepare_cached("SELECT raw FROM event WHERE time_nano = ?1 AND source = ?2")?;
-        let mut rows = statement.query(params![event.time_nano, source.id])?;
-        let mut digests = HashSet::new();
-        while let Some(row) = rows.next()? {
-            digests.extend(Event::parse(row.get_ref(0)?.as_bytes()?).map(|stored| stored.identity().digest));
+impl Adding<'_, '_> {
+    fn all(&mut self, stored: &mut Stored) -> rusqlite::Result<()> {
+        let (mut added, mut first) = (0u64, i64::MAX);
+        let (chain_name, received) = (self.delivery.source.chain_name(), self.delivery.received_nano);
+        let together = self.delivery.events.len() >= TOGETHER;
+        if together {
+            self.rows.together(self.db, received)?;
         }
-        source.at.insert(event.time_nano, digests);
-    }
-    let digests = source.at.get_mut(&event.time_nano).expect("it is there or was put there");
-    Ok(digests.insert(event.identity().digest))
-}
-
-fn change_gap(db: &Connection, source: i64, change: &GapChange) -> rusqlite::Result<()> {
-    match change {
-        GapChange::Withdrawn { from } => {
-            db.prepare_cached("DELETE FROM gap WHERE source = ?1 AND from_nano IS ?2")?
-                .execute(params![source, from])?;
-        }
-        GapChange::Blind { from, to, reason, detail } => {
-            let changed = db
-                .prepare_cached(
-                    "UPDATE gap SET to_nano = ?3, reason = ?4, detail = ?5 WHERE source = ?1 AND from_nano IS ?2",
-                )?
-                .execute(params![source, from, to, reason.as_str(), detail])?;
-            if changed == 0 {
-                db.prepare_cached(
-                    "INSERT INTO gap (source, from_nano, to_nano, reason, detail) VALUES (?1, ?2, ?3, ?4, ?5)",
-                )?
-                .execute(params![source, from, to, reason.as_str(), detail])?;
+        for owned in &self.delivery.events {
+            let event = owned.event();
+            if event.time_nano <= self.source.newest && !self.is_new(&event)? {
+                stored.known += 1;
+                continue;
             }
+            self.rows.add(
+                (self.db, self.inserts),
+                (self.source.id, chain_name),
+                (&event, owned.digest()),
+                received,
+                together,
+            )?;
+            added += 1;
+            first = first.min(event.time_nano);
+            self.source.newest = self.source.newest.max(event.time_nano);
         }
+        for rejection in &self.delivery.rejected {
+            self.reject(rejection)?;
+        }
+        let rejected = self.delivery.rejected.len() as u64;
+        if added > 0 || rejected > 0 {
+            self.db
+                .prepare_cached(
+                    "UPDATE source SET events = events + ?2, rejected = rejected + ?3,
+                        first_nano = iif(?2 > 0, min(ifnull(first_nano, ?4), ?4), first_nano),
+                        last_nano = iif(?2 > 0, max(ifnull(last_nano, ?5), ?5), last_nano)
+                     WHERE id = ?1",
+                )?
+                .execute(params![self.source.id, added, rejected, first, self.source.newest])?;
+        }
+        if self.delivery.contacted {
+            self.db
+                .prepare_cached("UPDATE source SET contacted_nano = ?2 WHERE id = ?1")?
+                .execute(params![self.source.id, self.delivery.received_nano])?;
+        }
+        if let Some(seen) = self.delivery.last_seen {
+            self.db
+                .prepare_cached("UPDATE source SET seen_nano = ?2, seen_digest = ?3 WHERE id = ?1")?
+                .execute(params![self.source.id, seen.time_nano, seen.digest])?;
+        }
+        stored.events += added;
+        stored.rejected += rejected;
+        Ok(())
     }
-    Ok(())
+
+    /// Whether no event of this source like this one is stored; it then counts as stored.
+    fn is_new(&mut self, event: &Event) -> rusqlite::Result<bool> {
+        if self.source.at.get(&event.time_nano).is_none() {
+            let mut digests = HashSet::new();
+            let mut line = Vec::new();
+            for seq in self.rows.stretches.at_instant(self.db, event.time_nano)? {
+                let row = self
+                    .db
+                    .prepare_cached(&format!("SELECT {COLUMNS} FROM event WHERE seq = ?1"))?
+                    .query_row([seq], EventRow::read)?;
+                if self.lines.source(self.db, &row)? == self.source.id {
+                    self.lines.put_together(self.db, &row, &mut line)?;
+                    digests.extend(Event::parse(&line).map(|stored| stored.identity().digest));
+                }
+            }
+            self.source.at.insert(event.time_nano, digests);
+        }
+        let digests = self.source.at.get_mut(&event.time_nano).expect("it is there or was put there");
+        Ok(digests.insert(event.identity().digest))
+    }
+
+    fn reject(&mut self, rejection: &Rejection) -> rusqlite::Result<()> {
+        let received = self.delivery.received_nano;
+        let fields = [&received.to_le_bytes()[..], rejection.error.as_bytes(), &rejection.bytes];
+        let seq = self.rows.chained(Kind::Rejected, self.delivery.source.chain_name(), &fields);
+        self.db
+            .prepare_cached(
+                "INSERT INTO rejected (seq, source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![seq, self.source.id, received, rejection.error, rejection.bytes])?;
+        Ok(())
+    }
+
+    /// What became known of a gap; nothing is stored that is known already.
+    fn gap(&mut self) -> rusqlite::Result<()> {
+        let Some(change) = &self.delivery.gap else { return Ok(()) };
+        let (from, to, reason, detail) = match change {
+            GapChange::Withdrawn { from } => (from, &None, None, None),
+            GapChange::Blind { from, to, reason, detail } => (from, to, Some(reason.as_str()), detail.as_deref()),
+        };
+        let known: Option<(Option<i64>, Option<String>, Option<String>)> = self
+            .db
+            .prepare_cached(
+                "SELECT to_nano, reason, detail FROM gap WHERE source = ?1 AND from_nano IS ?2 ORDER BY seq DESC LIMIT 1",
+            )?
+            .query_row(params![self.source.id, from], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()?;
+        let known = known.unwrap_or_default();
+        if (&known.0, known.1.as_deref(), known.2.as_deref()) == (to, reason, detail) {
+            return Ok(());
+        }
+        self.rows.add_gap(self.db, (self.source.id, self.delivery.source.chain_name()), (*from, *to), reason, detail)
+    }
 }

@@ -15,6 +15,7 @@ pub const REJECTED_LIMIT: usize = 64 * 1024;
 
 /// One thing that came down a stream.
 #[derive(Debug, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // Nearly every one is an event, and none is kept.
 pub enum Item<'a> {
     /// An event.
     Event(Event<'a>),

@@ -13,7 +13,7 @@ use super::sources::Claim;
 use crate::commands::failure::chain;
 use crate::commands::now_nano;
 use crate::engine::{Chunks, Client, EngineError};
-use crate::event::{Event, Identity};
+use crate::event::{Identity, OwnedEvent};
 use crate::store::{Delivery, Full, GapChange, Queue, Reason, SourceKey};
 use crate::stream::continuity::{Continuity, MEMORY, Verdict};
 use crate::stream::{Decoder, End, Item};
@@ -250,7 +250,7 @@ impl Contact {
                 }
                 *last = Some(identity);
                 if plan.selection.passes(&event) {
-                    held.events.push(event.raw.into());
+                    held.events.push(OwnedEvent::of(&event));
                 }
             }
             Item::Rejected(rejected) => held.rejected.push(rejection(&rejected)),
@@ -492,10 +492,8 @@ impl Contact {
 
 impl Plan {
     /// Those of the events that are to be stored.
-    fn selected(&self, mut events: Vec<Box<[u8]>>) -> Vec<Box<[u8]>> {
-        if !self.selection.is_everything() {
-            events.retain(|raw| Event::parse(raw).is_ok_and(|event| self.selection.passes(&event)));
-        }
+    fn selected(&self, mut events: Vec<OwnedEvent>) -> Vec<OwnedEvent> {
+        events.retain(|event| self.selection.passes(&event.event()));
         events
     }
 }

@@ -9,7 +9,6 @@ mod contact;
 mod memory;
 mod sources;
 
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,13 +98,7 @@ impl Plan {
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let plan = args.plan(shared.db()?)?;
-    if let Some(directory) = shared.own_directory() {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory)
-            .map_err(|e| Failure::failed(format!("cannot make the directory {}: {e}", directory.display())))?;
-    }
+    shared.make_own_directory()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

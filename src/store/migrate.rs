@@ -1,0 +1,83 @@
+//! The schema and how older ones become it: `migrations/`, each in one transaction with what SQL alone cannot say.
+
+use rusqlite::{Connection, Transaction};
+use rusqlite_migration::{HookError, M, Migrations};
+use sha2::{Digest, Sha256};
+
+use super::chain::Kind;
+use super::rows::{Inserts, Rows};
+use crate::event::Event;
+
+/// All migrations, in order.
+pub(super) fn migrations() -> Migrations<'static> {
+    Migrations::new(vec![
+        M::up(include_str!("../../migrations/0001_record.sql")),
+        M::up_with_hook(include_str!("../../migrations/0002_interned.sql"), |transaction: &Transaction| {
+            intern(transaction).map_err(|e| HookError::Hook(e.to_string()))
+        }),
+    ])
+}
+
+/// Moves the events, gaps and rejected lines of schema 1 to where schema 2 keeps them.
+fn intern(db: &Connection) -> rusqlite::Result<()> {
+    let mut rows = Rows::new();
+    rows.begin(db)?;
+    {
+        let mut old = db.prepare(
+            "SELECT old_event.source, ifnull(source.engine_id, source.name), received_nano, raw
+             FROM old_event JOIN source ON source.id = old_event.source ORDER BY seq",
+        )?;
+        let mut old = old.query([])?;
+        let mut inserts = Inserts::prepare(db)?;
+        while let Some(row) = old.next()? {
+            let (source, name): (i64, String) = (row.get(0)?, row.get(1)?);
+            let raw = row.get_ref(3)?.as_bytes()?;
+            let event = Event::parse(raw).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+            rows.add((db, &mut inserts), (source, &name), (&event, &Sha256::digest(raw).into()), row.get(2)?, false)?;
+        }
+    }
+    {
+        let mut old = db.prepare(
+            "SELECT old_gap.source, ifnull(source.engine_id, source.name), from_nano, to_nano, reason, detail
+             FROM old_gap JOIN source ON source.id = old_gap.source ORDER BY old_gap.id",
+        )?;
+        let mut old = old.query([])?;
+        while let Some(row) = old.next()? {
+            let (source, name): (i64, String) = (row.get(0)?, row.get(1)?);
+            let (reason, detail): (String, Option<String>) = (row.get(4)?, row.get(5)?);
+            rows.add_gap(db, (source, &name), (row.get(2)?, row.get(3)?), Some(&reason), detail.as_deref())?;
+        }
+    }
+    {
+        let mut old = db.prepare(
+            "SELECT old_rejected.source, ifnull(source.engine_id, source.name), received_nano, error, bytes
+             FROM old_rejected JOIN source ON source.id = old_rejected.source ORDER BY old_rejected.id",
+        )?;
+        let mut insert =
+            db.prepare("INSERT INTO rejected (seq, source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4, ?5)")?;
+        let mut old = old.query([])?;
+        while let Some(row) = old.next()? {
+            let (source, name, received): (i64, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (error, bytes): (String, Vec<u8>) = (row.get(3)?, row.get(4)?);
+            let seq = rows.chained(Kind::Rejected, &name, &[&received.to_le_bytes(), error.as_bytes(), &bytes]);
+            insert.execute((seq, source, received, error, bytes))?;
+        }
+    }
+    rows.finish(db)?;
+    db.execute_batch("DROP TABLE old_event; DROP TABLE old_gap; DROP TABLE old_rejected;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::file::SCHEMA;
+
+    #[test]
+    fn the_migrations_are_sound_and_end_at_the_schema_known() {
+        migrations().validate().unwrap();
+        let mut db = Connection::open_in_memory().unwrap();
+        migrations().to_latest(&mut db).unwrap();
+        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, SCHEMA);
+    }
+}

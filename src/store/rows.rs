@@ -1,0 +1,374 @@
+//! One event → its rows: takes it apart, finds or makes what repeats, and proves that the bytes come out again.
+//!
+//! Used by the writer and by the migration that moves older events here. What it remembers between commits is a
+//! cache: the tables answer what it does not hold. Everything happens inside the caller's transaction; after one that
+//! failed, [`forget`](Rows::forget) must be called.
+
+use std::rc::Rc;
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::chain::{self, Entry, Hash, Kind};
+use super::layout::{Actor, Form, Value, Varying, form_of, varies};
+use super::recent::Recent;
+use super::stretch::Stretches;
+use crate::event::Event;
+
+/// How many forms there may be; an event of another form is stored as it is. Engines have a handful: more is a
+/// stranger whose lines differ in what should repeat.
+const FORMS: i64 = 1_000;
+
+/// How many actors are remembered, at most twice so many: some 2 KB each.
+const ACTORS: usize = 2_048;
+
+/// How many shapes and labels are remembered.
+const SHAPES: usize = 4_096;
+const LABELS: usize = 16_384;
+
+/// How many exec IDs are remembered: those of commands that run.
+const EXECS: usize = 4_096;
+
+/// How far back an exec ID is looked up, in sequences: so far a pruning has to look for what refers to what it takes.
+const EXEC_REACH: i64 = 100_000;
+
+/// From so many events on, that were read together, when they were is stored once.
+pub(super) const TOGETHER: usize = 16;
+
+/// How many entries may share one link of the chain that is stored.
+const LINKED: i64 = 64;
+
+/// The statements that every event needs, prepared once a transaction.
+pub(super) struct Inserts<'db> {
+    event: CachedStatement<'db>,
+    verbatim: CachedStatement<'db>,
+}
+
+impl<'db> Inserts<'db> {
+    pub(super) fn prepare(db: &'db Connection) -> rusqlite::Result<Self> {
+        Ok(Inserts {
+            event: db.prepare_cached(
+                "INSERT INTO event (seq, time_nano, late_nano, shape, actor, exec_id, exit_code, exec_duration, signal, container)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?,
+            verbatim: db.prepare_cached("INSERT INTO verbatim (seq, raw) VALUES (?1, ?2)")?,
+        })
+    }
+}
+
+pub(super) struct Rows {
+    forms: Recent<u128, Option<(i64, Rc<Form>)>>,
+    shapes: Recent<u128, i64>,
+    labels: Recent<u128, i64>,
+    actors: Recent<u128, (i64, Rc<Actor>)>,
+    /// By exec ID, the event that has it.
+    execs: Recent<[u8; 32], i64>,
+    pub(super) stretches: Stretches,
+    /// The last sequence given, and the chain's hash after it.
+    seq: i64,
+    hash: Hash,
+    /// The sequence of the last link stored, and of the one before it.
+    linked: (i64, i64),
+    loaded: bool,
+    form: String,
+    key: Vec<u8>,
+    line: Vec<u8>,
+}
+
+impl Rows {
+    pub(super) fn new() -> Self {
+        Rows {
+            forms: Recent::new(FORMS as usize),
+            shapes: Recent::new(SHAPES),
+            labels: Recent::new(LABELS),
+            actors: Recent::new(ACTORS),
+            execs: Recent::new(EXECS),
+            stretches: Stretches::default(),
+            seq: 0,
+            hash: chain::BEGINNING,
+            linked: (0, 0),
+            loaded: false,
+            form: String::new(),
+            key: Vec::new(),
+            line: Vec::new(),
+        }
+    }
+
+    /// What was remembered may not be true any more: a transaction failed.
+    pub(super) fn forget(&mut self) {
+        self.forms.clear();
+        self.shapes.clear();
+        self.labels.clear();
+        self.actors.clear();
+        self.execs.clear();
+        self.loaded = false;
+    }
+
+    /// Another connection has written. What repeats stays where it is; what goes on has gone on.
+    pub(super) fn others_wrote(&mut self) {
+        self.loaded = false;
+    }
+
+    /// Goes on where the tables end; to be called first in every transaction.
+    pub(super) fn begin(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        if self.loaded {
+            return Ok(());
+        }
+        let mut links = db.prepare_cached("SELECT seq, hash FROM link ORDER BY seq DESC LIMIT 2")?;
+        let mut links = links.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        (self.seq, self.hash) = links.next().transpose()?.unwrap_or((0, chain::BEGINNING));
+        let before = links.next().transpose()?.map_or(0, |(seq, _): (i64, Hash)| seq);
+        self.linked = (self.seq, before);
+        self.stretches = Stretches::load(db)?;
+        self.loaded = true;
+        Ok(())
+    }
+
+    /// Stores what the transaction has added to the chain and the stretches; to be called last in it.
+    pub(super) fn finish(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        self.stretches.store(db)?;
+        let (last, before) = self.linked;
+        if self.seq == last {
+            return Ok(());
+        }
+        if self.seq - before <= LINKED && last > 0 {
+            db.prepare_cached("UPDATE link SET seq = ?2, hash = ?3 WHERE seq = ?1")?
+                .execute(params![last, self.seq, self.hash])?;
+            self.linked = (self.seq, before);
+        } else {
+            db.prepare_cached("INSERT INTO link (seq, hash) VALUES (?1, ?2)")?.execute(params![self.seq, self.hash])?;
+            self.linked = (self.seq, last);
+        }
+        Ok(())
+    }
+
+    /// The next sequence, for an entry of the chain.
+    pub(super) fn chained(&mut self, kind: Kind, source: &str, fields: &[&[u8]]) -> i64 {
+        self.seq += 1;
+        self.hash = chain::link(&self.hash, Entry { kind, seq: self.seq, source, fields });
+        self.seq
+    }
+
+    /// The events added next were read together.
+    pub(super) fn together(&mut self, db: &Connection, received_nano: i64) -> rusqlite::Result<()> {
+        db.prepare_cached("INSERT OR REPLACE INTO arrival (first_seq, received_nano) VALUES (?1, ?2)")?
+            .execute([self.seq + 1, received_nano])?;
+        Ok(())
+    }
+
+    /// Stores an event of a source: its row, and the name that the chain knows it by. When it was read is stored with
+    /// it, unless that was said for many [`together`](Self::together).
+    pub(super) fn add(
+        &mut self,
+        (db, inserts): (&Connection, &mut Inserts),
+        source: (i64, &str),
+        (event, digest): (&Event, &[u8; 32]),
+        received_nano: i64,
+        together: bool,
+    ) -> rusqlite::Result<()> {
+        form_of(event, &mut self.form);
+        let (actor_row, actor) = self.actor(db, source.0, event)?;
+        let varying = Varying::of(event);
+        let form = self.form(db)?.filter(|(_, form)| {
+            self.line.clear();
+            form.fill(&event.kind, &event.action, &actor, &varying, event.time_nano, &mut self.line);
+            self.line == event.raw()
+        });
+        let shape = self.shape(db, form.map(|(row, _)| row), varying.exec_id().is_some(), event)?;
+        let seq = self.chained(Kind::Event, source.1, &[&received_nano.to_le_bytes(), digest]);
+        let late_nano = (!together).then(|| received_nano.wrapping_sub(event.time_nano));
+        let [container, exec_duration, exec_id, exit_code, signal] = &self.refer(seq, varying).0;
+        inserts.event.execute(params![
+            seq,
+            event.time_nano,
+            late_nano,
+            shape.0,
+            actor_row,
+            exec_id,
+            exit_code,
+            exec_duration,
+            signal,
+            container,
+        ])?;
+        if !shape.1 {
+            inserts.verbatim.execute(params![seq, event.text])?;
+        }
+        self.stretches.add(seq, event.time_nano, shape.0);
+        Ok(())
+    }
+
+    /// An exec ID that an event had lately is that event's sequence; a number would mean one, so it is text.
+    fn refer<'e>(&mut self, seq: i64, mut varying: Varying<'e>) -> Varying<'e> {
+        match varying.exec_id_mut() {
+            Some(exec_id @ Value::Digest(_)) => {
+                let Value::Digest(digest) = *exec_id else { return varying };
+                match self.execs.get(&digest) {
+                    Some(same) if seq - *same < EXEC_REACH => *exec_id = Value::Number(*same),
+                    _ => self.execs.insert(digest, seq),
+                }
+            }
+            Some(exec_id @ Value::Number(_)) => {
+                if let Value::Number(number) = *exec_id {
+                    *exec_id = Value::Text(number.to_string().into());
+                }
+            }
+            Some(Value::Text(_)) | None => {}
+        }
+        varying
+    }
+
+    /// Stores what became known of a gap; without a reason that there is none.
+    pub(super) fn add_gap(
+        &mut self,
+        db: &Connection,
+        source: (i64, &str),
+        (from, to): (Option<i64>, Option<i64>),
+        reason: Option<&str>,
+        detail: Option<&str>,
+    ) -> rusqlite::Result<()> {
+        let instant = |instant: Option<i64>| instant.map(i64::to_le_bytes);
+        let (from_bytes, to_bytes) = (instant(from), instant(to));
+        let bytes = |instant: &Option<[u8; 8]>| instant.map_or(Vec::new(), |bytes| bytes.to_vec());
+        let fields = [
+            &bytes(&from_bytes)[..],
+            &bytes(&to_bytes),
+            reason.unwrap_or_default().as_bytes(),
+            detail.unwrap_or_default().as_bytes(),
+        ];
+        let seq = self.chained(Kind::Gap, source.1, &fields);
+        db.prepare_cached(
+            "INSERT INTO gap (seq, source, from_nano, to_nano, reason, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![seq, source.0, from, to, reason, detail])?;
+        Ok(())
+    }
+
+    /// The form in `self.form`; `None` if there are too many.
+    fn form(&mut self, db: &Connection) -> rusqlite::Result<Option<(i64, Rc<Form>)>> {
+        let hash = xxh3_128(self.form.as_bytes());
+        if let Some(known) = self.forms.get(&hash) {
+            return Ok(known.clone());
+        }
+        let found: Option<i64> = db
+            .prepare_cached("SELECT id FROM form WHERE text = ?1")?
+            .query_row([&self.form], |row| row.get(0))
+            .optional()?;
+        let row = match found {
+            Some(row) => Some(row),
+            None => {
+                let made = db
+                    .prepare_cached("INSERT INTO form (text) SELECT ?1 WHERE (SELECT count(*) FROM form) < ?2")?
+                    .execute(params![self.form, FORMS])?;
+                (made > 0).then(|| db.last_insert_rowid())
+            }
+        };
+        let form = row.map(|row| (row, Rc::new(Form::read(&self.form))));
+        self.forms.insert(hash, form.clone());
+        Ok(form)
+    }
+
+    /// The shape of an event, and whether it has a form.
+    fn shape(
+        &mut self,
+        db: &Connection,
+        form: Option<i64>,
+        exec: bool,
+        event: &Event,
+    ) -> rusqlite::Result<(i64, bool)> {
+        let hash =
+            self.hash_of([form.unwrap_or(0), exec.into()], [&event.kind, &event.scope, &event.action].into_iter());
+        if let Some(row) = self.shapes.get(&hash) {
+            return Ok((*row, form.is_some()));
+        }
+        let found: Option<i64> = db
+            .prepare_cached(
+                "SELECT id FROM shape WHERE action = ?1 AND type = ?2 AND scope = ?3 AND exec = ?4 AND form IS ?5",
+            )?
+            .query_row(params![event.action, event.kind, event.scope, exec, form], |row| row.get(0))
+            .optional()?;
+        let row = match found {
+            Some(row) => row,
+            None => {
+                db.prepare_cached("INSERT INTO shape (type, action, scope, exec, form) VALUES (?1, ?2, ?3, ?4, ?5)")?
+                    .execute(params![event.kind, event.action, event.scope, exec, form])?;
+                db.last_insert_rowid()
+            }
+        };
+        self.shapes.insert(hash, row);
+        Ok((row, form.is_some()))
+    }
+
+    /// The actor of an event with the attributes that stay.
+    fn actor(&mut self, db: &Connection, source: i64, event: &Event) -> rusqlite::Result<(i64, Rc<Actor>)> {
+        let stay = || event.attributes.iter().filter(|(key, _)| !varies(key));
+        let texts = stay().flat_map(|(key, value)| [key, value]);
+        let hash = self.hash_of([source, 0], std::iter::once(&event.actor_id).chain(texts));
+        if let Some((row, actor)) = self.actors.get(&hash) {
+            return Ok((*row, actor.clone()));
+        }
+        let mut labels = Vec::new();
+        for (key, value) in stay().filter(|(key, _)| key != "name") {
+            labels.push(self.label(db, key, value)?.to_string());
+        }
+        let labels = format!("[{}]", labels.join(","));
+        let name = event.attribute("name");
+        let found: Option<i64> = db
+            .prepare_cached("SELECT id FROM actor WHERE actor_id = ?1 AND source = ?2 AND name IS ?3 AND labels = ?4")?
+            .query_row(params![event.actor_id, source, name, labels], |row| row.get(0))
+            .optional()?;
+        let row = match found {
+            Some(row) => row,
+            None => {
+                db.prepare_cached("INSERT INTO actor (source, actor_id, name, labels) VALUES (?1, ?2, ?3, ?4)")?
+                    .execute(params![source, event.actor_id, name, labels])?;
+                db.last_insert_rowid()
+            }
+        };
+        let actor = Rc::new(Actor::new(&event.actor_id, stay().map(|(key, value)| (key.as_ref(), value.as_ref()))));
+        self.actors.insert(hash, (row, actor.clone()));
+        Ok((row, actor))
+    }
+
+    /// One hash of numbers and texts; with 128 bits no two are ever the same.
+    fn hash_of(&mut self, numbers: [i64; 2], texts: impl Iterator<Item = impl AsRef<str>>) -> u128 {
+        self.key.clear();
+        numbers.iter().for_each(|number| self.key.extend_from_slice(&number.to_le_bytes()));
+        for text in texts {
+            let text = text.as_ref();
+            self.key.extend_from_slice(&(text.len() as u64).to_le_bytes());
+            self.key.extend_from_slice(text.as_bytes());
+        }
+        xxh3_128(&self.key)
+    }
+
+    fn label(&mut self, db: &Connection, key: &str, value: &str) -> rusqlite::Result<i64> {
+        let hash = self.hash_of([0, 0], [key, value].into_iter());
+        if let Some(row) = self.labels.get(&hash) {
+            return Ok(*row);
+        }
+        let found: Option<i64> = db
+            .prepare_cached("SELECT id FROM label WHERE key = ?1 AND value = ?2")?
+            .query_row([key, value], |row| row.get(0))
+            .optional()?;
+        let row = match found {
+            Some(row) => row,
+            None => {
+                db.prepare_cached("INSERT INTO label (key, value) VALUES (?1, ?2)")?.execute([key, value])?;
+                db.last_insert_rowid()
+            }
+        };
+        self.labels.insert(hash, row);
+        Ok(row)
+    }
+}
+
+impl ToSql for Value<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Value::Digest(bytes) => ValueRef::Blob(bytes),
+            Value::Number(number) => ValueRef::Integer(*number),
+            Value::Text(text) => ValueRef::Text(text.as_bytes()),
+        }))
+    }
+}

@@ -1,0 +1,165 @@
+//! What `import` stores, skips and rejects.
+
+mod support;
+
+use std::io::Write;
+use std::process::Stdio;
+
+use support::command::{Folder, run};
+use support::engine::{event, events};
+use support::fixture;
+
+#[test]
+fn a_file_is_stored_once_however_often_it_is_imported() {
+    let folder = Folder::new();
+    let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
+    let ran = folder.run(&["import", &path]).exited(0);
+    assert_eq!(ran.stderr, "248 stored, 0 skipped, 0 rejected\n");
+    let ran = folder.run(&["import", &path]).exited(0);
+    assert_eq!(ran.stderr, "0 stored, 248 skipped, 0 rejected\n");
+    assert_eq!(folder.lines(&["query", "--count", "--source", "imported"]), ["248"]);
+    // The same events of another source are others.
+    folder.run(&["import", &path, "--source", "copy", "-q"]).succeeded();
+    assert_eq!(folder.lines(&["query", "--count"]), ["496"]);
+    let status = &folder.json(&["status", "--json"])[0]["sources"][1];
+    assert_eq!(
+        (status["engine_id"].as_str(), status["host"].as_str(), status["connected"].as_bool()),
+        (None, None, Some(false))
+    );
+}
+
+#[test]
+fn standard_input_is_read_and_what_is_no_event_is_rejected() {
+    let folder = Folder::new();
+    let mut command = folder.command(&["import", "--strict", "-"]);
+    command.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let input = format!("{}\n\nnonsense\n\x1e{}\n{}", event(1), event(0), event(2));
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "3 stored, 0 skipped, 1 rejected\nevents: 1 lines were no events (hint: `events rejected` shows them)\n"
+    );
+    assert_eq!(folder.lines(&["query"]), events(0..3));
+    assert_eq!(folder.json(&["rejected"])[0]["error"], "not JSON: expected a value at byte 0");
+}
+
+#[test]
+fn days_in_any_order_are_read_back_in_order() {
+    let folder = Folder::new();
+    // Three days, each later imported before an earlier one, and a fourth in between two.
+    let days: [Vec<u64>; 4] = [
+        (60_000..63_000).collect(),
+        (30_000..34_000).collect(),
+        (0..9_000).collect(),
+        (30_500..62_000).step_by(7).collect(),
+    ];
+    let mut expected: Vec<u64> = Vec::new();
+    for (at, day) in days.iter().enumerate() {
+        let path = folder.path(&format!("day{at}.ndjson"));
+        std::fs::write(&path, events(day.iter().copied()).join("\n")).unwrap();
+        folder.run(&["import", "-q", path.to_str().unwrap()]).succeeded();
+        expected.extend(day);
+    }
+    expected.sort_unstable();
+    expected.dedup();
+    let expected = events(expected);
+    assert!(folder.lines(&["query"]) == expected);
+    let mut reversed = folder.lines(&["query", "--reverse"]);
+    reversed.reverse();
+    assert!(reversed == expected);
+    assert_eq!(folder.lines(&["query", "--last", "3"]), expected[expected.len() - 3..]);
+    let some: Vec<String> = expected.iter().filter(|line| line.contains("\"name\":\"box-77")).cloned().collect();
+    assert!(some.len() > 100);
+    assert_eq!(folder.lines(&["query", "--container", "box-77"]), some);
+    let starts: Vec<String> = expected.iter().filter(|line| line.contains("\"Action\":\"start\"")).cloned().collect();
+    assert!(folder.lines(&["query", "--action", "start"]) == starts);
+    // A window within: from the 31,000th second to the 60,500th.
+    let window = ["query", "--since", "1790031000", "--until", "1790060500"];
+    let time = |line: &String| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap();
+    let within = 1_790_031_000_000_000_000..=1_790_060_500_000_000_000;
+    let within: Vec<String> = expected.iter().filter(|line| within.contains(&time(line))).cloned().collect();
+    assert!(within.len() > 4_000);
+    assert!(folder.lines(&window) == within);
+}
+
+#[test]
+fn an_import_that_is_killed_and_run_again_ends_the_same() {
+    let folder = Folder::new();
+    let path = folder.path("many.ndjson");
+    let lines = events(0..60_000);
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let path = path.to_str().unwrap();
+    for round in 1..=5 {
+        let import = folder.start(&["import", path]);
+        folder.eventually("some are stored", || {
+            let ran = folder.run(&["query", "--count", "-q"]);
+            let count: usize = String::from_utf8_lossy(&ran.stdout).trim().parse().unwrap_or(0);
+            if count >= round * 2_000 { Ok(()) } else { Err(count) }
+        });
+        import.kill();
+    }
+    folder.run(&["import", "-q", path]).succeeded();
+    assert!(folder.lines(&["query"]) == lines);
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_nothing_is_made() {
+    let folder = Folder::new();
+    folder.run(&["import", "missing.ndjson"]).failed(1, "cannot read missing.ndjson: No such file or directory");
+    let line = format!("cannot read {}: it is a directory (hint: name the files in it)", folder.path("").display());
+    folder.run(&["import", folder.path("").to_str().unwrap()]).failed(1, &line);
+    assert!(!support::command::exists(&folder.db()));
+}
+
+#[test]
+fn the_events_view_shows_each_event_plainly() {
+    let folder = Folder::new();
+    let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
+    folder.run(&["import", "-q", &path]).succeeded();
+    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let mut statement = db
+        .prepare("SELECT source, time, type, action, actor_id, name, image, attributes FROM events ORDER BY seq")
+        .unwrap();
+    let rows: Vec<[Option<String>; 8]> = statement
+        .query_map([], |row| Ok(std::array::from_fn(|at| row.get(at).unwrap())))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let lines = fixture::lines("docker-28.5.2.ndjson");
+    assert_eq!(rows.len(), lines.len());
+    for (row, line) in rows.iter().zip(&lines) {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let attributes = &event["Actor"]["Attributes"];
+        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        let time = events::query::time::rfc3339(event["timeNano"].as_i64().unwrap());
+        let expected = [
+            Some("imported".to_owned()),
+            Some(time),
+            text(&event["Type"]),
+            text(&event["Action"]),
+            text(&event["Actor"]["ID"]),
+            text(&attributes["name"]),
+            text(&attributes["image"]),
+        ];
+        assert_eq!(row[..7], expected, "{line}");
+        let shown: serde_json::Value = serde_json::from_str(row[7].as_deref().unwrap()).unwrap();
+        assert_eq!(shown, *attributes, "{line}");
+    }
+}
+
+#[test]
+fn the_program_runs_on_what_it_prints() {
+    let folder = Folder::new();
+    folder.run(&["import", "-q", fixture::path("docker-29.7.2.ndjson").to_str().unwrap()]).succeeded();
+    let printed = folder.lines(&["query"]);
+    let again = Folder::new();
+    let mut command = again.command(&["import", "-q"]);
+    let path = again.path("printed");
+    std::fs::write(&path, printed.join("\n")).unwrap();
+    command.stdin(std::fs::File::open(&path).unwrap());
+    run(command).succeeded();
+    assert_eq!(again.lines(&["query"]), printed);
+}

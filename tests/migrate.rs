@@ -1,0 +1,79 @@
+//! A store of an older schema becomes one of the newest with all that is in it, or stays as it is.
+
+mod support;
+
+use std::fs;
+
+use support::command::Folder;
+use support::fixture;
+
+/// A folder whose store is a copy of one of schema 1: a session of Docker 28.5.2 with a gap of eight events, and one
+/// line that was none.
+fn of_schema_1() -> Folder {
+    let folder = Folder::new();
+    fs::copy(fixture::path("stores/schema-1.db"), folder.db()).unwrap();
+    folder
+}
+
+fn expected() -> Vec<String> {
+    let lines = fixture::lines("docker-28.5.2.ndjson");
+    let mut expected = [&lines[..200], &lines[208..]].concat();
+    expected.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
+    expected
+}
+
+#[test]
+fn whoever_writes_first_brings_everything_along() {
+    let folder = of_schema_1();
+    let ran = folder.run(&["import", "-q"]).succeeded();
+    assert!(ran.stdout.is_empty());
+    assert_eq!(folder.lines(&["query", "-q"]), expected());
+    let envelopes = folder.json(&["query", "-q", "--envelope"]);
+    assert!(
+        envelopes
+            .iter()
+            .all(|line| line["source"] == "engine" && line["received"].as_str().unwrap().starts_with("2026-"))
+    );
+    let gaps = folder.json(&["gaps"]);
+    assert_eq!(
+        gaps.iter().map(|gap| gap["reason"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["first-contact", "engine-restart"]
+    );
+    assert_eq!(gaps[1]["from"], "2026-11-24T15:53:58.666126013Z");
+    let rejected = folder.json(&["rejected"]);
+    assert_eq!((rejected.len(), rejected[0]["bytes"].as_str().unwrap()), (1, "bm8gZXZlbnQ="));
+    let status = &folder.json(&["status", "--json"])[0]["sources"][0];
+    assert_eq!(
+        (status["events"].as_u64(), status["gaps"].as_u64(), status["rejected"].as_u64()),
+        (Some(240), Some(1), Some(1))
+    );
+}
+
+#[test]
+fn a_reader_says_what_to_do() {
+    let folder = of_schema_1();
+    let before = fs::read(folder.db()).unwrap();
+    let line = format!(
+        "cannot read {}: its schema is version 1, this program reads version 2 (hint: `events record` brings it to the newest version)",
+        folder.db().display()
+    );
+    folder.run(&["query"]).failed(1, &line);
+    assert_eq!(fs::read(folder.db()).unwrap(), before);
+}
+
+#[test]
+fn a_migration_that_fails_in_the_middle_leaves_the_old_file_whole() {
+    let folder = of_schema_1();
+    let count = |folder: &Folder| {
+        let db = rusqlite::Connection::open(folder.db()).unwrap();
+        let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        let events: i64 = db.query_row("SELECT count(*) FROM event WHERE raw <> ''", [], |row| row.get(0)).unwrap();
+        (version, events)
+    };
+    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    db.execute("UPDATE event SET raw = 'no event' WHERE seq = 200", []).unwrap();
+    drop(db);
+    let ran = folder.run(&["import", "-q"]).exited(1);
+    assert!(ran.stderr.contains("cannot bring"), "{}", ran.stderr);
+    assert_eq!(count(&folder), (1, 240));
+}
