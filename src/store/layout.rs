@@ -115,7 +115,7 @@ impl Form {
                 Hole::Kind => quote(kind, out),
                 Hole::Action => quote(action, out),
                 Hole::ActorId => out.extend_from_slice(&actor.quoted_id),
-                Hole::Image => quote(actor.attribute("image").unwrap_or_default(), out),
+                Hole::Image => out.extend_from_slice(&actor.quoted_image),
                 Hole::Attributes => actor.write_attributes(varying, out),
                 Hole::Seconds => number(time.div_euclid(1_000_000_000), out),
                 Hole::Nanos => number(time, out),
@@ -128,65 +128,61 @@ impl Form {
 /// An actor, with the attributes that stay, ready to be written.
 #[derive(Clone, Debug)]
 pub(super) struct Actor {
-    quoted_id: Vec<u8>,
-    /// Sorted by key.
-    attributes: Vec<Attribute>,
-}
-
-/// An attribute that stays.
-#[derive(Clone, Debug)]
-struct Attribute {
-    key: Box<str>,
-    value: Box<str>,
-    /// Both as they are written.
-    pair: Box<[u8]>,
+    quoted_id: Box<[u8]>,
+    quoted_image: Box<[u8]>,
+    /// The attributes that stay as they are written, in the order of their keys, each with a comma behind it.
+    pairs: Box<[u8]>,
+    /// Where in `pairs` each of [`VARYING`] comes.
+    places: [usize; VARYING.len()],
 }
 
 impl Actor {
     /// An actor of this ID; the attributes sorted by key.
     pub(super) fn new<'a>(id: &str, attributes: impl Iterator<Item = (&'a str, &'a str)>) -> Actor {
-        let mut quoted_id = Vec::with_capacity(id.len() + 2);
-        quote(id, &mut quoted_id);
-        let written = |(key, value): (&str, &str)| {
-            let mut pair = Vec::with_capacity(key.len() + value.len() + 5);
-            quote(key, &mut pair);
-            pair.push(b':');
-            quote(value, &mut pair);
-            Attribute { key: key.into(), value: value.into(), pair: pair.into() }
+        let mut pairs = Vec::with_capacity(1024);
+        let mut places = [None; VARYING.len()];
+        let mut image = "";
+        for (key, value) in attributes {
+            for (place, varying) in places.iter_mut().zip(VARYING) {
+                if varying < key {
+                    place.get_or_insert(pairs.len());
+                }
+            }
+            if key == "image" {
+                image = value;
+            }
+            quote(key, &mut pairs);
+            pairs.push(b':');
+            quote(value, &mut pairs);
+            pairs.push(b',');
+        }
+        let quoted = |text: &str| {
+            let mut quoted = Vec::with_capacity(text.len() + 2);
+            quote(text, &mut quoted);
+            quoted.into_boxed_slice()
         };
-        Actor { quoted_id, attributes: attributes.map(written).collect() }
-    }
-
-    fn attribute(&self, key: &str) -> Option<&str> {
-        let at = self.attributes.binary_search_by(|attribute| attribute.key.as_ref().cmp(key)).ok()?;
-        Some(&self.attributes[at].value)
+        let places = places.map(|place| place.unwrap_or(pairs.len()));
+        Actor { quoted_id: quoted(id), quoted_image: quoted(image), pairs: pairs.into(), places }
     }
 
     fn write_attributes(&self, varying: &Varying, out: &mut Vec<u8>) {
-        let mut varying =
-            VARYING.iter().zip(&varying.0).filter_map(|(key, value)| Some((*key, value.as_ref()?))).peekable();
-        let mut separator = b'{';
-        let write_varying = |key: &str, value: &Value, separator: &mut u8, out: &mut Vec<u8>| {
-            out.push(*separator);
-            *separator = b',';
-            out.push(b'"');
-            out.extend_from_slice(key.as_bytes());
-            out.extend_from_slice(b"\":");
-            value.write(out);
-        };
-        for Attribute { key, pair, .. } in &self.attributes {
-            while let Some((varying_key, value)) = varying.next_if(|(varying_key, _)| **varying_key < **key) {
-                write_varying(varying_key, value, &mut separator, out);
+        out.push(b'{');
+        let begin = out.len();
+        let mut at = 0;
+        for ((key, value), place) in VARYING.iter().zip(&varying.0).zip(self.places) {
+            if let Some(value) = value {
+                out.extend_from_slice(&self.pairs[at..place]);
+                at = place;
+                out.push(b'"');
+                out.extend_from_slice(key.as_bytes());
+                out.extend_from_slice(b"\":");
+                value.write(out);
+                out.push(b',');
             }
-            out.push(separator);
-            separator = b',';
-            out.extend_from_slice(pair);
         }
-        for (key, value) in varying {
-            write_varying(key, value, &mut separator, out);
-        }
-        if separator == b'{' {
-            out.push(b'{');
+        out.extend_from_slice(&self.pairs[at..]);
+        if out.len() > begin {
+            out.pop(); // The last comma.
         }
         out.push(b'}');
     }
