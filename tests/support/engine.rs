@@ -136,8 +136,10 @@ impl Engine {
     pub fn goes_away(&mut self) {
         if let Some(running) = self.running.take() {
             running.stopping.store(true, Ordering::SeqCst);
-            let _ = UnixStream::connect(&self.socket); // So that accept returns.
-            running.accepting.join().expect("accepting does not panic");
+            // So that accept returns; it cannot if the socket's folder is gone already.
+            if UnixStream::connect(&self.socket).is_ok() {
+                running.accepting.join().expect("accepting does not panic");
+            }
         }
         let _ = std::fs::remove_file(&self.socket);
         self.cuts_connections();

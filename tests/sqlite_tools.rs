@@ -1,0 +1,83 @@
+//! The file in other programs' hands, while it is being recorded into: the sqlite3 shell, DuckDB, Datasette.
+//!
+//! They are installed by `.ci/run`; `SQLITE_TOOLS` names the folder of the Python that has DuckDB and Datasette.
+
+mod support;
+
+use std::process::Command;
+
+use support::command::{Folder, Running, run};
+use support::engine::{Engine, event, events};
+
+/// A recorder at work: a store of 200 events that grows.
+fn at_work() -> (Folder, Engine, Running) {
+    let folder = Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    events(0..200).iter().for_each(|event| engine.happens(event));
+    let recorder = folder.record(&engine.host(), &[]);
+    folder.eventually_lines(&["query"], &events(0..200));
+    (folder, engine, recorder)
+}
+
+/// After whatever the other program did, the recorder goes on.
+fn goes_on((folder, engine, recorder): (Folder, Engine, Running)) {
+    engine.happens(&event(200));
+    folder.eventually_lines(&["query"], &events(0..201));
+    recorder.stop();
+}
+
+fn tool(name: &str) -> Command {
+    let folder = std::env::var("SQLITE_TOOLS").expect("SQLITE_TOOLS names the folder of the tools");
+    Command::new(std::path::Path::new(&folder).join(name))
+}
+
+const DIED: &str =
+    "SELECT count(*) FROM events WHERE type = 'container' AND action = 'die' AND (attributes ->> 'image') = 'busybox'";
+
+#[test]
+#[ignore = "needs the sqlite3 shell"]
+fn the_sqlite3_shell_asks_and_makes_a_whole_copy() {
+    let work = at_work();
+    let folder = &work.0;
+    let shell = |words: &[&str]| {
+        let mut command = Command::new("sqlite3");
+        command.arg(folder.db()).args(words);
+        run(command).succeeded().lines().join("\n")
+    };
+    assert_eq!(shell(&[DIED]), "50");
+    let copy = folder.path("copy.db").display().to_string();
+    shell(&[&format!(".backup {copy}")]);
+    let mut check = Command::new("sqlite3");
+    check.args([&copy, "PRAGMA integrity_check"]);
+    assert_eq!(run(check).succeeded().lines(), ["ok"]);
+    assert_eq!(folder.lines(&["query", "--db", &copy]), events(0..200));
+    goes_on(work);
+}
+
+#[test]
+#[ignore = "needs DuckDB"]
+fn duckdb_scans_it() {
+    let work = at_work();
+    let script = format!(
+        "import duckdb\nfrom duckdb_extensions import import_extension\nimport_extension('sqlite_scanner')\n\
+         db = duckdb.connect()\ndb.execute('LOAD sqlite_scanner')\ndb.execute('SET sqlite_all_varchar = true')\n\
+         db.execute(\"CREATE VIEW events AS SELECT * FROM sqlite_scan('{}', 'events')\")\n\
+         print(db.execute(\"{DIED}\").fetchone()[0])",
+        work.0.db().display()
+    );
+    let mut python = tool("python");
+    python.args(["-c", &script]);
+    assert_eq!(run(python).succeeded().lines(), ["50"]);
+    goes_on(work);
+}
+
+#[test]
+#[ignore = "needs Datasette"]
+fn datasette_serves_it() {
+    let work = at_work();
+    let mut sql = tool("datasette");
+    sql.arg(work.0.db()).arg("--get").arg(format!("/events.json?_shape=arrayfirst&sql={}", DIED.replace(' ', "+")));
+    let answer = run(sql).exited(0).lines().join("");
+    assert_eq!(answer, "[50]");
+    goes_on(work);
+}
