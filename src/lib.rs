@@ -7,6 +7,7 @@
 
 pub mod commands;
 pub mod engine;
+pub mod error;
 pub mod event;
 pub mod output;
 pub mod query;

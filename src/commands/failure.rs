@@ -1,11 +1,11 @@
 //! How a command fails: one line on stderr that says what, where, and what to try; and the exit code.
 
-use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
 use super::LogFormat;
 use crate::engine::{EngineError, HostError};
+use crate::error::chain;
 use crate::query::time::TimeError;
 use crate::query::{FilterError, SelectionError};
 use crate::store::{StoreError, WriteFailed};
@@ -67,23 +67,6 @@ impl Failure {
         }
         self.exit
     }
-}
-
-/// An error and what caused it, on one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    // The system's own words are enough; its number is for programs.
-    let words = |error: &dyn Error| error.to_string().split(" (os error ").next().unwrap_or_default().to_owned();
-    let mut line = words(error);
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let text = words(cause);
-        // Some libraries' errors say their cause themselves, and SQLite's comes with a number that says it again.
-        if !line.ends_with(&text) && !text.starts_with("Error code ") {
-            line = format!("{line}: {text}");
-        }
-        next = cause.source();
-    }
-    line.replace('\n', " ")
 }
 
 /// clap's error, which is several lines, as one.

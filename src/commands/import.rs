@@ -39,6 +39,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let inputs = args.files.iter().map(|path| Input::open(path)).collect::<Result<Vec<_>, _>>()?;
     shared.make_own_directory()?;
     let store = Store::open_or_create(&shared.db()?)?;
+    store.expect_many()?;
     let import = Import::begin(store, &args.source);
     for input in inputs {
         if let Err(failure) = import.take(input) {
@@ -78,7 +79,7 @@ impl Input {
 }
 
 fn cannot_read(name: &str, error: &io::Error) -> Failure {
-    Failure::failed(format!("cannot read {name}: {}", super::failure::chain(error)))
+    Failure::failed(format!("cannot read {name}: {}", crate::error::chain(error)))
 }
 
 /// An import under way.
@@ -91,7 +92,7 @@ struct Import {
 impl Import {
     fn begin(store: Store, source: &str) -> Import {
         let key = SourceKey { engine_id: None, name: source.into(), renamed: false, host: None };
-        let queue = Arc::new(Queue::new(BUFFER));
+        let queue = Arc::new(Queue::attended(BUFFER));
         Import { source: Arc::new(key), writer: spawn_writer(store, queue.clone()), queue }
     }
 

@@ -118,7 +118,7 @@ impl Shared {
         let path = self.db()?;
         let Some(directory) = path.parent() else { return Ok(()) };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| {
-            Failure::failed(format!("cannot make the directory {}: {}", directory.display(), failure::chain(&e)))
+            Failure::failed(format!("cannot make the directory {}: {}", directory.display(), crate::error::chain(&e)))
         })
     }
 }

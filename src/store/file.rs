@@ -17,8 +17,8 @@ pub const APPLICATION_ID: i32 = i32::from_be_bytes(*b"EVNT");
 /// The schema that this program reads and writes; also `PRAGMA user_version`.
 pub(super) const SCHEMA: i64 = 2;
 
-/// From so many pages of WAL on they are moved into the file: 32 MB. Under load each page is then moved once for the
-/// many times it was written.
+/// While many events come, pages are moved from the WAL into the file when there are so many: 32 MB. Each is then moved
+/// once for the many times it was written.
 const CHECKPOINT: u32 = 8_000;
 
 /// How much of the file a reader maps instead of reading page by page, in bytes.
@@ -72,17 +72,18 @@ impl Store {
         migrate::migrations()
             .to_latest(&mut connection)
             .map_err(|e| StoreError::Migrate { path: path.into(), source: e.into() })?;
-        let checkpoint = CHECKPOINT.to_string();
-        for (name, value) in [
-            ("journal_mode", "WAL"),
-            ("synchronous", "FULL"),
-            ("foreign_keys", "ON"),
-            ("wal_autocheckpoint", &checkpoint),
-            ("journal_size_limit", "67108864"),
-        ] {
+        for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON")] {
             connection.pragma_update(None, name, value).map_err(sqlite("write", path))?;
         }
         Ok(Store { connection, path: path.into() })
+    }
+
+    /// Many events will come at once: pages are moved from the WAL into the file less often.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn expect_many(&self) -> Result<(), StoreError> {
+        self.connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT).map_err(sqlite("write", &self.path))
     }
 
     /// The file.

@@ -18,6 +18,8 @@ pub struct Queue {
     /// The same, to a source that waits.
     emptied: Condvar,
     budget: usize,
+    /// Whether there is somebody to tell when the store cannot be written, rather than wait for it for ever.
+    attended: bool,
 }
 
 #[derive(Debug, Default)]
@@ -34,9 +36,15 @@ struct State {
 pub struct Full(pub Box<Delivery>);
 
 impl Queue {
-    /// A queue that holds up to `budget` bytes.
+    /// A queue that holds up to `budget` bytes, for a service: a store that cannot be written is waited for.
     pub fn new(budget: usize) -> Self {
+        Queue { attended: false, ..Queue::attended(budget) }
+    }
+
+    /// The same for a command that somebody waits for: it fails if the store cannot be written for long.
+    pub fn attended(budget: usize) -> Self {
         Queue {
+            attended: true,
             state: Mutex::default(),
             filled: Condvar::new(),
             drained: Notify::new(),
@@ -98,6 +106,11 @@ impl Queue {
     /// Whether [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
         self.state().closed
+    }
+
+    /// Whether a store that cannot be written is given up after a while.
+    pub(super) fn gives_up(&self) -> bool {
+        self.attended || self.is_closed()
     }
 
     /// How many events are not yet stored.

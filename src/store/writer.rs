@@ -17,12 +17,13 @@ use super::lines::{COLUMNS, EventRow, Lines};
 use super::recent::Recent;
 use super::rows::{Inserts, Rows, TOGETHER};
 use super::{Queue, Reason, Store, StoreError};
+use crate::error::chain;
 use crate::event::{Event, Identity, OwnedEvent};
 
 /// How many events one commit takes at most, unless one delivery alone has more.
 const GROUP: usize = 10_000;
 
-/// How long a closing writer tries to store what is left.
+/// How long a writer that is closing or attended tries.
 const LAST_TRY: Duration = Duration::from_secs(30);
 
 /// Names a source; the same engine is the same source wherever it is reached.
@@ -156,6 +157,7 @@ fn run(mut writer: Writer, queue: &Queue) -> Outcome {
             Err(e) => match persist(&mut writer, &deliveries, queue, e) {
                 Ok(stored) => stored,
                 Err(source) => {
+                    queue.close();
                     return Outcome { stored: total, failed: Some(WriteFailed { events: queue.buffered(), source }) };
                 }
             },
@@ -168,7 +170,7 @@ fn run(mut writer: Writer, queue: &Queue) -> Outcome {
     Outcome { stored: total, failed: None }
 }
 
-/// Tries again until it works or, when the queue is closing, until there is no time left.
+/// Tries again until it works or, when the queue is closing or attended, until there is no time left.
 fn persist(
     writer: &mut Writer,
     deliveries: &[Delivery],
@@ -176,11 +178,11 @@ fn persist(
     mut error: StoreError,
 ) -> Result<Stored, StoreError> {
     let path = writer.store.path().display().to_string();
-    tracing::error!(error = %chain(&error), "cannot write {path}; what is read waits in memory and is tried again");
+    tracing::error!("{}; what is read waits in memory and is tried again", chain(&error));
     let mut wait = Duration::from_millis(50);
     let mut closing: Option<Instant> = None;
     loop {
-        if queue.is_closed() && closing.get_or_insert_with(Instant::now).elapsed() > LAST_TRY {
+        if queue.gives_up() && closing.get_or_insert_with(Instant::now).elapsed() > LAST_TRY {
             return Err(error);
         }
         std::thread::sleep(wait);
@@ -193,16 +195,6 @@ fn persist(
             Err(e) => error = e,
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 /// How many instants are remembered at which events of a source are stored.

@@ -12,9 +12,9 @@ use super::contact::{Before, Contact, Ended, delivery};
 use super::memory::{self, Patience};
 use super::sources::Sources;
 use super::{Plan, Until};
-use crate::commands::failure::chain;
 use crate::commands::now_nano;
 use crate::engine::{Client, EngineError, Host, Info};
+use crate::error::chain;
 use crate::store::{Delivery, GapChange, Queue, Reason, SourceKey};
 use crate::stream::backoff::Backoff;
 

@@ -20,10 +20,10 @@ use board::Board;
 use collector::Collector;
 use sources::Sources;
 
-use super::failure::chain;
 use super::select::Filters;
 use super::{Failure, Shared, now_nano};
 use crate::engine::{EngineError, Host};
+use crate::error::chain;
 use crate::query::{Selection, time};
 use crate::store::{Outcome, Queue, RecorderLock, Store, Written, spawn_writer};
 use crate::stream::DEFAULT_LINE_LIMIT;
