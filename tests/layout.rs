@@ -17,15 +17,8 @@ fn store(path: &Path, lines: &[String], at_once: usize) -> u64 {
     let queue = Arc::new(Queue::new(1 << 30));
     let writer = spawn_writer(Store::open_or_create(path).unwrap(), queue.clone());
     for (at, lines) in lines.chunks(at_once).enumerate() {
-        let delivery = Delivery {
-            source: source.clone(),
-            received_nano: 1_800_000_000_000_000_000 + at as i64,
-            events: lines.iter().map(|line| OwnedEvent::of(&Event::parse(line.as_bytes()).unwrap())).collect(),
-            rejected: Vec::new(),
-            last_seen: None,
-            gap: None,
-            contacted: false,
-        };
+        let mut delivery = Delivery::new(source.clone(), 1_800_000_000_000_000_000 + at as i64);
+        delivery.events = lines.iter().map(|line| OwnedEvent::of(&Event::parse(line.as_bytes()).unwrap())).collect();
         assert!(queue.push(delivery).is_ok());
     }
     queue.close();

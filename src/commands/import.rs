@@ -104,15 +104,7 @@ impl Import {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other.map_err(|e| cannot_read(&input.name, &e))?,
             };
-            let mut delivery = Delivery {
-                source: self.source.clone(),
-                received_nano: now_nano(),
-                events: Vec::new(),
-                rejected: Vec::new(),
-                last_seen: None,
-                gap: None,
-                contacted: false,
-            };
+            let mut delivery = Delivery::new(self.source.clone(), now_nano());
             let mut each = |item: Item| match item {
                 Item::Event(event) => delivery.events.push(OwnedEvent::of(&event)),
                 Item::Rejected(rejected) => delivery

@@ -67,6 +67,19 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// One that says nothing yet.
+    pub fn new(source: Arc<SourceKey>, received_nano: i64) -> Self {
+        Delivery {
+            source,
+            received_nano,
+            events: Vec::new(),
+            rejected: Vec::new(),
+            last_seen: None,
+            gap: None,
+            contacted: false,
+        }
+    }
+
     /// What it costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
         let events: usize = self.events.iter().map(OwnedEvent::size).sum();

@@ -63,15 +63,7 @@ pub(super) struct Before {
 
 /// A delivery that says nothing yet.
 pub(super) fn delivery(source: Arc<SourceKey>) -> Delivery {
-    Delivery {
-        source,
-        received_nano: now_nano(),
-        events: Vec::new(),
-        rejected: Vec::new(),
-        last_seen: None,
-        gap: None,
-        contacted: false,
-    }
+    Delivery::new(source, now_nano())
 }
 
 /// The engine is asked again for what it remembers, to find what the stream leaves out.
