@@ -19,6 +19,14 @@ fn reasons(folder: &Folder) -> Vec<String> {
     folder.json(&["gaps"]).iter().map(|gap| gap["reason"].as_str().unwrap_or("null").to_owned()).collect()
 }
 
+/// Waits until these, and no others, are the reasons of the gaps.
+fn eventually_reasons(folder: &Folder, expected: &[&str]) {
+    folder.eventually(&format!("the gaps are {expected:?}"), || {
+        let reasons = reasons(folder);
+        if reasons == expected { Ok(()) } else { Err(reasons) }
+    });
+}
+
 #[test]
 fn the_memory_comes_first_then_what_happens() {
     let (folder, engine) = folder_and_engine();
@@ -136,14 +144,11 @@ fn an_engine_that_was_only_away_leaves_no_gap() {
     engine.happens(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     engine.goes_away();
-    folder.eventually("a gap is open", || if reasons(&folder).len() == 2 { Ok(()) } else { Err(reasons(&folder)) });
+    eventually_reasons(&folder, &["first-contact", "disconnected"]);
     engine.happens(&event(1));
     engine.come_back();
     folder.eventually_lines(ALL, &events(0..2));
-    folder.eventually(
-        "the gap is withdrawn",
-        || if reasons(&folder).len() == 1 { Ok(()) } else { Err(reasons(&folder)) },
-    );
+    eventually_reasons(&folder, &["first-contact"]);
     recorder.stop();
 }
 
@@ -537,12 +542,9 @@ fn a_gap_is_withdrawn_if_the_last_event_seen_comes_back_late() {
     with_a_long_memory(&folder, &engine);
     engine.answers(Manner { stalls_after: Some(1), ..Manner::default() });
     let recorder = folder.record(&engine.host(), &[]);
-    let gaps = |expected: &[&str]| {
-        folder.eventually("the gaps", || if reasons(&folder) == expected { Ok(()) } else { Err(reasons(&folder)) });
-    };
-    gaps(&["first-contact", "engine-restart"]);
+    eventually_reasons(&folder, &["first-contact", "engine-restart"]);
     engine.goes_on();
-    gaps(&["first-contact"]);
+    eventually_reasons(&folder, &["first-contact"]);
     folder.eventually_lines(ALL, &events(0..200));
     recorder.stop();
 }
@@ -595,16 +597,12 @@ fn an_engine_whose_streams_never_stand_is_away() {
     folder.eventually_lines(ALL, &events(0..1));
     engine.answers(Manner { cuts_at_once: true, ..Manner::default() });
     engine.cuts_connections();
-    let expected = ["first-contact", "disconnected"];
-    folder.eventually("a gap is open", || if reasons(&folder) == expected { Ok(()) } else { Err(reasons(&folder)) });
+    eventually_reasons(&folder, &["first-contact", "disconnected"]);
     assert!(recorder.log().contains("it is tried again until it works"), "{}", recorder.log());
     engine.answers(Manner::default());
     engine.happens(&event(1));
     folder.eventually_lines(ALL, &events(0..2));
-    folder.eventually(
-        "the gap is withdrawn",
-        || if reasons(&folder).len() == 1 { Ok(()) } else { Err(reasons(&folder)) },
-    );
+    eventually_reasons(&folder, &["first-contact"]);
     recorder.stop();
 }
 

@@ -66,6 +66,14 @@ pub(super) fn delivery(source: Arc<SourceKey>) -> Delivery {
     Delivery::new(source, now_nano())
 }
 
+/// The last event that came and is not handed on yet.
+enum Last {
+    None,
+    /// The last of those held: who it is can be found out when it is handed on.
+    Held,
+    Known(Identity),
+}
+
 /// The engine is asked again for what it remembers, to find what the stream leaves out.
 struct Look {
     /// The last event seen when it was asked.
@@ -95,7 +103,7 @@ pub(super) struct Contact {
     /// What came and is not handed on yet.
     held: Delivery,
     /// The last event that came, whether it is to be stored or not.
-    last: Option<Identity>,
+    last: Last,
     /// Whether an event came that was not known before.
     news: bool,
     opened: Option<Instant>,
@@ -117,7 +125,7 @@ impl Contact {
             failed_looks: 0,
             held: delivery(source.clone()),
             decoder: Decoder::with_limit(plan.max_event),
-            last: None,
+            last: Last::None,
             news: false,
             opened: None,
             plan,
@@ -229,6 +237,15 @@ impl Contact {
         let Contact { held, continuity, doubt, look, last, plan, .. } = self;
         let mut each = |item: Item| match item {
             Item::Event(event) => {
+                let passes = plan.selection.passes(&event);
+                if passes {
+                    held.events.push(OwnedEvent::of(&event));
+                }
+                // Who it is costs a hash, and in a quiet following only the last one is asked for.
+                if passes && continuity.is_none() && look.is_none() && doubt.is_none() {
+                    *last = Last::Held;
+                    return;
+                }
                 let identity = event.identity();
                 if let Some(continuity) = continuity {
                     continuity.stream_brought(identity);
@@ -240,10 +257,7 @@ impl Contact {
                     *doubt = None;
                     held.gap = Some(GapChange::Withdrawn { from: Some(identity.time_nano) });
                 }
-                *last = Some(identity);
-                if plan.selection.passes(&event) {
-                    held.events.push(OwnedEvent::of(&event));
-                }
+                *last = Last::Known(identity);
             }
             Item::Rejected(rejected) => held.rejected.push(rejection(&rejected)),
         };
@@ -374,7 +388,7 @@ impl Contact {
     pub(super) async fn only_memory(&mut self, memory: Memory) {
         let mut continuity = Continuity::new(self.claim.last_seen());
         memory.identities.iter().for_each(|identity| continuity.stream_brought(*identity));
-        self.last = memory.identities.last().copied();
+        self.last = memory.identities.last().map_or(Last::None, |identity| Last::Known(*identity));
         continuity.memory_told(memory.identities);
         self.continuity = Some(continuity);
         self.held.events = self.plan.selected(memory.events);
@@ -434,7 +448,11 @@ impl Contact {
     fn hand_on(&mut self) -> Result<(), Full> {
         let mut held = std::mem::replace(&mut self.held, delivery(self.source.clone()));
         held.received_nano = now_nano();
-        held.last_seen = self.last.take();
+        held.last_seen = match std::mem::replace(&mut self.last, Last::None) {
+            Last::None => None,
+            Last::Held => held.events.last().map(|event| event.event().identity()),
+            Last::Known(identity) => Some(identity),
+        };
         self.hand_over(held)
     }
 
@@ -495,7 +513,7 @@ impl Drop for Contact {
     /// came before it, so it does not count as the last seen.
     fn drop(&mut self) {
         if self.continuity.is_some() {
-            self.last = None;
+            self.last = Last::None;
         }
         if self.hand_on().is_err() {
             tracing::warn!("the buffer is full: the engine is asked again for what it sent last");
