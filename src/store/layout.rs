@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use crate::event::Event;
 
 /// The attributes that vary from event to event of one actor; in the order of their keys.
-pub(super) const VARYING: [&str; 5] = ["container", "execDuration", "execID", "exitCode", "signal"];
+pub const VARYING: [&str; 5] = ["container", "execDuration", "execID", "exitCode", "signal"];
 
 /// The place of `execID` in [`VARYING`].
 const EXEC_ID: usize = 2;
@@ -36,7 +36,7 @@ const HOLES: [Hole; 7] =
     [Hole::Kind, Hole::Action, Hole::ActorId, Hole::Image, Hole::Attributes, Hole::Seconds, Hole::Nanos];
 
 /// Writes the form of an event: its line, with holes for what is kept elsewhere.
-pub(super) fn form_of(event: &Event, form: &mut String) {
+pub fn form_of(event: &Event, form: &mut String) {
     let raw = event.text;
     let texts = &event.texts;
     let mut places: Vec<(usize, usize, Hole)> = Vec::with_capacity(9);
@@ -79,7 +79,7 @@ fn is_quoted(json: &str, text: &str) -> bool {
 
 /// A form, ready to be filled.
 #[derive(Clone, Debug)]
-pub(super) struct Form {
+pub struct Form {
     /// What stands before each hole, and the hole.
     pieces: Vec<(Box<str>, Hole)>,
     tail: Box<str>,
@@ -87,7 +87,7 @@ pub(super) struct Form {
 
 impl Form {
     /// Reads a form as [`form_of`] writes it.
-    pub(super) fn read(text: &str) -> Form {
+    pub fn read(text: &str) -> Form {
         let mut pieces = Vec::new();
         let mut literal = String::new();
         for c in text.chars() {
@@ -100,15 +100,7 @@ impl Form {
     }
 
     /// Puts an event together, at the end of `out`.
-    pub(super) fn fill(
-        &self,
-        kind: &str,
-        action: &str,
-        actor: &Actor,
-        varying: &Varying,
-        time: i64,
-        out: &mut Vec<u8>,
-    ) {
+    pub fn fill(&self, kind: &str, action: &str, actor: &Actor, varying: &Varying, time: i64, out: &mut Vec<u8>) {
         for (literal, hole) in &self.pieces {
             out.extend_from_slice(literal.as_bytes());
             match hole {
@@ -127,7 +119,7 @@ impl Form {
 
 /// An actor, with the attributes that stay, ready to be written.
 #[derive(Clone, Debug)]
-pub(super) struct Actor {
+pub struct Actor {
     quoted_id: Box<[u8]>,
     quoted_image: Box<[u8]>,
     /// The attributes that stay as they are written, in the order of their keys, each with a comma behind it.
@@ -138,7 +130,7 @@ pub(super) struct Actor {
 
 impl Actor {
     /// An actor of this ID; the attributes sorted by key.
-    pub(super) fn new<'a>(id: &str, attributes: impl Iterator<Item = (&'a str, &'a str)>) -> Actor {
+    pub fn new<'a>(id: &str, attributes: impl Iterator<Item = (&'a str, &'a str)>) -> Actor {
         let mut pairs = Vec::with_capacity(1024);
         let mut places = [None; VARYING.len()];
         let mut image = "";
@@ -190,11 +182,11 @@ impl Actor {
 
 /// The values of [`VARYING`], where an event has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Varying<'a>(pub(super) [Option<Value<'a>>; VARYING.len()]);
+pub struct Varying<'a>(pub(super) [Option<Value<'a>>; VARYING.len()]);
 
 /// A value, in the smallest form that gives it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub enum Value<'a> {
     /// 64 hexadecimal digits in lower case.
     Digest([u8; 32]),
     /// A decimal number as it is usually written.
@@ -205,7 +197,7 @@ pub(super) enum Value<'a> {
 
 impl<'a> Varying<'a> {
     /// Those of an event.
-    pub(super) fn of(event: &'a Event) -> Self {
+    pub fn of(event: &'a Event) -> Self {
         let mut varying = Varying::default();
         for (key, value) in &event.attributes {
             // By their first letters alone most are none of these.
@@ -219,12 +211,12 @@ impl<'a> Varying<'a> {
     }
 
     /// The `execID`.
-    pub(super) fn exec_id(&self) -> Option<&Value<'a>> {
+    pub fn exec_id(&self) -> Option<&Value<'a>> {
         self.0[EXEC_ID].as_ref()
     }
 
     /// The `execID`, to be changed.
-    pub(super) fn exec_id_mut(&mut self) -> &mut Option<Value<'a>> {
+    pub fn exec_id_mut(&mut self) -> &mut Option<Value<'a>> {
         &mut self.0[EXEC_ID]
     }
 }

@@ -5,7 +5,7 @@
 
 mod chain;
 mod file;
-mod layout;
+pub mod layout;
 mod lines;
 mod lock;
 mod migrate;

@@ -2,10 +2,14 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
 use super::writer::Delivery;
+
+/// Fewer events than these may wait a little for more to come.
+const FEW: usize = 1000;
 
 /// The queue between the streams and the writer.
 #[derive(Debug)]
@@ -119,15 +123,22 @@ impl Queue {
     }
 
     /// Waits for deliveries and takes all of them, as far as they hold no more than `events` events (but one
-    /// delivery at least); `None` once the queue is closed and empty. They count as buffered until
-    /// [`stored`](Self::stored).
-    pub(super) fn take(&self, events: usize) -> Option<Vec<Delivery>> {
+    /// delivery at least); `None` once the queue is closed and empty. A few are not taken before `when`, for more may
+    /// come. They count as buffered until [`stored`](Self::stored).
+    pub(super) fn take(&self, events: usize, when: Instant) -> Option<Vec<Delivery>> {
         let mut state = self.state();
         while state.waiting.is_empty() {
             if state.closed {
                 return None;
             }
             state = self.filled.wait(state).expect("no holder of this lock panics");
+        }
+        while !state.closed && state.events < FEW && state.bytes <= self.budget / 2 {
+            let left = when.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.filled.wait_timeout(state, left).expect("no holder of this lock panics").0;
         }
         let mut taken: Vec<Delivery> = Vec::new();
         let mut count = 0;

@@ -23,6 +23,10 @@ use crate::event::{Event, Identity, OwnedEvent};
 /// How many events one commit takes at most, unless one delivery alone has more.
 const GROUP: usize = 10_000;
 
+/// Small commits begin no sooner after one another, lest a busy stream wears out the disk. What comes alone is committed
+/// at once.
+const BETWEEN: Duration = Duration::from_millis(25);
+
 /// How long a writer that is closing or attended tries.
 const LAST_TRY: Duration = Duration::from_secs(30);
 
@@ -164,7 +168,9 @@ pub fn spawn_writer(store: Store, queue: Arc<Queue>) -> JoinHandle<Outcome> {
 
 fn run(mut writer: Writer, queue: &Queue) -> Outcome {
     let mut total = Stored::default();
-    while let Some(deliveries) = queue.take(GROUP) {
+    let mut next = Instant::now();
+    while let Some(deliveries) = queue.take(GROUP, next) {
+        next = Instant::now() + BETWEEN;
         let stored = match writer.store(&deliveries) {
             Ok(stored) => stored,
             Err(e) => match persist(&mut writer, &deliveries, queue, e) {
