@@ -95,5 +95,12 @@ fn the_migrations_are_those_that_landed() {
         found.push(format!("{} {digest}", path.file_name().expect("a name").to_string_lossy()));
     }
     found.sort();
-    assert_eq!(found, ["0001_record.sql 1a0059e44f50f22d", "0002_interned.sql dd22964dff5f89a9"]);
+    assert_eq!(
+        found,
+        [
+            "0001_record.sql 1a0059e44f50f22d",
+            "0002_interned.sql dd22964dff5f89a9",
+            "0003_evidence.sql 53acd81bbf663508"
+        ]
+    );
 }

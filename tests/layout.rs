@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use events::event::{Event, OwnedEvent};
+use events::event::Event;
 use events::store::{Ask, Delivery, Judge, Order, Queue, Reader, SourceKey, Store, spawn_writer};
 use proptest::prelude::*;
 use support::fixture;
@@ -15,10 +15,10 @@ use support::fixture;
 fn store(path: &Path, lines: &[String], at_once: usize) -> u64 {
     let source = Arc::new(SourceKey { engine_id: Some("e".into()), name: "e".into(), renamed: false, host: None });
     let queue = Arc::new(Queue::new(1 << 30));
-    let writer = spawn_writer(Store::open_or_create(path).unwrap(), queue.clone());
+    let writer = spawn_writer(Store::open_or_create(path).unwrap(), queue.clone(), u64::MAX);
     for (at, lines) in lines.chunks(at_once).enumerate() {
         let mut delivery = Delivery::new(source.clone(), 1_800_000_000_000_000_000 + at as i64);
-        delivery.events = lines.iter().map(|line| OwnedEvent::of(&Event::parse(line.as_bytes()).unwrap())).collect();
+        delivery.events = lines.iter().map(|line| Event::parse(line.as_bytes()).unwrap()).collect();
         assert!(queue.push(delivery).is_ok());
     }
     queue.close();

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::{Failure, Shared, now_nano};
-use crate::event::OwnedEvent;
 use crate::store::{Delivery, Outcome, Queue, Rejection, SourceKey, Store, Written, spawn_writer};
 use crate::stream::{Decoder, Item};
 
@@ -93,7 +92,7 @@ impl Import {
     fn begin(store: Store, source: &str) -> Import {
         let key = SourceKey { engine_id: None, name: source.into(), renamed: false, host: None };
         let queue = Arc::new(Queue::attended(BUFFER));
-        Import { source: Arc::new(key), writer: spawn_writer(store, queue.clone()), queue }
+        Import { source: Arc::new(key), writer: spawn_writer(store, queue.clone(), u64::MAX), queue }
     }
 
     fn take(&self, mut input: Input) -> Result<(), Failure> {
@@ -106,7 +105,7 @@ impl Import {
             };
             let mut delivery = Delivery::new(self.source.clone(), now_nano());
             let mut each = |item: Item| match item {
-                Item::Event(event) => delivery.events.push(OwnedEvent::of(&event)),
+                Item::Event(event) => delivery.events.push(&event),
                 Item::Rejected(rejected) => delivery
                     .rejected
                     .push(Rejection { bytes: rejected.bytes.into(), error: rejected.reason.to_string() }),

@@ -5,7 +5,7 @@
 //! one counts, as in the engine's own parser. This module knows nothing of sockets, files or databases.
 
 mod json;
-mod owned;
+mod list;
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 pub use json::Malformed;
 use json::{Cursor, Quoted};
-pub use owned::OwnedEvent;
+pub use list::Events;
 
 /// An event, borrowed from the bytes it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]

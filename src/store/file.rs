@@ -6,8 +6,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use super::chain::{BEGINNING, Head};
 use super::{SourceRow, StoreError, migrate};
 use crate::event::Identity;
 
@@ -15,7 +16,7 @@ use crate::event::Identity;
 pub const APPLICATION_ID: i32 = i32::from_be_bytes(*b"EVNT");
 
 /// The schema that this program reads and writes; also `PRAGMA user_version`.
-pub(super) const SCHEMA: i64 = 2;
+pub(super) const SCHEMA: i64 = 3;
 
 /// While many events come, pages are moved from the WAL into the file when there are so many: 32 MB. Each is then moved
 /// once for the many times it was written.
@@ -91,6 +92,14 @@ impl Store {
         &self.path
     }
 
+    /// The end of the hash chain.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn head(&self) -> Result<Head, StoreError> {
+        head(&self.connection).map_err(sqlite("read", &self.path))
+    }
+
     /// Every source the store knows.
     ///
     /// # Errors
@@ -135,9 +144,19 @@ pub(super) fn sqlite<'a>(doing: &'static str, path: &'a Path) -> impl Fn(rusqlit
     move |source| StoreError::Sqlite { doing, path: path.into(), source }
 }
 
+/// The end of the chain, as far as it is stored.
+pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
+    let last = connection
+        .prepare_cached("SELECT seq, hash FROM link ORDER BY seq DESC LIMIT 1")?
+        .query_row([], |row| Ok(Head { seq: row.get(0)?, hash: row.get(1)? }))
+        .optional()?;
+    Ok(last.unwrap_or(Head { seq: 0, hash: BEGINNING }))
+}
+
 pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow>> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, engine_id, name, host, events, rejected, first_nano, last_nano, seen_nano, seen_digest, contacted_nano
+        "SELECT id, engine_id, name, host, events, rejected, first_nano, last_nano, seen_nano, seen_digest, contacted_nano,
+            skew_nano
          FROM source ORDER BY id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -152,6 +171,7 @@ pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow
             first_nano: row.get(6)?,
             last_nano: row.get(7)?,
             contacted_nano: row.get(10)?,
+            skew_nano: row.get(11)?,
             last_seen: seen.0.zip(seen.1).map(|(time_nano, digest)| Identity { time_nano, digest }),
         })
     })?;

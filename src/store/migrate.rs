@@ -15,7 +15,23 @@ pub(super) fn migrations() -> Migrations<'static> {
         M::up_with_hook(include_str!("../../migrations/0002_interned.sql"), |transaction: &Transaction| {
             intern(transaction).map_err(|e| HookError::Hook(e.to_string()))
         }),
+        M::up_with_hook(include_str!("../../migrations/0003_evidence.sql"), |transaction: &Transaction| {
+            name_sources(transaction).map_err(|e| HookError::Hook(e.to_string()))
+        }),
     ])
+}
+
+/// Enters into the chain what the sources are called.
+fn name_sources(db: &Connection) -> rusqlite::Result<()> {
+    let mut rows = Rows::new();
+    rows.begin(db)?;
+    let mut sources = db.prepare("SELECT id, ifnull(engine_id, name), name FROM source ORDER BY id")?;
+    let mut sources = sources.query([])?;
+    while let Some(row) = sources.next()? {
+        let (source, chain_name, name): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        rows.add_naming(db, (source, &chain_name), &name)?;
+    }
+    rows.finish(db)
 }
 
 /// Moves the events, gaps and rejected lines of schema 1 to where schema 2 keeps them.

@@ -20,13 +20,16 @@ mod writer;
 
 use std::path::PathBuf;
 
+pub use chain::{Head, NoHead};
 pub use file::{APPLICATION_ID, Store};
 pub use layout::varies;
 pub use lock::{HostState, RecorderLock, RecorderState, recorder};
 pub use plan::{Actions, ActorPasses, ActorTest, Ask};
 pub use queue::{Full, Queue};
 pub use reader::{Judge, Order, Reader, Snapshot, Stored};
-pub use writer::{Delivery, GapChange, Outcome, Rejection, SourceKey, Stored as Written, WriteFailed, spawn_writer};
+pub use writer::{
+    Delivery, GapChange, Outcome, REJECTED_ROWS, Rejection, SourceKey, Stored as Written, WriteFailed, spawn_writer,
+};
 
 use crate::event::Identity;
 
@@ -53,6 +56,8 @@ pub struct SourceRow {
     pub last_seen: Option<Identity>,
     /// When it was last reached, in nanoseconds since the epoch.
     pub contacted_nano: Option<i64>,
+    /// How far the engine's clock was ahead of the recorder's when it was last reached, in nanoseconds.
+    pub skew_nano: Option<i64>,
 }
 
 /// Why the record is blind somewhere.
@@ -68,6 +73,10 @@ pub enum Reason {
     Overrun,
     /// More came than the recorder's own memory was allowed to hold.
     BufferFull,
+    /// The engine counted more events than it sent.
+    DroppedByEngine,
+    /// The file that was recorded into is not there any more.
+    StoreFailed,
 }
 
 impl Reason {
@@ -79,6 +88,8 @@ impl Reason {
             Reason::EngineRestart => "engine-restart",
             Reason::Overrun => "overrun",
             Reason::BufferFull => "buffer-full",
+            Reason::DroppedByEngine => "dropped-by-engine",
+            Reason::StoreFailed => "store-failed",
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
+use super::chain::Head;
 use super::writer::Delivery;
 
 /// Fewer events than these may wait a little for more to come.
@@ -33,6 +34,7 @@ struct State {
     bytes: usize,
     events: usize,
     closed: bool,
+    head: Option<Head>,
 }
 
 /// The queue holds as much as it may; the delivery comes back.
@@ -152,9 +154,15 @@ impl Queue {
         Some(taken)
     }
 
-    /// These deliveries are stored.
-    pub(super) fn stored(&self, deliveries: &[Delivery]) {
+    /// The end of the hash chain after what was stored last; `None` before anything was.
+    pub fn head(&self) -> Option<Head> {
+        self.state().head
+    }
+
+    /// These deliveries are stored, and with them the chain ends so.
+    pub(super) fn stored(&self, deliveries: &[Delivery], head: Head) {
         let mut state = self.state();
+        state.head = Some(head);
         state.bytes -= deliveries.iter().map(Delivery::bytes).sum::<usize>();
         state.events -= deliveries.iter().map(|d| d.events.len()).sum::<usize>();
         drop(state);

@@ -4,13 +4,15 @@
 //! cache: the tables answer what it does not hold. Everything happens inside the caller's transaction; after one that
 //! failed, [`forget`](Rows::forget) must be called.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::chain::{self, Entry, Hash, Kind};
+use super::chain::{self, BEGINNING, Entry, Hash, Head, Kind};
+use super::file::head;
 use super::layout::{Actor, Form, Value, Varying, form_of, varies};
 use super::recent::Recent;
 use super::stretch::Stretches;
@@ -36,7 +38,7 @@ const EXEC_REACH: i64 = 100_000;
 /// From so many events on, that were read together, when they were is stored once.
 pub(super) const TOGETHER: usize = 16;
 
-/// How many entries may share one link of the chain that is stored.
+/// Every so many entries the chain's link is stored, and at its end: so few share one.
 const LINKED: i64 = 64;
 
 /// The statements that every event needs, prepared once a transaction.
@@ -68,8 +70,9 @@ pub(super) struct Rows {
     /// The last sequence given, and the chain's hash after it.
     seq: i64,
     hash: Hash,
-    /// The sequence of the last link stored, and of the one before it.
-    linked: (i64, i64),
+    /// The sequence of the last link that is stored; and those to be stored with this transaction.
+    stored_link: i64,
+    links: Vec<(i64, Hash)>,
     loaded: bool,
     form: String,
     key: Vec<u8>,
@@ -86,8 +89,9 @@ impl Rows {
             execs: Recent::new(EXECS),
             stretches: Stretches::default(),
             seq: 0,
-            hash: chain::BEGINNING,
-            linked: (0, 0),
+            hash: BEGINNING,
+            stored_link: 0,
+            links: Vec::new(),
             loaded: false,
             form: String::new(),
             key: Vec::new(),
@@ -115,11 +119,9 @@ impl Rows {
         if self.loaded {
             return Ok(());
         }
-        let mut links = db.prepare_cached("SELECT seq, hash FROM link ORDER BY seq DESC LIMIT 2")?;
-        let mut links = links.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        (self.seq, self.hash) = links.next().transpose()?.unwrap_or((0, chain::BEGINNING));
-        let before = links.next().transpose()?.map_or(0, |(seq, _): (i64, Hash)| seq);
-        self.linked = (self.seq, before);
+        Head { seq: self.seq, hash: self.hash } = head(db)?;
+        self.stored_link = self.seq;
+        self.links.clear();
         self.stretches = Stretches::load(db)?;
         self.loaded = true;
         Ok(())
@@ -128,25 +130,36 @@ impl Rows {
     /// Stores what the transaction has added to the chain and the stretches; to be called last in it.
     pub(super) fn finish(&mut self, db: &Connection) -> rusqlite::Result<()> {
         self.stretches.store(db)?;
-        let (last, before) = self.linked;
-        if self.seq == last {
+        if self.seq == self.stored_link {
             return Ok(());
         }
-        if self.seq - before <= LINKED && last > 0 {
-            db.prepare_cached("UPDATE link SET seq = ?2, hash = ?3 WHERE seq = ?1")?
-                .execute(params![last, self.seq, self.hash])?;
-            self.linked = (self.seq, before);
-        } else {
-            db.prepare_cached("INSERT INTO link (seq, hash) VALUES (?1, ?2)")?.execute(params![self.seq, self.hash])?;
-            self.linked = (self.seq, last);
+        if self.links.last().is_none_or(|(seq, _)| *seq < self.seq) {
+            self.links.push((self.seq, self.hash));
         }
+        // The link of a head that is behind us is needed no more, unless it is one of those that stay.
+        if self.stored_link % LINKED != 0 {
+            db.prepare_cached("DELETE FROM link WHERE seq = ?1")?.execute([self.stored_link])?;
+        }
+        let mut insert = db.prepare_cached("INSERT INTO link (seq, hash) VALUES (?1, ?2)")?;
+        for (seq, hash) in self.links.drain(..) {
+            insert.execute(params![seq, hash])?;
+        }
+        self.stored_link = self.seq;
         Ok(())
+    }
+
+    /// The end of the chain.
+    pub(super) fn head(&self) -> Head {
+        Head { seq: self.seq, hash: self.hash }
     }
 
     /// The next sequence, for an entry of the chain.
     pub(super) fn chained(&mut self, kind: Kind, source: &str, fields: &[&[u8]]) -> i64 {
         self.seq += 1;
         self.hash = chain::link(&self.hash, Entry { kind, seq: self.seq, source, fields });
+        if self.seq % LINKED == 0 {
+            self.links.push((self.seq, self.hash));
+        }
         self.seq
     }
 
@@ -227,20 +240,23 @@ impl Rows {
         reason: Option<&str>,
         detail: Option<&str>,
     ) -> rusqlite::Result<()> {
-        let instant = |instant: Option<i64>| instant.map(i64::to_le_bytes);
-        let (from_bytes, to_bytes) = (instant(from), instant(to));
-        let bytes = |instant: &Option<[u8; 8]>| instant.map_or(Vec::new(), |bytes| bytes.to_vec());
-        let fields = [
-            &bytes(&from_bytes)[..],
-            &bytes(&to_bytes),
-            reason.unwrap_or_default().as_bytes(),
-            detail.unwrap_or_default().as_bytes(),
-        ];
+        // An empty text and none look the same in the chain, so one of them is never stored.
+        let detail = detail.filter(|detail| !detail.is_empty());
+        let fields = chain::gap_fields((from, to), reason, detail);
+        let fields: [&[u8]; 4] = std::array::from_fn(|at| &fields[at][..]);
         let seq = self.chained(Kind::Gap, source.1, &fields);
         db.prepare_cached(
             "INSERT INTO gap (seq, source, from_nano, to_nano, reason, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
         .execute(params![seq, source.0, from, to, reason, detail])?;
+        Ok(())
+    }
+
+    /// A source is called so from now on.
+    pub(super) fn add_naming(&mut self, db: &Connection, source: (i64, &str), name: &str) -> rusqlite::Result<()> {
+        let seq = self.chained(Kind::Naming, source.1, &[name.as_bytes()]);
+        db.prepare_cached("INSERT INTO naming (seq, source, name) VALUES (?1, ?2, ?3)")?
+            .execute(params![seq, source.0, name])?;
         Ok(())
     }
 
@@ -302,8 +318,15 @@ impl Rows {
     /// The actor of an event with the attributes that stay.
     fn actor(&mut self, db: &Connection, source: i64, event: &Event) -> rusqlite::Result<(i64, Rc<Actor>)> {
         let stay = || event.attributes.iter().filter(|(key, _)| !varies(key));
-        let texts = stay().flat_map(|(key, value)| [key, value]);
-        let hash = self.hash_of([source, 0], std::iter::once(&event.actor_id).chain(texts));
+        self.key.clear();
+        let hash = if write_staying(event, &mut self.key) {
+            self.key.extend_from_slice(&source.to_le_bytes());
+            self.key.extend_from_slice(event.actor_id.as_bytes());
+            xxh3_128(&self.key)
+        } else {
+            let texts = stay().flat_map(|(key, value)| [key, value]);
+            self.hash_of([source, 0], std::iter::once(&event.actor_id).chain(texts))
+        };
         if let Some((row, actor)) = self.actors.get(&hash) {
             return Ok((*row, actor.clone()));
         }
@@ -361,6 +384,31 @@ impl Rows {
         self.labels.insert(hash, row);
         Ok(row)
     }
+}
+
+/// Writes the attributes that stay as they are written in the event, and a zero, which nothing there is: what tells an
+/// actor apart, without taking each of them in hand. Whether that can be done.
+fn write_staying(event: &Event, out: &mut Vec<u8>) -> bool {
+    let Some(text) = event.texts.attributes else { return false };
+    let mut at = 0;
+    for (key, value) in event.attributes.iter().filter(|(key, _)| varies(key)) {
+        let (Cow::Borrowed(key), Cow::Borrowed(value)) = (key, value) else { return false };
+        let within = |part: &str| (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
+        let (start, end) = (within(key).wrapping_sub(1), within(value).wrapping_add(value.len() + 1));
+        // What is written with escapes stands elsewhere.
+        if value.is_empty() || start < at || end <= start || end > text.len() {
+            return false;
+        }
+        out.extend_from_slice(&text.as_bytes()[at..start]);
+        at = end;
+        match text.as_bytes().get(at) {
+            Some(b',') => at += 1,
+            _ => drop(out.pop_if(|last| *last == b',')),
+        }
+    }
+    out.extend_from_slice(&text.as_bytes()[at..]);
+    out.push(0);
+    true
 }
 
 impl ToSql for Value<'_> {

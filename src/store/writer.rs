@@ -18,7 +18,7 @@ use super::recent::Recent;
 use super::rows::{Inserts, Rows, TOGETHER};
 use super::{Queue, Reason, Store, StoreError};
 use crate::error::chain;
-use crate::event::{Event, Identity, OwnedEvent};
+use crate::event::{Event, Events, Identity};
 
 /// How many events one commit takes at most, unless one delivery alone has more.
 const GROUP: usize = 10_000;
@@ -59,7 +59,7 @@ pub struct Delivery {
     /// When it was read, in nanoseconds since the epoch.
     pub received_nano: i64,
     /// Events; those already stored are dropped.
-    pub events: Vec<OwnedEvent>,
+    pub events: Events,
     /// What was no event.
     pub rejected: Vec<Rejection>,
     /// The last event seen, stored or not, if that has changed.
@@ -68,6 +68,10 @@ pub struct Delivery {
     pub gap: Option<GapChange>,
     /// Whether the source was reached anew.
     pub contacted: bool,
+    /// How far the source's clock is ahead of ours, if it was asked, in nanoseconds.
+    pub skew_nano: Option<i64>,
+    /// The containers the source has now, as a JSON array, if it was asked.
+    pub containers: Option<String>,
 }
 
 impl Delivery {
@@ -76,24 +80,30 @@ impl Delivery {
         Delivery {
             source,
             received_nano,
-            events: Vec::new(),
+            events: Events::default(),
             rejected: Vec::new(),
             last_seen: None,
             gap: None,
             contacted: false,
+            skew_nano: None,
+            containers: None,
         }
     }
 
     /// What it costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
-        let events: usize = self.events.iter().map(OwnedEvent::size).sum();
         let rejected: usize = self.rejected.iter().map(|r| r.bytes.len() + r.error.len() + 48).sum();
-        size_of::<Self>() + events + rejected
+        size_of::<Self>() + self.events.size() + rejected + self.containers.as_ref().map_or(0, String::len)
     }
 
     /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.rejected.is_empty() && self.last_seen.is_none() && self.gap.is_none()
+        self.events.is_empty()
+            && self.rejected.is_empty()
+            && self.last_seen.is_none()
+            && self.gap.is_none()
+            && self.skew_nano.is_none()
+            && self.containers.is_none()
     }
 }
 
@@ -158,11 +168,15 @@ pub struct WriteFailed {
     pub source: StoreError,
 }
 
-/// Starts the thread that stores what comes down the queue, until the queue is closed and empty.
-pub fn spawn_writer(store: Store, queue: Arc<Queue>) -> JoinHandle<Outcome> {
+/// How many rejected lines of a source are kept unless told otherwise.
+pub const REJECTED_ROWS: u64 = 10_000;
+
+/// Starts the thread that stores what comes down the queue, until the queue is closed and empty. Of what is no event
+/// `rejected_limit` lines a source are kept; more are only counted.
+pub fn spawn_writer(store: Store, queue: Arc<Queue>, rejected_limit: u64) -> JoinHandle<Outcome> {
     std::thread::Builder::new()
         .name("writer".into())
-        .spawn(move || run(Writer::new(store), &queue))
+        .spawn(move || run(Writer::new(store, rejected_limit), &queue))
         .expect("the system starts a thread")
 }
 
@@ -177,14 +191,15 @@ fn run(mut writer: Writer, queue: &Queue) -> Outcome {
                 Ok(stored) => stored,
                 Err(source) => {
                     queue.close();
-                    return Outcome { stored: total, failed: Some(WriteFailed { events: queue.buffered(), source }) };
+                    let failed = Some(WriteFailed { events: queue.buffered(), source });
+                    return Outcome { stored: total, failed };
                 }
             },
         };
         total.events += stored.events;
         total.known += stored.known;
         total.rejected += stored.rejected;
-        queue.stored(&deliveries);
+        queue.stored(&deliveries, writer.rows.head());
     }
     Outcome { stored: total, failed: None }
 }
@@ -227,6 +242,8 @@ struct Source {
     key: Arc<SourceKey>,
     /// No event later than this is stored: a later one is new without looking.
     newest: i64,
+    /// How many rejected lines are kept of it.
+    rejected: u64,
     /// The digests of all that is stored at an instant, for those looked at last.
     at: Recent<i64, HashSet<[u8; 16]>>,
 }
@@ -237,13 +254,22 @@ struct Writer {
     sources: HashMap<(bool, String), Source>,
     rows: Rows,
     lines: Lines,
+    /// How many rejected lines of a source are kept.
+    rejected_limit: u64,
     /// Changes when another connection has written: then what is remembered of where things end no longer holds.
     data_version: i64,
 }
 
 impl Writer {
-    fn new(store: Store) -> Self {
-        Writer { store, sources: HashMap::new(), rows: Rows::new(), lines: Lines::new(), data_version: -1 }
+    fn new(store: Store, rejected_limit: u64) -> Self {
+        Writer {
+            store,
+            sources: HashMap::new(),
+            rows: Rows::new(),
+            lines: Lines::new(),
+            rejected_limit,
+            data_version: -1,
+        }
     }
 
     /// One commit.
@@ -258,7 +284,7 @@ impl Writer {
     }
 
     fn transact(&mut self, deliveries: &[Delivery]) -> rusqlite::Result<Stored> {
-        let Writer { store, sources, rows, lines, data_version } = self;
+        let Writer { store, sources, rows, lines, rejected_limit, data_version } = self;
         let transaction = store.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version = transaction.query_row("PRAGMA data_version", [], |row| row.get(0))?;
         if version != *data_version {
@@ -273,9 +299,11 @@ impl Writer {
             let key = &delivery.source;
             let same = (key.engine_id.is_some(), key.chain_name().to_owned());
             let known = sources.remove(&same).filter(|known| known.key == *key);
-            let source = known.map_or_else(|| find_or_add(&transaction, key), Ok)?;
+            let source = known.map_or_else(|| find_or_add(&transaction, rows, key), Ok)?;
             let source = sources.entry(same).or_insert(source);
-            let mut adding = Adding { db: &transaction, inserts: &mut inserts, rows, lines, source, delivery };
+            let rejected_limit = *rejected_limit;
+            let mut adding =
+                Adding { db: &transaction, inserts: &mut inserts, rows, lines, source, delivery, rejected_limit };
             adding.gap()?;
             adding.all(&mut stored)?;
         }
@@ -286,7 +314,7 @@ impl Writer {
     }
 }
 
-fn find_or_add(db: &Connection, key: &Arc<SourceKey>) -> rusqlite::Result<Source> {
+fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqlite::Result<Source> {
     let found = match &key.engine_id {
         Some(engine) => db
             .prepare_cached("SELECT id, last_nano FROM source WHERE engine_id = ?1")?
@@ -304,18 +332,27 @@ fn find_or_add(db: &Connection, key: &Arc<SourceKey>) -> rusqlite::Result<Source
                     .execute(params![id, key.host])?;
                 if key.renamed {
                     let name = free_name(db, key, id)?;
-                    db.prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
+                    let renamed = db
+                        .prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
                         .execute(params![id, name])?;
+                    if renamed > 0 {
+                        rows.add_naming(db, (id, key.chain_name()), &name)?;
+                    }
                 }
                 (id, newest)
             }
             None => {
+                let name = free_name(db, key, 0)?;
                 db.prepare_cached("INSERT INTO source (engine_id, name, host) VALUES (?1, ?2, ?3)")?
-                    .execute(params![key.engine_id, free_name(db, key, 0)?, key.host])?;
-                (db.last_insert_rowid(), None)
+                    .execute(params![key.engine_id, name, key.host])?;
+                let id = db.last_insert_rowid();
+                rows.add_naming(db, (id, key.chain_name()), &name)?;
+                (id, None)
             }
         };
-    Ok(Source { id, key: key.clone(), newest: newest.unwrap_or(i64::MIN), at: Recent::new(INSTANTS) })
+    let rejected =
+        db.prepare_cached("SELECT count(*) FROM rejected WHERE source = ?1")?.query_row([id], |row| row.get(0))?;
+    Ok(Source { id, key: key.clone(), newest: newest.unwrap_or(i64::MIN), rejected, at: Recent::new(INSTANTS) })
 }
 
 /// The name of a source: its own, or one with the beginning of its ID if another source than `id` has that.
@@ -340,6 +377,7 @@ struct Adding<'a, 'db> {
     lines: &'a mut Lines,
     source: &'a mut Source,
     delivery: &'a Delivery,
+    rejected_limit: u64,
 }
 
 impl Adding<'_, '_> {
@@ -350,8 +388,7 @@ impl Adding<'_, '_> {
         if together {
             self.rows.together(self.db, received)?;
         }
-        for owned in &self.delivery.events {
-            let event = owned.event();
+        for (event, digest) in self.delivery.events.iter() {
             if event.time_nano <= self.source.newest && !self.is_new(&event)? {
                 stored.known += 1;
                 continue;
@@ -359,7 +396,7 @@ impl Adding<'_, '_> {
             self.rows.add(
                 (self.db, self.inserts),
                 (self.source.id, chain_name),
-                (&event, owned.digest()),
+                (&event, digest),
                 received,
                 together,
             )?;
@@ -385,6 +422,16 @@ impl Adding<'_, '_> {
             self.db
                 .prepare_cached("UPDATE source SET contacted_nano = ?2 WHERE id = ?1")?
                 .execute(params![self.source.id, self.delivery.received_nano])?;
+        }
+        if let Some(skew) = self.delivery.skew_nano {
+            self.db
+                .prepare_cached("UPDATE source SET skew_nano = ?2 WHERE id = ?1")?
+                .execute(params![self.source.id, skew])?;
+        }
+        if let Some(containers) = &self.delivery.containers {
+            self.db
+                .prepare_cached("INSERT OR REPLACE INTO snapshot (source, taken_nano, containers) VALUES (?1, ?2, ?3)")?
+                .execute(params![self.source.id, self.delivery.received_nano, containers])?;
         }
         if let Some(seen) = self.delivery.last_seen {
             self.db
@@ -418,6 +465,10 @@ impl Adding<'_, '_> {
     }
 
     fn reject(&mut self, rejection: &Rejection) -> rusqlite::Result<()> {
+        if self.source.rejected >= self.rejected_limit {
+            return Ok(());
+        }
+        self.source.rejected += 1;
         let received = self.delivery.received_nano;
         let fields = [&received.to_le_bytes()[..], rejection.error.as_bytes(), &rejection.bytes];
         let seq = self.rows.chained(Kind::Rejected, self.delivery.source.chain_name(), &fields);
@@ -426,6 +477,13 @@ impl Adding<'_, '_> {
                 "INSERT INTO rejected (seq, source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
             .execute(params![seq, self.source.id, received, rejection.error, rejection.bytes])?;
+        if self.source.rejected == self.rejected_limit {
+            let name = &self.delivery.source.name;
+            tracing::warn!(
+                "{} rejected lines of {name} are kept; from now on they are only counted",
+                self.rejected_limit
+            );
+        }
         Ok(())
     }
 

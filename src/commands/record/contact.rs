@@ -13,7 +13,7 @@ use super::sources::Claim;
 use crate::commands::now_nano;
 use crate::engine::{Chunks, Client, EngineError};
 use crate::error::chain;
-use crate::event::{Identity, OwnedEvent};
+use crate::event::{Events, Identity};
 use crate::store::{Delivery, Full, GapChange, Queue, Reason, SourceKey};
 use crate::stream::continuity::{Continuity, MEMORY, Verdict};
 use crate::stream::{Decoder, End, Item};
@@ -239,7 +239,7 @@ impl Contact {
             Item::Event(event) => {
                 let passes = plan.selection.passes(&event);
                 if passes {
-                    held.events.push(OwnedEvent::of(&event));
+                    held.events.push(&event);
                 }
                 // Who it is costs a hash, and in a quiet following only the last one is asked for.
                 if passes && continuity.is_none() && look.is_none() && doubt.is_none() {
@@ -299,7 +299,7 @@ impl Contact {
                     self.judge_by = Instant::now() + JUDGEMENT_ALONE;
                 }
                 // The stream should bring all of it too; what it does not is not lost by that.
-                self.held.events.splice(0..0, self.plan.selected(memory.events));
+                self.remember(memory.events);
                 self.judge();
                 if self.continuity.is_none() { self.hand_on() } else { Ok(()) }
             }
@@ -379,9 +379,15 @@ impl Contact {
                 detail: Some("the stream left out more than the engine remembers".into()),
             });
         }
-        let remembered = self.plan.selected(std::mem::take(&mut memory.events));
-        self.held.events.splice(0..0, remembered);
+        let remembered = std::mem::take(&mut memory.events);
+        self.remember(remembered);
         self.look = None;
+    }
+
+    /// What the engine remembers came before what its stream brings.
+    fn remember(&mut self, events: Events) {
+        let held = std::mem::take(&mut self.held.events);
+        self.held.events = held.behind(self.plan.selected(events));
     }
 
     /// Takes the memory as all there is to come, and waits for the store if need be.
@@ -450,7 +456,7 @@ impl Contact {
         held.received_nano = now_nano();
         held.last_seen = match std::mem::replace(&mut self.last, Last::None) {
             Last::None => None,
-            Last::Held => held.events.last().map(|event| event.event().identity()),
+            Last::Held => held.events.last().map(|event| event.identity()),
             Last::Known(identity) => Some(identity),
         };
         self.hand_over(held)
@@ -502,8 +508,8 @@ impl Contact {
 
 impl Plan {
     /// Those of the events that are to be stored.
-    fn selected(&self, mut events: Vec<OwnedEvent>) -> Vec<OwnedEvent> {
-        events.retain(|event| self.selection.passes(&event.event()));
+    fn selected(&self, mut events: Events) -> Events {
+        events.retain(|event| self.selection.passes(event));
         events
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::engine::{Client, EngineError};
-use crate::event::{Identity, OwnedEvent};
+use crate::event::{Events, Identity};
 use crate::store::Rejection;
 use crate::stream::{Decoder, Item, Rejected};
 
@@ -24,7 +24,7 @@ pub(super) struct Patience {
 /// What an engine remembers, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    pub(super) events: Vec<OwnedEvent>,
+    pub(super) events: Events,
     pub(super) identities: Vec<Identity>,
     pub(super) rejected: Vec<Rejection>,
     /// Why this may not be all of it: the answer did not end.
@@ -40,7 +40,7 @@ pub(super) async fn take(client: &Client, max_event: usize, patience: Patience) 
     let mut each = |item: Item| match item {
         Item::Event(event) => {
             memory.identities.push(event.identity());
-            memory.events.push(OwnedEvent::of(&event));
+            memory.events.push(&event);
         }
         Item::Rejected(rejected) => memory.rejected.push(rejection(&rejected)),
     };

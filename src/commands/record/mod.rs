@@ -25,7 +25,7 @@ use super::{Failure, Shared, now_nano};
 use crate::engine::{EngineError, Host};
 use crate::error::chain;
 use crate::query::{Selection, time};
-use crate::store::{Outcome, Queue, RecorderLock, Store, Written, spawn_writer};
+use crate::store::{Outcome, Queue, REJECTED_ROWS, RecorderLock, Store, Written, spawn_writer};
 use crate::stream::DEFAULT_LINE_LIMIT;
 
 /// The flags of `record`.
@@ -49,6 +49,9 @@ pub struct Args {
     /// The longest event taken; a longer line is rejected
     #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Recording")]
     max_event: String,
+    /// How many lines that are no event are kept of each engine; more are only counted
+    #[arg(long, value_name = "N", default_value_t = REJECTED_ROWS, help_heading = "Recording")]
+    rejected_limit: u64,
 }
 
 /// What to record, and how.
@@ -68,6 +71,8 @@ pub struct Plan {
     pub buffer: usize,
     /// The longest event, in bytes.
     pub max_event: usize,
+    /// How many lines that are no event are kept of each engine.
+    pub rejected_limit: u64,
 }
 
 /// When to stop.
@@ -92,6 +97,7 @@ impl Plan {
             look_again: Some(Duration::from_secs(10)),
             buffer: 64 << 20,
             max_event: DEFAULT_LINE_LIMIT,
+            rejected_limit: REJECTED_ROWS,
         }
     }
 }
@@ -141,6 +147,7 @@ impl Args {
             look_again,
             buffer: size("--buffer", &self.buffer)?,
             max_event: size("--max-event", &self.max_event)?,
+            rejected_limit: self.rejected_limit,
         })
     }
 }
@@ -183,7 +190,7 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
     let sources = Arc::new(Sources::from_rows(rows));
     let queue = Arc::new(Queue::new(plan.buffer));
     let board = Arc::new(Board::new(plan.hosts.iter().map(|host| host.url().to_owned())));
-    let writer = spawn_writer(store, queue.clone());
+    let writer = spawn_writer(store, queue.clone(), plan.rejected_limit);
     let plan = Arc::new(plan);
     tracing::info!("recording {} into {}", names(&plan.hosts), plan.path.display());
 
