@@ -10,6 +10,7 @@ pub mod record;
 mod rejected;
 mod select;
 mod status;
+mod verify;
 
 use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
@@ -70,6 +71,8 @@ enum Command {
     Gaps(gaps::Args),
     /// Print what came down a stream and was no event, as NDJSON
     Rejected(rejected::Args),
+    /// Prove that nothing stored was edited, removed or put in between
+    Verify(verify::Args),
     /// Play a recording through all of it, with nothing installed
     Demo(demo::Args),
 }
@@ -94,6 +97,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Status(args) => status::run(&cli.shared, args),
         Command::Gaps(args) => gaps::run(&cli.shared, args),
         Command::Rejected(args) => rejected::run(&cli.shared, args),
+        Command::Verify(args) => verify::run(&cli.shared, args),
         Command::Demo(args) => demo::run(&cli.shared, args),
     };
     done.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Done)

@@ -99,6 +99,13 @@ impl Form {
         Form { pieces, tail: literal.into() }
     }
 
+    /// Whether all that is kept elsewhere has a hole: then a line that comes out right proves that what is kept is.
+    pub fn is_whole(&self) -> bool {
+        [Hole::Kind, Hole::Action, Hole::ActorId, Hole::Attributes, Hole::Nanos]
+            .iter()
+            .all(|hole| self.pieces.iter().any(|(_, other)| other == hole))
+    }
+
     /// Puts an event together, at the end of `out`.
     pub fn fill(&self, kind: &str, action: &str, actor: &Actor, varying: &Varying, time: i64, out: &mut Vec<u8>) {
         for (literal, hole) in &self.pieces {
@@ -118,7 +125,7 @@ impl Form {
 }
 
 /// An actor, with the attributes that stay, ready to be written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     quoted_id: Box<[u8]>,
     quoted_image: Box<[u8]>,

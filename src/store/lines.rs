@@ -60,6 +60,13 @@ impl EventRow {
     }
 }
 
+impl EventRow {
+    /// Whether it has an `exec_id`.
+    pub(super) fn has_exec_id(&self) -> bool {
+        self.varying.exec_id().is_some()
+    }
+}
+
 /// What is said: a row of `shape`.
 #[derive(Debug)]
 struct Shape {
@@ -181,7 +188,8 @@ impl Lines {
         Ok(form)
     }
 
-    fn actor(&mut self, db: &Connection, id: i64) -> rusqlite::Result<(i64, Rc<Actor>)> {
+    /// The source of an actor, and the actor.
+    pub(super) fn actor(&mut self, db: &Connection, id: i64) -> rusqlite::Result<(i64, Rc<Actor>)> {
         if let Some(actor) = self.actors.get(&id) {
             return Ok(actor.clone());
         }

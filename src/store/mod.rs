@@ -16,6 +16,7 @@ mod reader;
 mod recent;
 mod rows;
 mod stretch;
+mod verify;
 mod writer;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub use lock::{HostState, RecorderLock, RecorderState, recorder};
 pub use plan::{Actions, ActorPasses, ActorTest, Ask};
 pub use queue::{Full, Queue};
 pub use reader::{Judge, Order, Reader, Snapshot, Stored};
+pub use verify::{Fault, Verified};
 pub use writer::{
     Delivery, GapChange, Outcome, REJECTED_ROWS, Rejection, SourceKey, Stored as Written, WriteFailed, spawn_writer,
 };
@@ -58,6 +60,13 @@ pub struct SourceRow {
     pub contacted_nano: Option<i64>,
     /// How far the engine's clock was ahead of the recorder's when it was last reached, in nanoseconds.
     pub skew_nano: Option<i64>,
+}
+
+impl SourceRow {
+    /// What the hash chain calls it: the engine's own ID, or the name of an import.
+    fn chain_name(&self) -> &str {
+        self.engine_id.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// Why the record is blind somewhere.

@@ -14,7 +14,8 @@ use super::file::{open_to_read, sources, sqlite};
 use super::lines::{EventRow, Lines};
 use super::order::Ordered;
 use super::plan::{Ask, Plan};
-use super::{GapRow, RejectedRow, SourceRow, StoreError};
+use super::verify::{self, Fault, Verified};
+use super::{GapRow, Head, RejectedRow, SourceRow, StoreError};
 use crate::event::Event;
 
 /// How many events are given out together, and from how many bytes on no more.
@@ -184,6 +185,15 @@ impl Reader {
             Plan::make(&self.connection, ask, snapshot)?.explain(&self.connection, order)
         };
         explain().map_err(sqlite("read", &self.path))
+    }
+
+    /// Walks the whole hash chain, as it stands now, and calls `each` with what is not as it was stored. The heads that
+    /// were noted earlier must be part of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`] where the file cannot be read at all.
+    pub fn verify(&self, noted: &[Head], each: impl FnMut(Fault)) -> Result<Verified, StoreError> {
+        verify::walk(&self.connection, noted, each).map_err(sqlite("verify", &self.path))
     }
 
     /// Every gap, in the order they were found.

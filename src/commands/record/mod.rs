@@ -25,8 +25,11 @@ use super::{Failure, Shared, now_nano};
 use crate::engine::{EngineError, Host};
 use crate::error::chain;
 use crate::query::{Selection, time};
-use crate::store::{Outcome, Queue, REJECTED_ROWS, RecorderLock, Store, Written, spawn_writer};
+use crate::store::{Head, Outcome, Queue, REJECTED_ROWS, RecorderLock, Store, Written, spawn_writer};
 use crate::stream::DEFAULT_LINE_LIMIT;
+
+/// How often the end of the hash chain is logged.
+const HEAD_SAID: Duration = Duration::from_secs(3600);
 
 /// The flags of `record`.
 #[derive(Debug, clap::Args)]
@@ -179,8 +182,8 @@ fn size(flag: &str, text: &str) -> Result<usize, Failure> {
 pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Written, Failure> {
     Store::prepare(&plan.path)?;
     let mut lock = RecorderLock::acquire(&plan.path)?;
-    let opened = Store::open_or_create(&plan.path).and_then(|store| Ok((store.sources()?, store)));
-    let (rows, store) = match opened {
+    let opened = Store::open_or_create(&plan.path).and_then(|store| Ok((store.sources()?, store.head()?, store)));
+    let (rows, head, store) = match opened {
         Ok(opened) => opened,
         Err(e) => {
             lock.abandon();
@@ -214,6 +217,7 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
         () = stop => {}
         () = until(plan.until) => {}
         () = board.publish(&mut lock, &queue) => {}
+        () = say_head(head, &queue) => {}
     }
     // Each collector hands over what it holds and ends; then the writer has all there is.
     let _ = stopping.send(true);
@@ -229,6 +233,7 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
         stored.known,
         stored.rejected
     );
+    tracing::info!("head {}", queue.head().unwrap_or(head));
     if let Some(not_stored) = not_stored {
         return Err(not_stored.into());
     }
@@ -249,6 +254,14 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
 async fn join_all(collectors: &mut JoinSet<Result<(), EngineError>>, failed: &mut Vec<EngineError>) {
     while let Some(done) = collectors.join_next().await {
         failed.extend(done.expect("a collector does not panic").err());
+    }
+}
+
+/// Logs the end of the hash chain every hour, so that it stands where whoever edits the store does not reach.
+async fn say_head(opened: Head, queue: &Queue) {
+    loop {
+        tokio::time::sleep(HEAD_SAID).await;
+        tracing::info!("head {}", queue.head().unwrap_or(opened));
     }
 }
 
