@@ -17,3 +17,13 @@ CREATE TABLE snapshot (
     taken_nano INTEGER NOT NULL,
     containers TEXT NOT NULL
 ) STRICT;
+
+-- A beginning of the chain that was pruned: up to and with the sequence `upto`, where the chain's hash was `hash`. From
+-- there the chain is proven now; the last row holds, and counts all that was ever pruned.
+CREATE TABLE seal (
+    seq         INTEGER PRIMARY KEY,
+    upto        INTEGER NOT NULL,
+    hash        BLOB NOT NULL,
+    events      INTEGER NOT NULL,
+    sealed_nano INTEGER NOT NULL
+) STRICT;

@@ -5,6 +5,7 @@ mod failure;
 mod gaps;
 mod import;
 mod logging;
+mod prune;
 mod query;
 pub mod record;
 mod rejected;
@@ -73,6 +74,8 @@ enum Command {
     Rejected(rejected::Args),
     /// Prove that nothing stored was edited, removed or put in between
     Verify(verify::Args),
+    /// Let go of the oldest part of the record
+    Prune(prune::Args),
     /// Play a recording through all of it, with nothing installed
     Demo(demo::Args),
 }
@@ -98,6 +101,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Gaps(args) => gaps::run(&cli.shared, args),
         Command::Rejected(args) => rejected::run(&cli.shared, args),
         Command::Verify(args) => verify::run(&cli.shared, args),
+        Command::Prune(args) => prune::run(&cli.shared, args),
         Command::Demo(args) => demo::run(&cli.shared, args),
     };
     done.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Done)
@@ -125,6 +129,25 @@ impl Shared {
             Failure::failed(format!("cannot make the directory {}: {}", directory.display(), crate::error::chain(&e)))
         })
     }
+}
+
+/// Reads a size: bytes, or with a unit as `64MiB`, `64MB`, `64m`.
+fn size(flag: &str, text: &str) -> Result<usize, Failure> {
+    let wrong = || Failure::usage(format!("{flag} '{text}' is no size")).hint("write it as 64MiB, 500kB or 1GiB");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: usize = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let number: usize = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
 }
 
 /// Prints a value as one line of JSON.
@@ -169,5 +192,16 @@ mod tests {
         assert_eq!(db(false, &[("XDG_STATE_HOME", "/s"), home[0]]), Some("/s/events/events.db".into()));
         assert_eq!(db(false, &[("XDG_STATE_HOME", ""), home[0]]), Some("/home/a/.local/state/events/events.db".into()));
         assert_eq!(db(false, &[]), None);
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [("1", 1), ("64MiB", 64 << 20), ("64m", 64 << 20), ("500kB", 500_000), ("1 GiB", 1 << 30)]
+        {
+            assert_eq!(size("--buffer", text).unwrap(), bytes, "{text}");
+        }
+        for text in ["", "0", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB"] {
+            assert!(size("--buffer", text).is_err(), "{text}");
+        }
     }
 }

@@ -63,6 +63,7 @@ pub(super) enum Kind {
     Gap = 2,
     Rejected = 3,
     Naming = 4,
+    Seal = 5,
 }
 
 /// One entry of the chain.
@@ -74,6 +75,11 @@ pub(super) struct Entry<'a> {
     pub(super) source: &'a str,
     /// What is printed of it: for an event when it was read and the SHA-256 of its bytes.
     pub(super) fields: &'a [&'a [u8]],
+}
+
+/// The fields of a seal.
+pub(super) fn seal_fields(upto: Head, events: i64, sealed_nano: i64) -> [Vec<u8>; 4] {
+    [upto.seq.to_le_bytes().into(), upto.hash.into(), events.to_le_bytes().into(), sealed_nano.to_le_bytes().into()]
 }
 
 /// The fields of a gap.

@@ -54,6 +54,15 @@ impl Store {
         }
     }
 
+    /// Opens a store that is there for writing, and brings it to the newest schema.
+    ///
+    /// # Errors
+    /// A file that is missing, not ours, or not ours to write, is named and left as it is.
+    pub fn open(path: &Path) -> Result<Store, StoreError> {
+        writable(path)?;
+        Store::open_or_create(path)
+    }
+
     /// Opens a store for writing, of the newest schema; makes it if there is none.
     ///
     /// # Errors

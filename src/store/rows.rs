@@ -33,7 +33,7 @@ const LABELS: usize = 16_384;
 const EXECS: usize = 4_096;
 
 /// How far back an exec ID is looked up, in sequences: so far a pruning has to look for what refers to what it takes.
-const EXEC_REACH: i64 = 100_000;
+pub(super) const EXEC_REACH: i64 = 100_000;
 
 /// From so many events on, that were read together, when they were is stored once.
 pub(super) const TOGETHER: usize = 16;
@@ -109,9 +109,9 @@ impl Rows {
         self.loaded = false;
     }
 
-    /// Another connection has written. What repeats stays where it is; what goes on has gone on.
+    /// Another connection has written: what goes on has gone on, and actors may have been pruned.
     pub(super) fn others_wrote(&mut self) {
-        self.loaded = false;
+        self.forget();
     }
 
     /// Goes on where the tables end; to be called first in every transaction.
@@ -130,6 +130,11 @@ impl Rows {
     /// Stores what the transaction has added to the chain and the stretches; to be called last in it.
     pub(super) fn finish(&mut self, db: &Connection) -> rusqlite::Result<()> {
         self.stretches.store(db)?;
+        self.finish_chain(db)
+    }
+
+    /// The same for the chain alone.
+    pub(super) fn finish_chain(&mut self, db: &Connection) -> rusqlite::Result<()> {
         if self.seq == self.stored_link {
             return Ok(());
         }
@@ -249,6 +254,16 @@ impl Rows {
             "INSERT INTO gap (seq, source, from_nano, to_nano, reason, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
         .execute(params![seq, source.0, from, to, reason, detail])?;
+        Ok(())
+    }
+
+    /// The chain up to a place is pruned.
+    pub(super) fn add_seal(&mut self, db: &Connection, upto: Head, events: i64, now_nano: i64) -> rusqlite::Result<()> {
+        let fields = chain::seal_fields(upto, events, now_nano);
+        let fields: [&[u8]; 4] = std::array::from_fn(|at| &fields[at][..]);
+        let seq = self.chained(Kind::Seal, "", &fields);
+        db.prepare_cached("INSERT INTO seal (seq, upto, hash, events, sealed_nano) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![seq, upto.seq, upto.hash, events, now_nano])?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::{Display, Formatter};
 
-use rusqlite::{Connection, Row, Rows};
+use rusqlite::{Connection, OptionalExtension, Row, Rows};
 use sha2::{Digest, Sha256};
 
 use super::chain::{self, BEGINNING, Entry, Hash, Head, Kind};
@@ -51,6 +51,13 @@ pub enum Fault {
         /// The last one.
         last: i64,
     },
+    /// A head that was noted lies in what was pruned: it can be proven no more.
+    Pruned {
+        /// The head that was noted.
+        noted: Head,
+        /// The last sequence that was pruned.
+        upto: i64,
+    },
     /// A head that was noted is not part of the chain.
     NotTheHead {
         /// The head that was noted.
@@ -70,6 +77,9 @@ impl Display for Fault {
             Fault::Missing { first, last } => write!(f, "sequences {first} to {last} are missing"),
             Fault::Changed { first, last } if first == last => write!(f, "sequence {first} was changed"),
             Fault::Changed { first, last } => write!(f, "one of the sequences {first} to {last} was changed"),
+            Fault::Pruned { noted, upto } => {
+                write!(f, "the head {noted} cannot be proven: everything up to sequence {upto} was pruned")
+            }
             Fault::NotTheHead { noted, found: None } => {
                 write!(f, "the chain does not reach the head {noted}: its end was cut off")
             }
@@ -113,6 +123,8 @@ struct Walk<'a, F> {
     noted: BTreeMap<i64, Vec<Hash>>,
     /// Up to where the chain goes, and how it ends.
     head: Head,
+    /// Where it begins: what stood before was pruned.
+    sealed: Head,
     /// The last sequence walked, and the hash there.
     seq: i64,
     hash: Hash,
@@ -183,6 +195,7 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
             sources: BTreeMap::new(),
             noted: BTreeMap::new(),
             head: Head { seq: 0, hash: BEGINNING },
+            sealed: Head { seq: 0, hash: BEGINNING },
             seq: 0,
             hash: BEGINNING,
             linked: 0,
@@ -199,6 +212,11 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
         // What grows is read in one moment.
         let moment = db.unchecked_transaction()?;
         walk.head = file::head(db)?;
+        let seal = db
+            .prepare("SELECT upto, hash FROM seal ORDER BY seq DESC LIMIT 1")?
+            .query_row([], |row| Ok(Head { seq: row.get(0)?, hash: row.get(1)? }));
+        walk.sealed = odd(seal.optional())?.flatten().unwrap_or(walk.sealed);
+        (walk.seq, walk.linked, walk.hash) = (walk.sealed.seq, walk.sealed.seq, walk.sealed.hash);
         walk.stretches = stretch::all(db, 0)?.into();
         walk.outside()?;
         match odd(file::sources(db))? {
@@ -230,7 +248,7 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
     fn run(mut self) -> rusqlite::Result<Verified> {
         self.schema()?;
         self.integrity()?;
-        self.reached(0);
+        self.reached(self.seq);
         while self.seq < self.head.seq {
             let moment = self.db.unchecked_transaction()?;
             self.step((self.seq + STEP).min(self.head.seq))?;
@@ -243,6 +261,10 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
         }
         for (seq, hashes) in std::mem::take(&mut self.noted) {
             for hash in hashes {
+                if seq < self.sealed.seq {
+                    self.fault(Fault::Pruned { noted: Head { seq, hash }, upto: self.sealed.seq });
+                    continue;
+                }
                 self.fault(Fault::NotTheHead { noted: Head { seq, hash }, found: None });
             }
         }
@@ -291,9 +313,10 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
     fn outside(&mut self) -> rusqlite::Result<()> {
         for (table, _) in TABLES {
             let mut outside =
-                self.db.prepare(&format!("SELECT seq FROM {table} WHERE seq < 1 OR seq > ?1 LIMIT 100"))?;
-            let outside =
-                outside.query_map([self.head.seq], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
+                self.db.prepare(&format!("SELECT seq FROM {table} WHERE seq <= ?1 OR seq > ?2 LIMIT 100"))?;
+            let outside = outside
+                .query_map([self.sealed.seq, self.head.seq], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<i64>>>()?;
             for seq in outside {
                 self.fault(Fault::Row { table, row: seq, what: "it is not in the chain: it was put in".into() });
             }
@@ -474,6 +497,7 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
             Kind::Gap => "source, from_nano, to_nano, reason, detail",
             Kind::Rejected => "source, received_nano, error, bytes",
             Kind::Naming => "source, name",
+            Kind::Seal => "0, upto, hash, events, sealed_nano",
         };
         let entry = |row: &Row| -> rusqlite::Result<(i64, Vec<Vec<u8>>)> {
             let text = |at: usize| row.get::<_, Option<String>>(at);
@@ -489,6 +513,10 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
                     vec![received.to_le_bytes().into(), row.get::<_, String>(2)?.into(), row.get(3)?]
                 }
                 Kind::Naming => vec![row.get::<_, String>(1)?.into()],
+                Kind::Seal => {
+                    let upto = Head { seq: row.get(1)?, hash: row.get(2)? };
+                    chain::seal_fields(upto, row.get(3)?, row.get(4)?).into()
+                }
             };
             Ok((row.get(0)?, fields))
         };
@@ -512,7 +540,7 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
             match kind {
                 Kind::Naming => found.name = Some(String::from_utf8_lossy(&fields[0]).into_owned()),
                 Kind::Rejected => found.rejected += 1,
-                Kind::Event | Kind::Gap => {}
+                Kind::Event | Kind::Gap | Kind::Seal => {}
             }
         }
         let fields: Vec<&[u8]> = fields.iter().map(|field| &field[..]).collect();
@@ -606,8 +634,13 @@ impl Said {
 }
 
 /// Everything that is in the chain.
-const TABLES: [(&str, Kind); 4] =
-    [("event", Kind::Event), ("gap", Kind::Gap), ("rejected", Kind::Rejected), ("naming", Kind::Naming)];
+const TABLES: [(&str, Kind); 5] = [
+    ("event", Kind::Event),
+    ("gap", Kind::Gap),
+    ("rejected", Kind::Rejected),
+    ("naming", Kind::Naming),
+    ("seal", Kind::Seal),
+];
 
 /// The next event's sequence, and its row if it can be read.
 fn next_event(rows: &mut Rows) -> rusqlite::Result<Option<(i64, Option<EventRow>)>> {

@@ -290,6 +290,7 @@ impl Writer {
         if version != *data_version {
             sources.clear();
             rows.others_wrote();
+            lines.forget();
             *data_version = version;
         }
         rows.begin(&transaction)?;

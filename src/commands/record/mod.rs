@@ -21,7 +21,7 @@ use collector::Collector;
 use sources::Sources;
 
 use super::select::Filters;
-use super::{Failure, Shared, now_nano};
+use super::{Failure, Shared, now_nano, size};
 use crate::engine::{EngineError, Host};
 use crate::error::chain;
 use crate::query::{Selection, time};
@@ -155,25 +155,6 @@ impl Args {
     }
 }
 
-/// Reads a size: bytes, or with a unit as `64MiB`, `64MB`, `64m`.
-fn size(flag: &str, text: &str) -> Result<usize, Failure> {
-    let wrong = || Failure::usage(format!("{flag} '{text}' is no size")).hint("write it as 64MiB, 500kB or 1GiB");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit: usize = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        _ => return Err(wrong()),
-    };
-    let number: usize = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
-}
-
 /// Records until the plan ends or `stop` does; then everything that was read is stored.
 ///
 /// # Errors
@@ -279,20 +260,4 @@ async fn until(until: Until) {
 
 fn names(hosts: &[Host]) -> String {
     hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [("1", 1), ("64MiB", 64 << 20), ("64m", 64 << 20), ("500kB", 500_000), ("1 GiB", 1 << 30)]
-        {
-            assert_eq!(size("--buffer", text).unwrap(), bytes, "{text}");
-        }
-        for text in ["", "0", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB"] {
-            assert!(size("--buffer", text).is_err(), "{text}");
-        }
-    }
 }

@@ -1,0 +1,56 @@
+//! `events prune`: lets go of the oldest part of the record.
+
+use std::time::Duration;
+
+use super::{Failure, Shared, now_nano, size};
+use crate::query::time;
+use crate::store::Store;
+
+/// Between two steps the recorder gets at the file.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// The flags of `prune`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// How long events are kept, as 90d
+    #[arg(long, value_name = "DURATION", help_heading = "Keeping", required_unless_present = "max_size")]
+    retain: Option<String>,
+    /// How large the file may be, as 2GiB: the oldest events go until it is no larger
+    #[arg(long, value_name = "SIZE", help_heading = "Keeping")]
+    max_size: Option<String>,
+    /// Say what would go, and let nothing go
+    #[arg(long, help_heading = "Keeping")]
+    dry_run: bool,
+}
+
+pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
+    let now = now_nano();
+    let before = match &args.retain {
+        Some(text) => now.saturating_sub(time::parse_duration(text)?.as_nanos().try_into().unwrap_or(i64::MAX)),
+        None => i64::MIN,
+    };
+    let most =
+        args.max_size.as_deref().map(|text| size("--max-size", text)).transpose()?.map_or(u64::MAX, |n| n as u64);
+    let path = shared.db()?;
+    let mut store = Store::open(&path)?;
+    let used = store.used_bytes()?;
+    if args.dry_run {
+        let by_age = store.prunable(before)?.map_or(0, |pruned| pruned.events);
+        let all: u64 = store.sources()?.iter().map(|source| source.events).sum();
+        // By size it is not known before it is done; events are much alike.
+        let over = used.saturating_sub(most);
+        let by_size = (u128::from(all) * u128::from(over)).div_ceil(u128::from(used.max(1))) as u64;
+        let about = if by_size > by_age { "about " } else { "" };
+        tracing::info!("{about}{} of {all} events would go", by_age.max(by_size));
+        return Ok(());
+    }
+    let mut events = 0;
+    loop {
+        let limit = if store.used_bytes()? > most { i64::MAX } else { before };
+        let Some(pruned) = store.prune(limit, now)? else { break };
+        events += pruned.events;
+        std::thread::sleep(BREATH);
+    }
+    tracing::info!("{events} events were let go of; {} bytes are used, of {used} before", store.used_bytes()?);
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! The oldest part of the record is let go of, and what is left is proven all the same.
+
+mod support;
+
+use std::fs;
+
+use support::command::Folder;
+use support::fixture;
+
+/// Lines of a recording, `days` of it, one after another, as engines' clocks go: not strictly in order.
+fn days(days: i64) -> Vec<String> {
+    let lines = fixture::lines("docker-28.5.2.ndjson");
+    let mut all = Vec::new();
+    for day in 0..days {
+        for line in &lines {
+            let (head, nano) = line.rsplit_once(':').unwrap();
+            let nano = nano.trim_end_matches('}').parse::<i64>().unwrap() - (days - day) * 86_400_000_000_000;
+            let head = head.rsplit_once(r#","time":"#).unwrap().0;
+            all.push(format!(r#"{head},"time":{},"timeNano":{nano}}}"#, nano / 1_000_000_000));
+        }
+    }
+    all
+}
+
+fn imported(lines: &[String]) -> Folder {
+    let folder = Folder::new();
+    fs::write(folder.path("days.ndjson"), lines.join("\n")).unwrap();
+    folder.run(&["import", "-q", "days.ndjson"]).succeeded();
+    folder
+}
+
+fn verified(folder: &Folder) -> String {
+    String::from_utf8(folder.run(&["verify", "-q"]).succeeded().stdout).unwrap().trim().replace("head ", "")
+}
+
+#[test]
+fn what_is_older_goes_and_the_rest_is_proven() {
+    let lines = days(100);
+    let folder = imported(&lines);
+    let before = verified(&folder);
+    let everything = folder.lines(&["query", "-q"]);
+    // The age is counted from now; the recording is of a day that may lie anywhere.
+    let newest = 1_795_535_640;
+    let age = chrono::Utc::now().timestamp() - newest;
+    let retain = format!("{}s", (age + 50 * 86_400).max(1));
+    let dry = folder.run(&["prune", "--retain", &retain, "--dry-run"]).exited(0);
+    assert_eq!(folder.lines(&["query", "-q"]), everything);
+    let ran = folder.run(&["prune", "--retain", &retain]).exited(0);
+    let gone: usize = ran.stderr.split(' ').next().unwrap().parse().unwrap();
+    assert!(dry.stderr.starts_with(&format!("{gone} of {} events would go", everything.len())), "{}", dry.stderr);
+    // Whole stretches go, none of them with anything younger.
+    assert!(gone > everything.len() / 4 && gone < everything.len() * 5 / 9, "{gone} of {}", everything.len());
+    let left = folder.lines(&["query", "-q"]);
+    assert_eq!(left.len(), everything.len() - gone);
+    let mut expected = lines[gone..].to_vec();
+    expected.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
+    assert_eq!(left, expected);
+    let after = verified(&folder);
+    assert_ne!(before, after);
+    // The head of then is still part of the chain, for it lies behind what went.
+    folder.run(&["verify", "-q", "--head", &before]).succeeded();
+    let ran = folder.run(&["verify", "-q", "--head", &format!("64:{}", before.split(':').nth(1).unwrap())]).exited(1);
+    assert!(String::from_utf8(ran.stdout).unwrap().contains("cannot be proven: everything up to sequence"));
+    let status = &folder.json(&["status", "--json"])[0]["sources"][0];
+    assert_eq!(status["events"], left.len());
+    assert_eq!(status["first"].as_str().unwrap()[..19], time_of(&left[0]));
+    // Lookups go on: an exec that was begun before, a container, a label.
+    for words in [&["--action", "exec_die"][..], &["--container", "web"], &["--label", "exitCode=137"]] {
+        let words = [&["query", "-q"], words].concat();
+        assert_eq!(folder.lines(&words), imported(&left).lines(&words), "{words:?}");
+    }
+    // And it goes on: more comes, what went may come back, and all of it is let go of.
+    folder.run(&["import", "-q", "days.ndjson"]).succeeded();
+    assert_eq!(folder.lines(&["query", "-q"]).len(), everything.len());
+    verified(&folder);
+    folder.run(&["prune", "-q", "--max-size", "1"]).succeeded();
+    // It is cut where a link of the chain stands.
+    assert!(folder.lines(&["query", "-q"]).len() < 64);
+    verified(&folder);
+    folder.run(&["import", "-q", "days.ndjson"]).succeeded();
+    assert_eq!(folder.lines(&["query", "-q"]).len(), everything.len());
+    verified(&folder);
+}
+
+fn time_of(line: &str) -> String {
+    let nano: i64 = line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse().unwrap();
+    events::query::time::rfc3339(nano)[..19].to_owned()
+}
+
+#[test]
+fn the_space_goes_back_to_the_disk() {
+    let folder = imported(&days(200));
+    let size = || fs::metadata(folder.db()).unwrap().len();
+    let before = size();
+    folder.run(&["prune", "-q", "--max-size", &(before / 2).to_string()]).succeeded();
+    assert!(size() <= before / 2 + (64 << 10), "{before} {}", size());
+    assert!(size() > before / 4, "{before} {}", size());
+    verified(&folder);
+    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let check: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(check, "ok");
+}
+
+#[test]
+fn gaps_and_names_outlive_what_goes() {
+    let folder = Folder::new();
+    fs::copy(fixture::path("stores/schema-1.db"), folder.db()).unwrap();
+    fs::write(folder.path("days.ndjson"), days(100).join("\n")).unwrap();
+    folder.run(&["import", "-q", "days.ndjson"]).succeeded();
+    let gaps = folder.lines(&["gaps"]);
+    assert_eq!(gaps.len(), 2);
+    // The gap of the recording reaches beyond everything; the first contact ended long before.
+    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let open: i64 = db.query_row("SELECT count(*) FROM gap WHERE to_nano IS NULL", [], |row| row.get(0)).unwrap();
+    assert_eq!(open, 0);
+    drop(db);
+    folder.run(&["prune", "-q", "--max-size", "100kB"]).succeeded();
+    let envelopes = folder.json(&["query", "-q", "--envelope"]);
+    assert!(envelopes.iter().all(|line| line["source"] == "imported" || line["source"] == "engine"));
+    verified(&folder);
+}
+
+#[test]
+fn wrong_words() {
+    let folder = Folder::new();
+    let ran = folder.run(&["prune"]).exited(2);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    folder.run(&["prune", "--retain", "x"]).exited(2);
+    folder.run(&["prune", "--retain", "1d"]).exited(1);
+    assert!(!support::command::exists(&folder.db()));
+}
