@@ -220,36 +220,42 @@ fn cut_stretches(db: &Connection, upto: i64) -> rusqlite::Result<()> {
 
 /// What the sources' rows say of their events is made true again.
 fn recount(db: &Connection, counted: &Counted) -> rusqlite::Result<()> {
+    let stretches = stretch::all(db, 0)?;
     for (source, gone) in &counted.sources {
-        let first = first_instant(db, *source)?;
-        db.prepare_cached(
-            "UPDATE source SET events = events - ?2, first_nano = ?3, last_nano = iif(?3 IS NULL, NULL, last_nano)
-             WHERE id = ?1",
-        )?
-        .execute(params![source, gone, first])?;
+        let first = farthest(db, *source, "min", stretches.iter().map(|stretch| (stretch.min_nano, stretch)))?;
+        let last = farthest(db, *source, "max", stretches.iter().map(|stretch| (-stretch.max_nano, stretch)))?;
+        db.prepare_cached("UPDATE source SET events = events - ?2, first_nano = ?3, last_nano = ?4 WHERE id = ?1")?
+            .execute(params![source, gone, first, last])?;
     }
     Ok(())
 }
 
-/// The oldest instant of a source: looked for where time begins, as long as an older one may come.
-fn first_instant(db: &Connection, source: i64) -> rusqlite::Result<Option<i64>> {
-    let mut stretches = stretch::all(db, 0)?;
-    stretches.sort_unstable_by_key(|stretch| stretch.min_nano);
-    let mut first: Option<i64> = None;
-    for stretch in stretches {
-        if first.is_some_and(|first| first <= stretch.min_nano) {
+/// The oldest (`min`) or newest (`max`) instant of a source: looked for in the stretches that reach farthest, as long as
+/// one that reaches farther may come.
+fn farthest<'s>(
+    db: &Connection,
+    source: i64,
+    which: &str,
+    stretches: impl Iterator<Item = (i64, &'s Stretch)>,
+) -> rusqlite::Result<Option<i64>> {
+    let mut stretches: Vec<_> = stretches.collect();
+    stretches.sort_unstable_by_key(|(reach, _)| *reach);
+    let mut found: Option<i64> = None;
+    let sign = if which == "min" { 1 } else { -1 };
+    for (reach, stretch) in stretches {
+        if found.is_some_and(|found| found * sign <= reach) {
             break;
         }
         let here: Option<i64> = db
-            .prepare_cached(
-                "SELECT min(time_nano) FROM event JOIN actor ON actor.id = event.actor
-                 WHERE seq BETWEEN ?1 AND ?2 AND actor.source = ?3",
-            )?
+            .prepare_cached(&format!(
+                "SELECT {which}(time_nano) FROM event JOIN actor ON actor.id = event.actor
+                 WHERE seq BETWEEN ?1 AND ?2 AND actor.source = ?3"
+            ))?
             .query_row([stretch.first_seq, stretch.last_seq, source], |row| row.get(0))?;
-        first = match (first, here) {
-            (Some(first), Some(here)) => Some(first.min(here)),
-            (first, here) => first.or(here),
+        found = match (found, here) {
+            (Some(found), Some(here)) => Some(if found * sign <= here * sign { found } else { here }),
+            (found, here) => found.or(here),
         };
     }
-    Ok(first)
+    Ok(found)
 }
