@@ -11,6 +11,9 @@ CREATE TABLE naming (
 -- How far the engine's clock is ahead of the recorder's, when it was last asked.
 ALTER TABLE source ADD COLUMN skew_nano INTEGER;
 
+-- What the engine said of itself on `/version` (JSON), when it was last asked.
+ALTER TABLE source ADD COLUMN version TEXT;
+
 -- The containers an engine had when it was last asked (a JSON array), so that a gap can say which came and went.
 CREATE TABLE snapshot (
     source     INTEGER PRIMARY KEY REFERENCES source (id),

@@ -100,7 +100,7 @@ fn the_migrations_are_those_that_landed() {
         [
             "0001_record.sql 1a0059e44f50f22d",
             "0002_interned.sql dd22964dff5f89a9",
-            "0003_evidence.sql 565ef523a2572952"
+            "0003_evidence.sql 356a3e6129e5bd03"
         ]
     );
 }

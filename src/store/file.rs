@@ -165,7 +165,7 @@ pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
 pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow>> {
     let mut statement = connection.prepare_cached(
         "SELECT id, engine_id, name, host, events, rejected, first_nano, last_nano, seen_nano, seen_digest, contacted_nano,
-            skew_nano
+            skew_nano, version
          FROM source ORDER BY id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -181,6 +181,7 @@ pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow
             last_nano: row.get(7)?,
             contacted_nano: row.get(10)?,
             skew_nano: row.get(11)?,
+            version: row.get(12)?,
             last_seen: seen.0.zip(seen.1).map(|(time_nano, digest)| Identity { time_nano, digest }),
         })
     })?;

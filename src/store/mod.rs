@@ -62,6 +62,8 @@ pub struct SourceRow {
     pub contacted_nano: Option<i64>,
     /// How far the engine's clock was ahead of the recorder's when it was last reached, in nanoseconds.
     pub skew_nano: Option<i64>,
+    /// What the engine said of itself on `/version`, as JSON.
+    pub version: Option<String>,
 }
 
 impl SourceRow {

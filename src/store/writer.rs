@@ -70,6 +70,8 @@ pub struct Delivery {
     pub contacted: bool,
     /// How far the source's clock is ahead of ours, if it was asked, in nanoseconds.
     pub skew_nano: Option<i64>,
+    /// What the source says of itself on `/version`, as JSON, if it was asked.
+    pub version: Option<String>,
     /// The containers the source has now, as a JSON array, if it was asked.
     pub containers: Option<String>,
 }
@@ -86,6 +88,7 @@ impl Delivery {
             gap: None,
             contacted: false,
             skew_nano: None,
+            version: None,
             containers: None,
         }
     }
@@ -103,6 +106,7 @@ impl Delivery {
             && self.last_seen.is_none()
             && self.gap.is_none()
             && self.skew_nano.is_none()
+            && self.version.is_none()
             && self.containers.is_none()
     }
 }
@@ -428,6 +432,11 @@ impl Adding<'_, '_> {
             self.db
                 .prepare_cached("UPDATE source SET skew_nano = ?2 WHERE id = ?1")?
                 .execute(params![self.source.id, skew])?;
+        }
+        if let Some(version) = &self.delivery.version {
+            self.db
+                .prepare_cached("UPDATE source SET version = ?2 WHERE id = ?1 AND version IS NOT ?2")?
+                .execute(params![self.source.id, version])?;
         }
         if let Some(containers) = &self.delivery.containers {
             self.db
