@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use super::record::{Plan, record};
 use super::{Exit, Failure, Shared};
-use crate::engine::{ApiVersion, Host};
-use crate::serve::{Engine, Feed, Identity};
+use crate::engine::Host;
+use crate::serve::{Address, Engine, Feed, History, Identity};
 use crate::store::Reader;
 
 /// A session recorded from Docker 28.5.2; see `fixtures/README.md`.
@@ -58,15 +58,16 @@ pub(super) fn run(_: &Shared, _: &Args) -> Result<(), Failure> {
 /// The engine plays, the recorder records, until all is stored.
 async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
     let lines: Vec<&str> = RECORDING.lines().collect();
-    let identity =
-        Identity { id: "d3m00000-0000-4000-8000-000000000000".into(), name: "demo".into(), api: ApiVersion(1, 51) };
-    let engine = Arc::new(Engine::new(identity, Feed::default()));
+    let id = "d3m00000-0000-4000-8000-000000000000".into();
+    let identity = Identity { id, name: "demo".into(), ..Identity::default() };
+    let feed = Feed::default();
+    let engine = Arc::new(Engine::new(identity, History::Feed(feed.clone())));
     let (remembered, later) = lines.split_at(REMEMBERED);
-    remembered.iter().for_each(|line| engine.feed().push(line.as_bytes()));
+    remembered.iter().for_each(|line| feed.push(line.as_bytes()));
     let answering = engine
         .clone()
-        .listen(socket)
-        .map_err(|e| Failure::failed(format!("cannot listen on {}: {e}", socket.display())))?;
+        .listen(&Address::Unix(socket.into()), None)
+        .map_err(|e| Failure::failed(crate::error::chain(&e)))?;
     let answering = tokio::spawn(answering);
     say(&format!(
         "An engine is made of {} events recorded from Docker 28.5.2; it listens on\n  {}",
@@ -87,7 +88,7 @@ async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
     ))?;
     wait_for(db, remembered.len() as u64).await?;
     say(&format!("  {} events that the engine remembered are stored", remembered.len()))?;
-    later.iter().for_each(|line| engine.feed().push(line.as_bytes()));
+    later.iter().for_each(|line| feed.push(line.as_bytes()));
     wait_for(db, lines.len() as u64).await?;
     say(&format!(
         "  {} more that happened since are stored; {} ms in all, each commit on the disk",

@@ -8,22 +8,42 @@ use crate::engine::{EngineError, HostError};
 use crate::error::chain;
 use crate::query::time::TimeError;
 use crate::query::{FilterError, SelectionError};
+use crate::serve::{ListenError, TlsError};
 use crate::store::{StoreError, WriteFailed};
 
 /// What the program tells its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// It did what was asked; nothing found is that too.
-    Done = 0,
-    /// It failed.
-    Failed = 1,
-    /// The words were wrong.
-    Usage = 2,
+    /// 0: it did what was asked; nothing found is that too.
+    Done,
+    /// 1: it failed.
+    Failed,
+    /// 2: the words were wrong.
+    Usage,
+    /// A command that was run ended so.
+    Status(u8),
+}
+
+impl From<ListenError> for Failure {
+    fn from(e: ListenError) -> Failure {
+        Failure::failed(chain(&e))
+    }
+}
+
+impl From<TlsError> for Failure {
+    fn from(e: TlsError) -> Failure {
+        Failure::failed(chain(&e))
+    }
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
+        ExitCode::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Status(status) => status,
+        })
     }
 }
 
@@ -45,6 +65,11 @@ impl Failure {
     /// It failed.
     pub fn failed(line: impl Into<String>) -> Failure {
         Failure { exit: Exit::Failed, line: Some(line.into()), hint: None }
+    }
+
+    /// A command that was run failed, and has said itself why.
+    pub fn status(code: i32) -> Failure {
+        Failure { exit: Exit::Status(u8::try_from(code).unwrap_or(1)), line: None, hint: None }
     }
 
     /// What to try.

@@ -1,17 +1,13 @@
 //! `events import`: files of events, or standard input, → the store, by the same parser and writer as a socket's.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use super::input::Input;
 use super::{Failure, Shared, now_nano};
 use crate::store::{Delivery, Outcome, Queue, Rejection, SourceKey, Store, Written, spawn_writer};
-use crate::stream::{Decoder, Item};
-
-/// How much is read at once, in bytes.
-const READ: usize = 1 << 20;
+use crate::stream::Item;
 
 /// How much may wait for the store, in bytes.
 const BUFFER: usize = 24 << 20;
@@ -19,7 +15,8 @@ const BUFFER: usize = 24 << 20;
 /// The flags of `import`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// NDJSON or json-seq, as an engine, `docker events --format '{{json .}}'` or `query` wrote it; `-`: standard input
+    /// NDJSON or json-seq, as an engine, `docker events --format '{{json .}}'` or `query` wrote it, also as .gz or .zst;
+    /// `-`: standard input
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
     /// What to call the source
@@ -57,30 +54,6 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Something to read, and its name for error messages.
-struct Input {
-    name: String,
-    reader: Box<dyn Read>,
-}
-
-impl Input {
-    fn open(path: &Path) -> Result<Input, Failure> {
-        if path == Path::new("-") {
-            return Ok(Input { name: "standard input".into(), reader: Box::new(io::stdin().lock()) });
-        }
-        let name = path.display().to_string();
-        let file = File::open(path).map_err(|e| cannot_read(&name, &e))?;
-        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            return Err(Failure::failed(format!("cannot read {name}: it is a directory")).hint("name the files in it"));
-        }
-        Ok(Input { name, reader: Box::new(file) })
-    }
-}
-
-fn cannot_read(name: &str, error: &io::Error) -> Failure {
-    Failure::failed(format!("cannot read {name}: {}", crate::error::chain(error)))
-}
-
 /// An import under way.
 struct Import {
     source: Arc<SourceKey>,
@@ -95,33 +68,19 @@ impl Import {
         Import { source: Arc::new(key), writer: spawn_writer(store, queue.clone(), u64::MAX), queue }
     }
 
-    fn take(&self, mut input: Input) -> Result<(), Failure> {
-        let mut decoder = Decoder::default();
-        let mut block = vec![0; READ];
-        loop {
-            let read = match input.reader.read(&mut block) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                other => other.map_err(|e| cannot_read(&input.name, &e))?,
-            };
-            let mut delivery = Delivery::new(self.source.clone(), now_nano());
-            let mut each = |item: Item| match item {
-                Item::Event(event) => delivery.events.push(&event),
-                Item::Rejected(rejected) => delivery
-                    .rejected
-                    .push(Rejection { bytes: rejected.bytes.into(), error: rejected.reason.to_string() }),
-            };
-            if read == 0 {
-                decoder.finish(&mut each);
-            } else {
-                decoder.push(&block[..read], &mut each);
+    fn take(&self, input: Input) -> Result<(), Failure> {
+        let fresh = || Delivery::new(self.source.clone(), now_nano());
+        let each = |delivery: &mut Delivery, item: Item| match item {
+            Item::Event(event) => delivery.events.push(&event),
+            Item::Rejected(rejected) => {
+                delivery.rejected.push(Rejection { bytes: rejected.bytes.into(), error: rejected.reason.to_string() })
             }
-            if !delivery.is_empty() && !self.queue.push_waiting(delivery) {
-                return Ok(()); // The writer has given up; `end` says why.
-            }
-            if read == 0 {
-                return Ok(());
-            }
-        }
+        };
+        // Where the writer has given up nothing more is read; `end` says why.
+        input.read(&mut fresh(), each, |delivery| {
+            let delivery = std::mem::replace(delivery, fresh());
+            delivery.is_empty() || self.queue.push_waiting(delivery)
+        })
     }
 
     fn end(self) -> Result<Written, Failure> {

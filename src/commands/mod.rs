@@ -4,12 +4,15 @@ mod demo;
 mod failure;
 mod gaps;
 mod import;
+mod input;
 mod logging;
 mod prune;
 mod query;
 pub mod record;
 mod rejected;
+mod replay;
 mod select;
+mod serve;
 mod status;
 mod verify;
 
@@ -66,6 +69,10 @@ enum Command {
     Query(query::Args),
     /// Put files of events into the store
     Import(import::Args),
+    /// Answer as an engine, with the history of a store or of files
+    Serve(serve::Args),
+    /// Play history or files at their own pace, to stdout or as an engine to a command
+    Replay(replay::Args),
     /// Show the engines, counts, gaps and the recorder
     Status(status::Args),
     /// Print where the record is blind, and why, as NDJSON
@@ -102,6 +109,8 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Rejected(args) => rejected::run(&cli.shared, args),
         Command::Verify(args) => verify::run(&cli.shared, args),
         Command::Prune(args) => prune::run(&cli.shared, args),
+        Command::Serve(args) => serve::run(&cli.shared, args),
+        Command::Replay(args) => replay::run(&cli.shared, args),
         Command::Demo(args) => demo::run(&cli.shared, args),
     };
     done.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Done)

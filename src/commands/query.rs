@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::select::{Filters, Window};
+use super::select::{Filters, Window, find_source};
 use super::{Failure, Shared, now_nano};
 use crate::event::Event;
 use crate::output::{Format, Record};
@@ -117,16 +117,6 @@ impl Args {
             FormatName::Text => Format::Text,
         }
     }
-}
-
-fn find_source(reader: &Reader, name: &str) -> Result<(i64, String), Failure> {
-    let sources = reader.sources()?;
-    if let Some(source) = sources.iter().find(|s| s.name == name || s.engine_id.as_deref() == Some(name)) {
-        return Ok((source.id, source.name.clone()));
-    }
-    let names: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();
-    let hint = if names.is_empty() { "it has none yet".into() } else { format!("it has {}", names.join(", ")) };
-    Err(Failure::failed(format!("{} has no source '{name}'", reader.path().display())).hint(hint))
 }
 
 /// What to tell of the gaps that the window touches. That nothing is known from before the first contact is told only

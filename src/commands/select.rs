@@ -3,6 +3,7 @@
 use crate::query::{Cut, Filter, Selection, time};
 
 use super::Failure;
+use crate::store::Reader;
 
 /// Which events.
 #[derive(Debug, Default, clap::Args)]
@@ -89,4 +90,15 @@ impl Window {
         let read = |text| given(text).map(|text| time::parse_time(&text, now)).transpose();
         Ok(selection.between(read(&self.since)?, read(&self.until)?)?)
     }
+}
+
+/// The source that a user names: its row and its name.
+pub fn find_source(reader: &Reader, name: &str) -> Result<(i64, String), Failure> {
+    let sources = reader.sources()?;
+    if let Some(source) = sources.iter().find(|s| s.name == name || s.engine_id.as_deref() == Some(name)) {
+        return Ok((source.id, source.name.clone()));
+    }
+    let names: Vec<&str> = sources.iter().map(|s| s.name.as_str()).collect();
+    let hint = if names.is_empty() { "it has none yet".into() } else { format!("it has {}", names.join(", ")) };
+    Err(Failure::failed(format!("{} has no source '{name}'", reader.path().display())).hint(hint))
 }

@@ -6,6 +6,7 @@
 
 mod json;
 mod list;
+mod quote;
 
 use std::borrow::Cow;
 
@@ -14,6 +15,7 @@ use sha2::{Digest, Sha256};
 pub use json::Malformed;
 use json::{Cursor, Quoted};
 pub use list::Events;
+pub use quote::{is_escaped, quote};
 
 /// An event, borrowed from the bytes it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,24 @@ impl<'a> Texts<'a> {
         let [status, id, from, kind, action, actor_id, attributes, time, time_nano] = all;
         Texts { status, id, from, kind, action, actor_id, attributes, time, time_nano }
     }
+}
+
+/// The bytes of an event with another instant in the place of its own, and everything else as it is.
+pub fn retimed(event: &Event, time_nano: i64) -> String {
+    let mut places: Vec<(&str, i64)> = Vec::new();
+    places.extend(event.texts.time.map(|text| (text, time_nano.div_euclid(1_000_000_000))));
+    places.extend(event.texts.time_nano.map(|text| (text, time_nano)));
+    places.sort_by_key(|(text, _)| text.as_ptr());
+    let mut out = String::with_capacity(event.text.len() + 20);
+    let mut at = 0;
+    for (text, value) in places {
+        let start = text.as_ptr() as usize - event.text.as_ptr() as usize;
+        out.push_str(&event.text[at..start]);
+        out.push_str(&value.to_string());
+        at = start + text.len();
+    }
+    out.push_str(&event.text[at..]);
+    out
 }
 
 /// Attributes of an actor: keys and values.

@@ -59,6 +59,11 @@ impl Selection {
         self.filter.matches(event) && !self.excludes.iter().any(|exclude| exclude.matches(event))
     }
 
+    /// Whether an instant lies in the window.
+    pub fn spans(&self, instant: i64) -> bool {
+        self.since.is_none_or(|since| instant >= since) && self.until.is_none_or(|until| instant <= until)
+    }
+
     /// Whether any event can be kept back.
     pub fn is_everything(&self) -> bool {
         self.filter.is_empty() && self.excludes.is_empty()

@@ -1,4 +1,4 @@
-//! Events in order of arrival, and whoever follows them.
+//! Events in order of arrival, held in memory, and whoever follows them.
 //!
 //! A follower reads by position, so the seam between what was there before and what comes later is none: it can lose
 //! and double nothing.

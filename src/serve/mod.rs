@@ -1,25 +1,28 @@
-//! Answers as a Docker Engine: `/_ping`, `/version`, `/info` and `/events`, from events held in memory.
+//! Answers as a Docker Engine: `/_ping`, `/version`, `/info` and `/events`, from events that were recorded.
 //!
 //! Reads only: everything that would change something is refused, as is everything else an engine can do.
 
+mod archive;
 mod events;
+mod fault;
 mod feed;
+mod form;
+mod listen;
+mod play;
 
-use std::convert::Infallible;
-use std::io;
-use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderValue, SERVER};
-use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::UnixListener;
-use tokio::task::JoinSet;
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, SERVER};
+use hyper::{Method, Request, Response, StatusCode, Version};
 
+pub use archive::Archive;
 use events::Answer;
+pub use fault::{FaultKind, Faults, NoFault};
 pub use feed::Feed;
+pub use listen::{Address, ListenError, NoAddress, Tls, TlsError};
+pub use play::{NoSpeed, Play, Speed};
 
 use crate::engine::ApiVersion;
 
@@ -32,96 +35,131 @@ pub struct Identity {
     pub name: String,
     /// The newest version of the API it answers.
     pub api: ApiVersion,
+    /// The oldest version of the API it answers.
+    pub oldest_api: ApiVersion,
+    /// Its own version.
+    pub version: String,
 }
 
-/// The oldest version of the API that is answered.
-const OLDEST_API: ApiVersion = ApiVersion(1, 24);
+/// Who an engine is of whom nothing else is known.
+impl Default for Identity {
+    fn default() -> Self {
+        Identity {
+            id: "00000000-0000-4000-8000-000000000000".into(),
+            name: "events".into(),
+            api: ApiVersion(1, 51),
+            oldest_api: ApiVersion(1, 24),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+}
+
+/// What an engine tells of.
+#[derive(Clone, Debug)]
+pub enum History {
+    /// Events held in memory, in the order they came; more may come.
+    Feed(Feed),
+    /// A store, and what is being recorded into it.
+    Archive(Archive),
+    /// A recording, for each subscriber from its beginning.
+    Play(Play),
+}
 
 /// An engine made of events that were recorded.
 #[derive(Debug)]
 pub struct Engine {
     identity: Identity,
-    feed: Feed,
+    history: History,
+    faults: Faults,
 }
 
 impl Engine {
-    /// An engine that remembers all that is in `feed`.
-    pub fn new(identity: Identity, feed: Feed) -> Engine {
-        Engine { identity, feed }
+    /// An engine that remembers all of this.
+    pub fn new(identity: Identity, history: History) -> Engine {
+        Engine { identity, history, faults: Faults::default() }
     }
 
-    /// What it remembers; what is added is told to whoever listens.
-    pub fn feed(&self) -> &Feed {
-        &self.feed
+    /// The same with streams that break.
+    #[must_use]
+    pub fn with_faults(self, faults: Faults) -> Engine {
+        Engine { faults, ..self }
     }
 
-    /// Listens on a unix socket, and answers for as long as it is polled. The socket is there when this returns.
+    /// Listens at an address, and answers for as long as it is polled. It listens when this returns.
     ///
     /// # Errors
-    /// The socket cannot be made.
-    pub fn listen(self: Arc<Self>, socket: &Path) -> io::Result<impl Future<Output = ()> + Send + use<>> {
-        let listener = UnixListener::bind(socket)?;
-        Ok(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                tokio::select! {
-                    accepted = listener.accept() => match accepted {
-                        Ok((stream, _)) => drop(connections.spawn(self.clone().converse(TokioIo::new(stream)))),
-                        Err(e) => tracing::warn!("cannot accept a connection: {e}"),
-                    },
-                    Some(_) = connections.join_next() => {}
-                }
-            }
-        })
-    }
-
-    async fn converse(self: Arc<Self>, stream: impl hyper::rt::Read + hyper::rt::Write + Unpin) {
-        let service = service_fn(|request| {
-            let answer = self.answer(&request);
-            async { Ok::<_, Infallible>(answer) }
-        });
-        let served =
-            hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).serve_connection(stream, service);
-        if let Err(e) = served.await {
-            tracing::debug!("a connection ended: {e}");
-        }
+    /// It cannot be listened there.
+    pub fn listen(
+        self: Arc<Self>,
+        address: &Address,
+        tls: Option<&Tls>,
+    ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
+        listen::listen(address, tls.cloned(), Arc::new(move |request| self.answer(&request)))
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Answer> {
+        // Docker's server is Go's, and refuses so what has no Host.
+        if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
+            let message = "400 Bad Request: missing required Host header";
+            return self.whole(StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", message.into());
+        }
         let (version, path) = split_version(request.uri().path());
-        let get = request.method() == Method::GET;
-        if let Some(version) = version
-            && let Some(refusal) = self.refuse_version(version)
-        {
+        if let Some(refusal) = version.and_then(|version| self.refuse_version(version)) {
             return refusal;
         }
+        let method = request.method();
+        if !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            return self
+                .refuse(StatusCode::FORBIDDEN, "this is a record of an engine: it can be read, and nothing else");
+        }
+        let get = *method == Method::GET;
         match path {
-            "/_ping" if get || request.method() == Method::HEAD => {
-                self.whole(StatusCode::OK, "text/plain; charset=utf-8", "OK".into())
+            "/_ping" if get || *method == Method::HEAD => {
+                let mut pong = self.whole(StatusCode::OK, "text/plain; charset=utf-8", "OK".into());
+                let headers = pong.headers_mut();
+                headers.insert("Cache-Control", HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+                headers.insert("Pragma", HeaderValue::from_static("no-cache"));
+                headers.insert("Swarm", HeaderValue::from_static("inactive"));
+                pong
             }
             "/version" if get => self.json(StatusCode::OK, &self.version()),
             "/info" if get => self.json(StatusCode::OK, &self.info()),
-            "/events" if get => self.events(request.uri().query().unwrap_or_default()),
+            "/events" if get => self.events(request, version),
+            // What clients ask beside it.
+            "/containers/json" | "/images/json" if get => self.json(StatusCode::OK, &serde_json::json!([])),
+            "/networks" if get => self.json(StatusCode::OK, &serde_json::json!([])),
+            "/volumes" if get => self.json(StatusCode::OK, &serde_json::json!({"Volumes": [], "Warnings": null})),
             _ => self.refuse(StatusCode::NOT_FOUND, "page not found"),
         }
     }
 
-    fn events(&self, query: &str) -> Response<Answer> {
-        match events::Subscription::from_query(query) {
+    fn events(&self, request: &Request<Incoming>, version: Option<ApiVersion>) -> Response<Answer> {
+        let accepted = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        let lines = version.unwrap_or(self.identity.api) >= ApiVersion(1, 52);
+        let kind = match accepted {
+            Some("application/jsonl") => "application/jsonl",
+            Some("application/x-ndjson") => "application/x-ndjson",
+            Some("application/json-seq") => "application/json-seq",
+            _ if lines => "application/jsonl",
+            _ => "application/json",
+        };
+        let query = request.uri().query().unwrap_or_default();
+        match events::Subscription::from_query(query, version, kind == "application/json-seq") {
             Ok(subscription) => {
-                let answer = subscription.answer(self.feed.clone());
-                self.with_headers(StatusCode::OK, "application/json", answer)
+                let answer = subscription.answer(self.history.clone(), &self.faults);
+                self.with_headers(StatusCode::OK, kind, answer)
             }
             Err(refusal) => self.refuse(refusal.status, &refusal.message),
         }
     }
 
     fn refuse_version(&self, version: ApiVersion) -> Option<Response<Answer>> {
-        let message = if version > self.identity.api {
-            format!("client version {version} is too new. Maximum supported API version is {}", self.identity.api)
-        } else if version < OLDEST_API {
+        let Identity { api, oldest_api, .. } = self.identity;
+        let message = if version > api {
+            format!("client version {version} is too new. Maximum supported API version is {api}")
+        } else if version < oldest_api {
             format!(
-                "client version {version} is too old. Minimum supported API version is {OLDEST_API}, please upgrade your client to a newer version"
+                "client version {version} is too old. Minimum supported API version is {oldest_api}, please upgrade your client to a newer version"
             )
         } else {
             return None;
@@ -130,13 +168,15 @@ impl Engine {
     }
 
     fn version(&self) -> serde_json::Value {
+        let Identity { api, oldest_api, version, .. } = &self.identity;
         serde_json::json!({
             "Platform": {"Name": "events"},
-            "Version": env!("CARGO_PKG_VERSION"),
-            "ApiVersion": self.identity.api.to_string(),
-            "MinAPIVersion": OLDEST_API.to_string(),
+            "Components": [],
+            "Version": version,
+            "ApiVersion": api.to_string(),
+            "MinAPIVersion": oldest_api.to_string(),
             "Os": "linux",
-            "Arch": std::env::consts::ARCH,
+            "Arch": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
         })
     }
 
@@ -144,7 +184,7 @@ impl Engine {
         serde_json::json!({
             "ID": self.identity.id,
             "Name": self.identity.name,
-            "ServerVersion": env!("CARGO_PKG_VERSION"),
+            "ServerVersion": self.identity.version,
             "OSType": "linux",
         })
     }

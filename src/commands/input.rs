@@ -1,0 +1,88 @@
+//! Files of events: NDJSON or json-seq, as they are or compressed, or standard input.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::Failure;
+use crate::stream::{Decoder, Item};
+
+/// How much is read at once, in bytes.
+const READ: usize = 1 << 20;
+
+/// Something to read, and its name for error messages.
+pub(super) struct Input {
+    name: String,
+    reader: Box<dyn Read>,
+}
+
+impl Input {
+    /// Opens a file; `-` is standard input. What ends in `.gz`, `.zst` or `.zstd` is decompressed as it is read.
+    pub(super) fn open(path: &Path) -> Result<Input, Failure> {
+        if path == Path::new("-") {
+            return Ok(Input { name: "standard input".into(), reader: Box::new(io::stdin().lock()) });
+        }
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(|e| cannot_read(&name, &e))?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(Failure::failed(format!("cannot read {name}: it is a directory")).hint("name the files in it"));
+        }
+        let reader: Box<dyn Read> = match path.extension().and_then(|suffix| suffix.to_str()) {
+            Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(file)),
+            Some("zst" | "zstd") => Box::new(zstd::Decoder::new(file).map_err(|e| cannot_read(&name, &e))?),
+            _ => Box::new(file),
+        };
+        Ok(Input { name, reader })
+    }
+
+    /// Calls `each` with what is in it, and `block` after each block of it, until `block` gives `false`.
+    pub(super) fn read<T>(
+        mut self,
+        of: &mut T,
+        mut each: impl FnMut(&mut T, Item),
+        mut block: impl FnMut(&mut T) -> bool,
+    ) -> Result<(), Failure> {
+        let mut decoder = Decoder::default();
+        let mut bytes = vec![0; READ];
+        loop {
+            let read = match self.reader.read(&mut bytes) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                other => other.map_err(|e| cannot_read(&self.name, &e))?,
+            };
+            if read == 0 {
+                decoder.finish(|item| each(of, item));
+            } else {
+                decoder.push(&bytes[..read], |item| each(of, item));
+            }
+            if !block(of) || read == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// All events of some files, in the order of their instants, then as they stand there.
+pub(super) fn fixtures(paths: &[impl AsRef<Path>]) -> Result<Vec<(i64, Bytes)>, Failure> {
+    let mut events = Vec::new();
+    for path in paths {
+        let input = Input::open(path.as_ref())?;
+        let name = input.name.clone();
+        let mut rejected = 0;
+        let each = |events: &mut Vec<(i64, Bytes)>, item: Item| match item {
+            Item::Event(event) => events.push((event.time_nano, Bytes::copy_from_slice(event.raw()))),
+            Item::Rejected(_) => rejected += 1,
+        };
+        input.read(&mut events, each, |_| true)?;
+        if rejected > 0 {
+            tracing::warn!("{rejected} lines of {name} are no events, and left out");
+        }
+    }
+    events.sort_by_key(|(instant, _)| *instant);
+    Ok(events)
+}
+
+fn cannot_read(name: &str, error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot read {name}: {}", crate::error::chain(error)))
+}

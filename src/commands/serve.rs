@@ -1,0 +1,134 @@
+//! `events serve`: history answers as an engine, and goes on live.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::input::fixtures;
+use super::select::{Filters, Window, find_source};
+use super::{Failure, Shared, now_nano};
+use crate::engine::ApiVersion;
+use crate::event::Event;
+use crate::query::Selection;
+use crate::serve::{Address, Archive, Engine, Feed, History, Identity, Tls};
+use crate::store::{Reader, SourceRow};
+
+/// The flags of `serve`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Serve these files in place of the store: NDJSON or json-seq, also as .gz or .zst
+    #[arg(value_name = "FIXTURE")]
+    fixtures: Vec<PathBuf>,
+    /// Where to listen: unix:///path (mode 0660) or tcp://127.0.0.1:2375; repeatable
+    #[arg(long, value_name = "ADDRESS", required = true, help_heading = "Serving")]
+    listen: Vec<Address>,
+    /// Let other machines read it, without TLS too
+    #[arg(long, help_heading = "Serving")]
+    allow_remote: bool,
+    /// Answer TCP under TLS with this certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = "Serving")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Serving")]
+    tls_key: Option<PathBuf>,
+    /// Answer only clients with a certificate of these authorities (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Serving")]
+    tls_ca: Option<PathBuf>,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    window: Window,
+    /// Of this source alone
+    #[arg(long, value_name = "NAME", help_heading = "Window", conflicts_with = "fixtures")]
+    source: Option<String>,
+}
+
+pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls::new(certificate, key, args.tls_ca.as_deref())?),
+        _ => None,
+    };
+    if let Some(remote) = args.listen.iter().find(|address| !address.is_local())
+        && tls.is_none()
+        && !args.allow_remote
+    {
+        return Err(Failure::usage(format!("{remote} can be reached from other machines, by anybody"))
+            .hint("--tls-cert and --tls-key, or --allow-remote if that is meant"));
+    }
+    let selection = args.window.narrow(args.filters.selection()?, now_nano())?;
+    let engine = Arc::new(if args.fixtures.is_empty() {
+        stored(&shared.db()?, selection, args.source.as_deref())?
+    } else {
+        let feed = Feed::default();
+        for (instant, raw) in fixtures(&args.fixtures)? {
+            if Event::parse(&raw).is_ok_and(|event| selection.spans(instant) && selection.passes(&event)) {
+                feed.push(&raw);
+            }
+        }
+        Engine::new(Identity::default(), History::Feed(feed))
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
+    let served = runtime.block_on(serve(engine, &args.listen, tls.as_ref()));
+    // Nobody waits for what reads the store for a client that is gone.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(engine: Arc<Engine>, addresses: &[Address], tls: Option<&Tls>) -> Result<(), Failure> {
+    let no_signals = |e| Failure::failed(format!("cannot listen for signals: {e}"));
+    let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut listening = JoinSet::new();
+    for address in addresses {
+        listening.spawn(engine.clone().listen(address, tls)?);
+    }
+    for address in addresses {
+        tracing::info!("serving on {address}");
+    }
+    tokio::select! {
+        _ = terminated.recv() => {}
+        _ = interrupted.recv() => {}
+    }
+    Ok(())
+}
+
+/// The engine that a store makes.
+pub(super) fn stored(path: &std::path::Path, selection: Selection, source: Option<&str>) -> Result<Engine, Failure> {
+    let reader = Reader::open(path)?;
+    let source = source.map(|name| find_source(&reader, name)).transpose()?;
+    let sources = reader.sources()?;
+    let newest = sources
+        .iter()
+        .filter(|row| source.as_ref().is_none_or(|(id, _)| *id == row.id) && row.engine_id.is_some())
+        .max_by_key(|row| row.contacted_nano);
+    let identity = newest.map_or_else(Identity::default, identity);
+    let archive = Archive::open(path, selection, source.map(|(id, _)| id))?;
+    Ok(Engine::new(identity, History::Archive(archive)))
+}
+
+/// An engine as it was when it was last reached.
+fn identity(source: &SourceRow) -> Identity {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default, rename_all = "PascalCase")]
+    struct Told {
+        api_version: String,
+        #[serde(rename = "MinAPIVersion")]
+        min_api_version: String,
+        version: String,
+    }
+    let told: Told = source.version.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let usual = Identity::default();
+    let version = |text: &str, usual: ApiVersion| text.parse().unwrap_or(usual);
+    Identity {
+        id: source.engine_id.clone().unwrap_or(usual.id),
+        name: source.name.clone(),
+        api: version(&told.api_version, usual.api),
+        oldest_api: version(&told.min_api_version, usual.oldest_api),
+        version: if told.version.is_empty() { usual.version } else { told.version },
+    }
+}

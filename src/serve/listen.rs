@@ -1,0 +1,386 @@
+//! Where an engine listens: unix sockets, TCP, TCP under TLS; and what every connection is held to, whatever is asked.
+//!
+//! The head of the first request is read before HTTP is spoken, within a bound and a time: what is too long gets an
+//! answer that a client can read, and who never ends it is cut off. Who takes nothing of what is sent is cut off too.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use super::events::Answer;
+
+/// How long the head of a request may take.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client may take nothing of what waits for it.
+const TAKING_PATIENCE: Duration = Duration::from_secs(20);
+
+/// The longest request line that is taken; an engine's clients send some kilobytes.
+const REQUEST_LINE: usize = 60 * 1024;
+
+/// The largest head that is read, if only to refuse it.
+const HEAD: usize = 8 << 20;
+
+/// How many connections are held at once; a subscriber is one.
+const CONNECTIONS: usize = 4_096;
+
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A unix socket, by path.
+    Unix(PathBuf),
+    /// A TCP address, as `127.0.0.1:2375`.
+    Tcp(SocketAddr),
+}
+
+/// A text that is no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no address to listen at: write unix:///path or tcp://127.0.0.1:2375")]
+pub struct NoAddress(String);
+
+impl FromStr for Address {
+    type Err = NoAddress;
+
+    fn from_str(text: &str) -> Result<Self, NoAddress> {
+        let wrong = || NoAddress(text.into());
+        if let Some(path) = text.strip_prefix("unix://") {
+            return if path.is_empty() { Err(wrong()) } else { Ok(Address::Unix(path.into())) };
+        }
+        let address = text.strip_prefix("tcp://").ok_or_else(wrong)?;
+        let address = address.replacen("localhost:", "127.0.0.1:", 1);
+        address.parse().map(Address::Tcp).map_err(|_| wrong())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Address::Unix(path) => write!(f, "unix://{}", path.display()),
+            Address::Tcp(address) => write!(f, "tcp://{address}"),
+        }
+    }
+}
+
+impl Address {
+    /// Whether only this machine reaches it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Address::Unix(_) => true,
+            Address::Tcp(address) => address.ip().is_loopback(),
+        }
+    }
+}
+
+/// It cannot be listened there.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ListenError {
+    #[error("cannot listen on {address}")]
+    Io { address: Address, source: io::Error },
+    #[error("cannot listen on {address}: somebody does so already")]
+    Taken { address: Address },
+    #[error("cannot listen on {address}: there is a file that is no socket")]
+    NoSocket { address: Address },
+}
+
+/// What makes a TCP address one that only the right people read.
+#[derive(Clone)]
+pub struct Tls(TlsAcceptor);
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+/// Certificates or keys that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum TlsError {
+    #[error("cannot read {}: {source}", path.display())]
+    Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
+    #[error("cannot use {} with {}", certificate.display(), key.display())]
+    Pair { certificate: PathBuf, key: PathBuf, source: tokio_rustls::rustls::Error },
+    #[error("cannot use the certificates of {}: {why}", path.display())]
+    Authorities { path: PathBuf, why: String },
+}
+
+impl Tls {
+    /// With a certificate and its key; with authorities, only clients that show a certificate of theirs are answered.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn new(certificate: &Path, key: &Path, authorities: Option<&Path>) -> Result<Tls, TlsError> {
+        let pem = |path: &Path| {
+            let path = path.to_owned();
+            move |source| TlsError::Pem { path, source }
+        };
+        let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, TlsError> {
+            CertificateDer::pem_file_iter(path)
+                .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
+                .map_err(pem(path))
+        };
+        let chain = certificates(certificate)?;
+        let secret = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
+        let builder = ServerConfig::builder();
+        let builder = match authorities {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let wrong = |why: String| TlsError::Authorities { path: path.into(), why };
+                let mut roots = RootCertStore::empty();
+                for authority in certificates(path)? {
+                    roots.add(authority).map_err(|e| wrong(e.to_string()))?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|e| wrong(e.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let config = builder.with_single_cert(chain, secret).map_err(|source| TlsError::Pair {
+            certificate: certificate.into(),
+            key: key.into(),
+            source,
+        })?;
+        Ok(Tls(TlsAcceptor::from(Arc::new(config))))
+    }
+}
+
+/// Answers requests.
+pub(super) type Answers = dyn Fn(Request<Incoming>) -> Response<Answer> + Send + Sync;
+
+/// Listens, and answers for as long as what is returned is polled.
+pub(super) fn listen(
+    address: &Address,
+    tls: Option<Tls>,
+    answers: Arc<Answers>,
+) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
+    let io = |source| ListenError::Io { address: address.clone(), source };
+    let (listener, file) = match address {
+        Address::Unix(path) => {
+            let (listener, file) = bind_unix(path, address)?;
+            (Listener::Unix(listener), Some(file))
+        }
+        Address::Tcp(at) => {
+            let listener = std::net::TcpListener::bind(at).map_err(|e| match e.kind() {
+                io::ErrorKind::AddrInUse => ListenError::Taken { address: address.clone() },
+                _ => io(e),
+            })?;
+            listener.set_nonblocking(true).map_err(io)?;
+            (Listener::Tcp(TcpListener::from_std(listener).map_err(io)?), None)
+        }
+    };
+    Ok(Box::pin(async move {
+        let _file = file;
+        accept(&listener, tls, answers).await;
+    }))
+}
+
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+/// Bytes both ways.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Listener::Unix(listener) => Box::new(listener.accept().await?.0),
+            Listener::Tcp(listener) => {
+                let stream = listener.accept().await?.0;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+        })
+    }
+}
+
+/// A socket's file, gone when it is dropped.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A socket that its owner and group may use. One that was left behind by a process that is gone is replaced.
+fn bind_unix(path: &Path, address: &Address) -> Result<(UnixListener, SocketFile), ListenError> {
+    let io = |source| ListenError::Io { address: address.clone(), source };
+    let listener = match UnixListener::bind(path) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse => {
+            if !std::fs::symlink_metadata(path).map_err(io)?.file_type().is_socket() {
+                return Err(ListenError::NoSocket { address: address.clone() });
+            }
+            match std::os::unix::net::UnixStream::connect(path) {
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {}
+                _ => return Err(ListenError::Taken { address: address.clone() }),
+            }
+            std::fs::remove_file(path).map_err(io)?;
+            UnixListener::bind(path).map_err(io)?
+        }
+        other => other.map_err(io)?,
+    };
+    let file = SocketFile(path.into());
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(io)?;
+    Ok((listener, file))
+}
+
+async fn accept(listener: &Listener, tls: Option<Tls>, answers: Arc<Answers>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+                Ok(stream) => {
+                    let (tls, answers) = (tls.clone(), answers.clone());
+                    connections.spawn(async move {
+                        if let Err(e) = begin(stream, tls, answers).await {
+                            tracing::debug!("a connection ended: {e}");
+                        }
+                    });
+                }
+                Err(e) => {
+                    tracing::warn!("cannot accept a connection: {e}");
+                    // As a rule there are too many open files, and not for long.
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn begin(stream: Box<dyn Stream>, tls: Option<Tls>, answers: Arc<Answers>) -> io::Result<()> {
+    match tls {
+        None => converse(stream, answers).await,
+        Some(Tls(acceptor)) => converse(timeout(HEAD_PATIENCE, acceptor.accept(stream)).await??, answers).await,
+    }
+}
+
+/// One connection, to its end.
+async fn converse(mut stream: impl Stream, answers: Arc<Answers>) -> io::Result<()> {
+    let head = timeout(HEAD_PATIENCE, read_head(&mut stream)).await??;
+    if head.is_empty() {
+        return Ok(());
+    }
+    let line = memchr::memchr(b'\n', &head).unwrap_or(head.len());
+    if line > REQUEST_LINE {
+        return refuse(&mut stream).await;
+    }
+    let stream = Patient { head: head.into(), stream, waiting: None };
+    let service = service_fn(move |request| {
+        let answer = answers(request);
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .title_case_headers(true)
+        .header_read_timeout(HEAD_PATIENCE * 6)
+        .serve_connection(TokioIo::new(stream), service);
+    served.await.map_err(io::Error::other)
+}
+
+/// Reads until the head of a request is whole, or too large. Ends early where the stream does.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(4096);
+    while head.len() < HEAD {
+        let searched = head.len().saturating_sub(3);
+        if stream.read_buf(&mut head).await? == 0 {
+            break;
+        }
+        let new = &head[searched..];
+        if memchr::memmem::find(new, b"\n\r\n").is_some() || memchr::memmem::find(new, b"\n\n").is_some() {
+            break;
+        }
+    }
+    Ok(head)
+}
+
+/// A request that is too long gets an answer all the same, and is read to its end, so that the answer can be.
+async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+    let body = "{\"message\":\"the request is too long\"}\n";
+    let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
+    stream.shutdown().await?;
+    let drain = async {
+        let mut block = vec![0; 64 * 1024];
+        while stream.read(&mut block).await.is_ok_and(|read| read > 0) {}
+    };
+    let _ = timeout(Duration::from_secs(2), drain).await;
+    Ok(())
+}
+
+/// A stream whose head was read already, and that does not wait for ever for a client that takes nothing.
+struct Patient<S> {
+    head: Bytes,
+    stream: S,
+    /// Runs while something waits to be taken.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.head.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, into);
+        }
+        let taken = self.head.len().min(into.remaining());
+        into.put_slice(&self.head.split_to(taken));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.or_too_long(cx, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.or_too_long(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.or_too_long(cx, shut)
+    }
+}
+
+impl<S> Patient<S> {
+    fn or_too_long<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if done.is_ready() {
+            self.waiting = None;
+            return done;
+        }
+        let until = Instant::now() + TAKING_PATIENCE;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        ready!(waiting.as_mut().poll(cx));
+        let seconds = TAKING_PATIENCE.as_secs();
+        tracing::warn!("a client took nothing of what waited for it for {seconds} s: it is cut off");
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
