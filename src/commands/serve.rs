@@ -94,6 +94,8 @@ async fn serve(engine: Arc<Engine>, addresses: &[Address], tls: Option<&Tls>) ->
         _ = terminated.recv() => {}
         _ = interrupted.recv() => {}
     }
+    // The sockets' files go with them.
+    listening.shutdown().await;
     Ok(())
 }
 
