@@ -2,7 +2,7 @@
 //!
 //! The data flows one way, and a module is a stage of it: [`engine`] connects and asks, [`stream`] takes bytes apart
 //! into events, [`event`] is one of them, [`store`] keeps them in SQLite, [`query`] selects, [`output`] prints,
-//! [`serve`] answers as an engine. [`commands`] is the command line, where the stages meet. A stage imports only what
+//! [`serve`] answers as an engine, [`testing`] is one for tests. [`commands`] is the command line, where the stages meet. A stage imports only what
 //! stands before it; each can be used alone.
 
 pub mod commands;
@@ -14,6 +14,7 @@ pub mod query;
 pub mod serve;
 pub mod store;
 pub mod stream;
+pub mod testing;
 
 /// The README's examples in Rust are tests.
 #[cfg(doctest)]

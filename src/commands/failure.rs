@@ -10,6 +10,7 @@ use crate::query::time::TimeError;
 use crate::query::{FilterError, SelectionError};
 use crate::serve::{ListenError, TlsError};
 use crate::store::{StoreError, WriteFailed};
+use crate::stream::ReadError;
 
 /// What the program tells its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,13 @@ pub enum Exit {
     Usage,
     /// A command that was run ended so.
     Status(u8),
+}
+
+impl From<ReadError> for Failure {
+    fn from(e: ReadError) -> Failure {
+        let failure = Failure::failed(chain(&e));
+        if e.is_directory() { failure.hint("name the files in it") } else { failure }
+    }
 }
 
 impl From<ListenError> for Failure {

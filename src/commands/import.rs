@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use super::input::Input;
 use super::{Failure, Shared, now_nano};
 use crate::store::{Delivery, Outcome, Queue, Rejection, SourceKey, Store, Written, spawn_writer};
-use crate::stream::Item;
+use crate::stream::{Input, Item};
 
 /// How much may wait for the store, in bytes.
 const BUFFER: usize = 24 << 20;
@@ -77,10 +76,10 @@ impl Import {
             }
         };
         // Where the writer has given up nothing more is read; `end` says why.
-        input.read(&mut fresh(), each, |delivery| {
+        Ok(input.read(&mut fresh(), each, |delivery| {
             let delivery = std::mem::replace(delivery, fresh());
             delivery.is_empty() || self.queue.push_waiting(delivery)
-        })
+        })?)
     }
 
     fn end(self) -> Result<Written, Failure> {

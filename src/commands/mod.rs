@@ -4,7 +4,6 @@ mod demo;
 mod failure;
 mod gaps;
 mod import;
-mod input;
 mod logging;
 mod prune;
 mod query;

@@ -14,13 +14,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::input::fixtures;
 use super::select::{Filters, Window, find_source};
 use super::{Failure, Shared, now_nano};
 use crate::event::{Event, retimed};
 use crate::query::{Cut, Selection};
 use crate::serve::{Address, Engine, FaultKind, Faults, History, Identity, Play, Speed};
 use crate::store::{Judge, Order, Reader};
+use crate::stream::fixtures;
 
 /// The flags of `replay`.
 #[derive(Debug, clap::Args)]

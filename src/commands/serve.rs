@@ -6,7 +6,6 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::input::fixtures;
 use super::select::{Filters, Window, find_source};
 use super::{Failure, Shared, now_nano};
 use crate::engine::ApiVersion;
@@ -14,6 +13,7 @@ use crate::event::Event;
 use crate::query::Selection;
 use crate::serve::{Address, Archive, Engine, Feed, History, Identity, Tls};
 use crate::store::{Reader, SourceRow};
+use crate::stream::fixtures;
 
 /// The flags of `serve`.
 #[derive(Debug, clap::Args)]

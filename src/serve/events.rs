@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::fault::{Act, Fault, Faults};
 use super::form::at_version;
-use super::{Archive, Feed, History, Play};
+use super::{Archive, Counted, Feed, History, Play};
 use crate::engine::ApiVersion;
 use crate::event::Event;
 use crate::query::time::unix_time;
@@ -72,10 +72,11 @@ impl Subscription {
     }
 
     /// The answer, each event a chunk; it ends when the time of `until` has come.
-    pub(super) fn answer(self, history: History, faults: &Faults) -> Answer {
+    pub(super) fn answer(self, history: History, faults: &Faults, counted: Counted) -> Answer {
         let (chunks, answer) = mpsc::channel(16);
         let out = Out { chunks, faults: faults.begin() };
         tokio::spawn(async move {
+            let _counted = counted;
             // Who is gone needs no answer.
             let _: Result<(), Gone> = match history {
                 History::Feed(feed) => self.tell_feed(&feed, out).await,

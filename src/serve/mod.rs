@@ -16,6 +16,7 @@ use std::sync::Arc;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, SERVER};
 use hyper::{Method, Request, Response, StatusCode, Version};
+use tokio::sync::watch;
 
 pub use archive::Archive;
 use events::Answer;
@@ -71,18 +72,25 @@ pub struct Engine {
     identity: Identity,
     history: History,
     faults: Faults,
+    /// How many listen to events.
+    subscribers: watch::Sender<usize>,
 }
 
 impl Engine {
     /// An engine that remembers all of this.
     pub fn new(identity: Identity, history: History) -> Engine {
-        Engine { identity, history, faults: Faults::default() }
+        Engine { identity, history, faults: Faults::default(), subscribers: watch::channel(0).0 }
     }
 
     /// The same with streams that break.
     #[must_use]
     pub fn with_faults(self, faults: Faults) -> Engine {
         Engine { faults, ..self }
+    }
+
+    /// How many listen to events.
+    pub fn subscribers(&self) -> watch::Receiver<usize> {
+        self.subscribers.subscribe()
     }
 
     /// Listens at an address, and answers for as long as it is polled. It listens when this returns.
@@ -146,7 +154,7 @@ impl Engine {
         let query = request.uri().query().unwrap_or_default();
         match events::Subscription::from_query(query, version, kind == "application/json-seq") {
             Ok(subscription) => {
-                let answer = subscription.answer(self.history.clone(), &self.faults);
+                let answer = subscription.answer(self.history.clone(), &self.faults, Counted::new(&self.subscribers));
                 self.with_headers(StatusCode::OK, kind, answer)
             }
             Err(refusal) => self.refuse(refusal.status, &refusal.message),
@@ -213,6 +221,22 @@ impl Engine {
         headers.insert("Ostype", HeaderValue::from_static("linux"));
         headers.insert(SERVER, HeaderValue::from_static(concat!("events/", env!("CARGO_PKG_VERSION"))));
         response
+    }
+}
+
+/// One subscriber, counted for as long as it is there.
+struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    fn new(count: &watch::Sender<usize>) -> Counted {
+        count.send_modify(|count| *count += 1);
+        Counted(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 

@@ -5,8 +5,10 @@
 pub mod backoff;
 pub mod continuity;
 mod framing;
+mod input;
 
 pub use framing::{DEFAULT_LINE_LIMIT, Piece, Splitter};
+pub use input::{Input, ReadError, fixtures};
 
 use crate::event::{Event, NotAnEvent, trim};
 

@@ -6,50 +6,76 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::Failure;
-use crate::stream::{Decoder, Item};
+use super::{Decoder, Item};
 
 /// How much is read at once, in bytes.
 const READ: usize = 1 << 20;
 
-/// Something to read, and its name for error messages.
-pub(super) struct Input {
+/// Something to read.
+pub struct Input {
     name: String,
     reader: Box<dyn Read>,
 }
 
+/// Something that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {name}")]
+pub struct ReadError {
+    name: String,
+    source: io::Error,
+}
+
+impl ReadError {
+    /// Whether it is a directory.
+    pub fn is_directory(&self) -> bool {
+        self.source.kind() == io::ErrorKind::IsADirectory
+    }
+}
+
 impl Input {
     /// Opens a file; `-` is standard input. What ends in `.gz`, `.zst` or `.zstd` is decompressed as it is read.
-    pub(super) fn open(path: &Path) -> Result<Input, Failure> {
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(path: &Path) -> Result<Input, ReadError> {
         if path == Path::new("-") {
             return Ok(Input { name: "standard input".into(), reader: Box::new(io::stdin().lock()) });
         }
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|e| cannot_read(&name, &e))?;
+        let cannot_read = |source| ReadError { name: name.clone(), source };
+        let file = File::open(path).map_err(cannot_read)?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            return Err(Failure::failed(format!("cannot read {name}: it is a directory")).hint("name the files in it"));
+            return Err(cannot_read(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory")));
         }
         let reader: Box<dyn Read> = match path.extension().and_then(|suffix| suffix.to_str()) {
             Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(file)),
-            Some("zst" | "zstd") => Box::new(zstd::Decoder::new(file).map_err(|e| cannot_read(&name, &e))?),
+            Some("zst" | "zstd") => Box::new(zstd::Decoder::new(file).map_err(cannot_read)?),
             _ => Box::new(file),
         };
         Ok(Input { name, reader })
     }
 
+    /// Its name, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Calls `each` with what is in it, and `block` after each block of it, until `block` gives `false`.
-    pub(super) fn read<T>(
+    ///
+    /// # Errors
+    /// It cannot be read to its end.
+    pub fn read<T>(
         mut self,
         of: &mut T,
         mut each: impl FnMut(&mut T, Item),
         mut block: impl FnMut(&mut T) -> bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ReadError> {
         let mut decoder = Decoder::default();
         let mut bytes = vec![0; READ];
         loop {
             let read = match self.reader.read(&mut bytes) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                other => other.map_err(|e| cannot_read(&self.name, &e))?,
+                other => other.map_err(|source| ReadError { name: self.name.clone(), source })?,
             };
             if read == 0 {
                 decoder.finish(|item| each(of, item));
@@ -63,8 +89,11 @@ impl Input {
     }
 }
 
-/// All events of some files, in the order of their instants, then as they stand there.
-pub(super) fn fixtures(paths: &[impl AsRef<Path>]) -> Result<Vec<(i64, Bytes)>, Failure> {
+/// All events of some files with their instants, in the order of those, then as they stand there.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn fixtures(paths: &[impl AsRef<Path>]) -> Result<Vec<(i64, Bytes)>, ReadError> {
     let mut events = Vec::new();
     for path in paths {
         let input = Input::open(path.as_ref())?;
@@ -81,8 +110,4 @@ pub(super) fn fixtures(paths: &[impl AsRef<Path>]) -> Result<Vec<(i64, Bytes)>, 
     }
     events.sort_by_key(|(instant, _)| *instant);
     Ok(events)
-}
-
-fn cannot_read(name: &str, error: &io::Error) -> Failure {
-    Failure::failed(format!("cannot read {name}: {}", crate::error::chain(error)))
 }
