@@ -9,6 +9,7 @@ mod logging;
 mod prune;
 mod query;
 pub mod record;
+mod redact;
 mod rejected;
 mod replay;
 mod select;
