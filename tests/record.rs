@@ -882,3 +882,27 @@ fn a_proxy_that_cuts_an_idle_stream_is_routine() {
     recorder.stop();
     assert_eq!(reasons(&folder), ["first-contact"]);
 }
+
+#[test]
+fn an_engine_that_is_away_for_long_twice_is_away_twice() {
+    let (folder, mut engine) = folder_and_engine();
+    engine.happens(&event(0));
+    let recorder = folder.record(&engine.host(), &["-v"]);
+    folder.eventually_lines(ALL, &events(0..1));
+    for round in 1..3 {
+        let before = recorder.log().matches("cannot connect").count();
+        engine.goes_away();
+        eventually_reasons(&folder, &["first-contact", "disconnected"]);
+        folder.eventually("it was tried often", || {
+            if recorder.log().matches("cannot connect").count() > before + 4 { Ok(()) } else { Err(recorder.log()) }
+        });
+        engine.come_back();
+        engine.happens(&event(round));
+        folder.eventually_lines(ALL, &events(0..=round));
+        eventually_reasons(&folder, &["first-contact"]);
+        let log = recorder.log();
+        assert_eq!(log.matches("it is tried again until it works").count() as u64, round, "{log}");
+        assert_eq!(log.matches("is the engine sim").count() as u64, round + 1, "{log}");
+    }
+    recorder.stop();
+}

@@ -101,7 +101,8 @@ fn what_is_stored_already_is_not_stored_again_when_the_redaction_changes() {
     };
     let mut expected = Vec::new();
     let mut next = 0;
-    let rounds: [(&[&str], fn(std::ops::Range<u64>) -> Vec<String>); 7] = [
+    type Form = fn(std::ops::Range<u64>) -> Vec<String>;
+    let rounds: [(&[&str], Form); 7] = [
         (&[], |n| execs(n)),
         (&["--redact", "exec"], |n| redacted(n)),
         (&["--redact", "p[^ ]*2"], |n| partly(n)),

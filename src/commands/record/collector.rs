@@ -87,8 +87,11 @@ impl Collector {
             let ended = self.contact(&mut contact, &mut standing).await;
             self.board.disconnected(self.index);
             standing.overflowed = matches!(ended, Ok(Ended::Overflowed));
-            let judged = contact.as_ref().is_some_and(Contact::is_judged);
-            standing.fruitless = if judged { 0 } else { standing.fruitless + 1 };
+            match contact.as_ref().map(Contact::is_judged) {
+                Some(true) => (standing.fruitless, standing.away) = (0, false),
+                Some(false) => standing.fruitless += 1,
+                None => {}
+            }
             if standing.overflowed || contact.is_some_and(|contact| contact.stood(STOOD)) {
                 backoff.reset();
             }
