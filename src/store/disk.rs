@@ -28,7 +28,7 @@ fn danger(magic: u32) -> Option<&'static str> {
         0x2003_0528 => "OrangeFS",
         0x786f_4256 => "a shared folder of VirtualBox",
         0xbacb_acbc => "a shared folder of VMware",
-        0x6573_5546 => "FUSE",
+        0x6573_5546 => "FUSE, which may be one over the network",
         _ => return None,
     })
 }
@@ -50,7 +50,7 @@ mod tests {
             (0x0116_1970, "GFS2"),
             (0x7461_636f, "OCFS2"),
             (0x0bd0_0bd0, "Lustre"),
-            (0x6573_5546, "FUSE"),
+            (0x6573_5546, "FUSE, which may be one over the network"),
         ] {
             assert_eq!(danger(magic), Some(name), "{magic:#x}");
         }

@@ -281,9 +281,9 @@ struct AtInstant {
 }
 
 impl AtInstant {
-    fn add(&mut self, event: &Event) {
-        self.digests.insert(event.identity().digest);
-        self.redacted |= is_redacted(event);
+    fn add(&mut self, digest: [u8; 16], redacted: bool) {
+        self.digests.insert(digest);
+        self.redacted |= redacted;
     }
 }
 
@@ -492,14 +492,15 @@ impl Adding<'_, '_> {
     fn is_new(&mut self, event: &Event) -> rusqlite::Result<bool> {
         if self.source.at.get(&event.time_nano).is_none() {
             let mut at = AtInstant::default();
-            self.each_at(event.time_nano, |stored| at.add(stored))?;
+            self.each_at(event.time_nano, |stored| at.add(stored.identity().digest, is_redacted(stored)))?;
             self.source.at.insert(event.time_nano, at);
         }
         let at = self.source.at.get_mut(&event.time_nano).expect("it is there or was put there");
-        if at.digests.contains(&event.identity().digest) {
+        let (alone, digest, redacted) = (at.digests.is_empty(), event.identity().digest, is_redacted(event));
+        if at.digests.contains(&digest) {
             return Ok(false);
         }
-        if !at.digests.is_empty() && (at.redacted || is_redacted(event)) {
+        if !alone && (at.redacted || redacted) {
             // Something may have been taken out of one of them that was not taken out of the other.
             let mut known = false;
             self.each_at(event.time_nano, |stored| known |= may_be_same(stored, event))?;
@@ -508,7 +509,7 @@ impl Adding<'_, '_> {
             }
         }
         let at = self.source.at.get_mut(&event.time_nano).expect("it was there");
-        at.add(event);
+        at.add(digest, redacted);
         Ok(true)
     }
 

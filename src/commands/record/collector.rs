@@ -1,6 +1,7 @@
 //! Reads one host's stream, again and again: connect, prove that nothing was missed, follow, and when it ends begin
 //! anew.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -188,12 +189,12 @@ impl Collector {
         tokio::select! {
             ended = here.follow(&client, stream, overflow_said) => ended,
             silent = pulse::lost(&client, &self.plan) => Err(silent),
-            () = self.keep_comparing(&client, &source, clock) => unreachable!("it does not end"),
+            never = self.keep_comparing(&client, &source, clock) => match never {},
         }
     }
 
     /// Compares the clocks again from time to time.
-    async fn keep_comparing(&self, client: &Client, source: &Arc<SourceKey>, clock: &mut Clock) {
+    async fn keep_comparing(&self, client: &Client, source: &Arc<SourceKey>, clock: &mut Clock) -> Infallible {
         loop {
             tokio::time::sleep(clock::EVERY).await;
             match clock::compared(client).await {

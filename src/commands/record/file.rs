@@ -41,7 +41,8 @@ impl Opened {
             match Opened::at(path) {
                 Ok(opened) => return opened,
                 Err(e) => {
-                    let line = chain(&e);
+                    let hint = e.hint().map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+                    let line = chain(&e) + &hint;
                     if said != line {
                         tracing::error!("{line}; nothing is recorded until that works, and it is tried again");
                         said = line;

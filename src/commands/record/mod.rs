@@ -185,7 +185,8 @@ impl Args {
 pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Written, Failure> {
     let mut file = Opened::at(&plan.path)?;
     if let Some(disk) = unsafe_disk(&plan.path) {
-        tracing::warn!("{} is on {disk}: SQLite's locks and WAL are not safe there", plan.path.display());
+        let path = plan.path.display();
+        tracing::warn!("{path} is on {disk}: SQLite's locks and WAL are not safe on a network filesystem");
     }
     let plan = Arc::new(plan);
     let board = Arc::new(Board::new(plan.hosts.iter().map(|host| host.url().to_owned())));
