@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use support::command::{Folder, eventually, exists};
 use support::engine::{Engine, Manner, event, event_at, events, instant};
@@ -673,4 +674,235 @@ fn until_a_time_one_engine_under_two_hosts_is_reached_through_both() {
     let again = format!("again={}", engine.host());
     folder.run(&["record", "-H", &engine.host(), "-H", &again, "--until", "-1s", "-q"]).exited(0);
     assert_eq!(folder.lines(ALL), events(0..1));
+}
+
+/// Renames the store, as `mv` does, which leaves its `-wal` and `-shm` files where they are.
+fn moved_away(folder: &Folder) -> std::path::PathBuf {
+    let there = folder.path("moved.db");
+    std::fs::rename(folder.db(), &there).unwrap();
+    there
+}
+
+fn lines_in(folder: &Folder, db: &Path) -> Vec<String> {
+    let db = db.display().to_string();
+    let lines = folder.lines(&["query", "-q", "--db", &db]);
+    let check = rusqlite::Connection::open(&db).unwrap();
+    assert_eq!(check.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok", "{db}");
+    lines
+}
+
+/// The one gap of a store that was begun because the one before was gone.
+fn assert_begun_anew(folder: &Folder, oldest: u64) {
+    let gaps = folder.json(&["gaps"]);
+    assert_eq!(gaps.len(), 1, "{gaps:?}");
+    assert_eq!((gaps[0]["reason"].as_str(), gaps[0]["from"].as_str()), (Some("store-failed"), None), "{gaps:?}");
+    assert_eq!(gaps[0]["to"], instant(oldest));
+    assert!(gaps[0]["detail"].as_str().is_some_and(|detail| detail.contains("moved, deleted or replaced")), "{gaps:?}");
+}
+
+#[test]
+fn a_store_that_is_moved_away_keeps_what_was_read_and_a_new_one_is_begun() {
+    let (folder, engine) = folder_and_engine();
+    let recorder = folder.record(&engine.host(), &[]);
+    events(0..300).iter().for_each(|event| engine.happens(event));
+    folder.eventually_lines(&["query", "--count"], &["300".into()]);
+    let there = moved_away(&folder);
+    let stale = folder.path("events.db-wal").metadata().unwrap().ino();
+    events(300..310).iter().for_each(|event| engine.happens(event));
+    // A new file: what the engine remembers, and what happens from then on.
+    folder.eventually_lines(ALL, &events(54..310));
+    events(310..320).iter().for_each(|event| engine.happens(event));
+    folder.eventually_lines(ALL, &events(54..320));
+    assert_ne!(folder.path("events.db-wal").metadata().unwrap().ino(), stale, "a WAL belongs to one file");
+    let status = &folder.json(&["status", "--json"])[0];
+    assert_eq!(
+        (status["recorder"]["pid"].as_u64(), status["sources"][0]["events"].as_u64()),
+        (Some(recorder.pid().into()), Some(266))
+    );
+    let log = recorder.log();
+    let said = format!("{} was moved or deleted; what was read is in the file that was there", folder.db().display());
+    assert_eq!(log.matches(&said).count(), 1, "{log}");
+    recorder.signal("TERM");
+    let ran = recorder.ended().exited(0);
+    assert_begun_anew(&folder, 54);
+    // The file that was moved is whole without what stayed behind.
+    assert_eq!(lines_in(&folder, &there)[..300], events(0..300));
+    let (before, after) = (lines_in(&folder, &there).len(), lines_in(&folder, &folder.db()).len());
+    assert!(ran.stderr.contains(&format!("stopped: {} events stored", before + after)), "{}", ran.stderr);
+}
+
+#[test]
+fn a_store_that_is_deleted_is_begun_anew() {
+    let (folder, engine) = folder_and_engine();
+    let recorder = folder.record(&engine.host(), &[]);
+    engine.happens(&event(0));
+    folder.eventually_lines(ALL, &events(0..1));
+    for name in ["events.db", "events.db-wal", "events.db-shm", "events.db.lock"] {
+        std::fs::remove_file(folder.path(name)).unwrap();
+    }
+    engine.happens(&event(1));
+    folder.eventually_lines(ALL, &events(0..2));
+    assert_eq!(folder.db().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    // It is locked again, too.
+    folder.run(&["record", "-H", &engine.host()]).exited(1);
+    recorder.stop();
+    assert_begun_anew(&folder, 0);
+}
+
+#[test]
+fn a_lock_that_is_deleted_is_taken_again() {
+    let (folder, engine) = folder_and_engine();
+    let recorder = folder.record(&engine.host(), &[]);
+    engine.happens(&event(0));
+    folder.eventually_lines(ALL, &events(0..1));
+    std::fs::remove_file(folder.path("events.db.lock")).unwrap();
+    folder.eventually("the recorder is known again", || {
+        let status = folder.json(&["status", "--json"]).remove(0);
+        if status["recorder"]["pid"] == recorder.pid() { Ok(()) } else { Err(recorder.log()) }
+    });
+    engine.happens(&event(1));
+    folder.eventually_lines(ALL, &events(0..2));
+    recorder.stop();
+    assert_eq!(reasons(&folder), ["first-contact"], "it is the same store, and nothing was missed");
+}
+
+#[test]
+fn in_a_store_that_another_replaces_is_gone_on() {
+    let (folder, engine) = folder_and_engine();
+    // Another store, that has seen the engine's first events.
+    engine.happens(&event(0));
+    let other = folder.path("other.db").display().to_string();
+    folder.run(&["record", "--db", &other, "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
+    let recorder = folder.record(&engine.host(), &[]);
+    events(1..5).iter().for_each(|event| engine.happens(event));
+    folder.eventually_lines(ALL, &events(0..5));
+    std::fs::rename(&other, folder.db()).unwrap();
+    folder.eventually("it is said", || {
+        if recorder.log().contains("was replaced;") { Ok(()) } else { Err(recorder.log()) }
+    });
+    engine.happens(&event(5));
+    folder.eventually_lines(ALL, &events(0..6));
+    recorder.stop();
+    assert_eq!(reasons(&folder), ["first-contact"], "the other store went on from what it had seen last");
+    assert_eq!(lines_in(&folder, &folder.db()), events(0..6));
+}
+
+#[test]
+fn what_is_no_store_is_left_alone_and_waited_for() {
+    let (folder, engine) = folder_and_engine();
+    let recorder = folder.record(&engine.host(), &[]);
+    engine.happens(&event(0));
+    folder.eventually_lines(ALL, &events(0..1));
+    let there = moved_away(&folder);
+    std::fs::write(folder.db(), "notes").unwrap();
+    let said = || recorder.log().matches("it is not an SQLite database (hint").count();
+    folder.eventually("it is said", || if said() > 0 { Ok(()) } else { Err(recorder.log()) });
+    engine.happens(&event(1));
+    assert_eq!(std::fs::read(folder.db()).unwrap(), b"notes");
+    std::fs::rename(&there, folder.db()).unwrap();
+    folder.eventually_lines(ALL, &events(0..2));
+    assert_eq!(said(), 1, "{}", recorder.log());
+    recorder.stop();
+    assert_eq!(reasons(&folder), ["first-contact"], "it came back, and nothing was missed");
+}
+
+#[test]
+fn a_folder_may_go_and_come_back() {
+    let folder = Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    let (here, there) = (folder.path("data"), folder.path("elsewhere"));
+    std::fs::create_dir(&here).unwrap();
+    let db = here.join("events.db").display().to_string();
+    let query = ["query", "--db", &db];
+    let recorder = folder.start(&["record", "--db", &db, "-H", &engine.host()]);
+    engine.happens(&event(0));
+    folder.eventually_lines(&query, &events(0..1));
+    std::fs::rename(&here, &there).unwrap();
+    folder.eventually("it is waited for", || {
+        if recorder.log().contains("there is no directory") { Ok(()) } else { Err(recorder.log()) }
+    });
+    events(1..4).iter().for_each(|event| engine.happens(event));
+    assert_eq!(lines_in(&folder, &there.join("events.db")), events(0..1));
+    std::fs::rename(&there, &here).unwrap();
+    folder.eventually_lines(&query, &events(0..4));
+    // A recorder that waits can be stopped.
+    std::fs::rename(&here, &there).unwrap();
+    folder.eventually("it is waited for again", || {
+        let times = recorder.log().matches("there is no directory").count();
+        if times == 2 { Ok(()) } else { Err(recorder.log()) }
+    });
+    recorder.stop();
+    assert_eq!(lines_in(&folder, &there.join("events.db")), events(0..4));
+}
+
+#[test]
+fn a_clock_that_is_off_is_shown_and_said_once() {
+    let (folder, engine) = folder_and_engine();
+    let skew = || folder.json(&["status", "--json"])[0]["sources"][0]["clock_skew_ms"].as_i64();
+    let shown = || folder.lines(&["status"]).into_iter().find(|line| line.starts_with("  clock"));
+    folder.record(&engine.host(), &[]).stop();
+    assert_eq!(skew(), None, "this engine does not tell");
+    engine.has_a_clock(Some(0));
+    folder.record(&engine.host(), &[]).stop();
+    assert!(skew().is_some_and(|skew| skew.abs() < 1000), "{:?}", skew());
+    assert_eq!(shown(), None);
+    engine.has_a_clock(Some(-90_000));
+    let recorder = folder.record(&engine.host(), &[]);
+    engine.cuts_connections();
+    engine.happens(&event(0));
+    folder.eventually_lines(ALL, &events(0..1));
+    let said = recorder.log().matches("the clock of sim is 90.0 s behind this machine's").count();
+    assert_eq!(said, 1, "{}", recorder.log());
+    recorder.stop();
+    assert!(skew().is_some_and(|skew| (skew + 90_000).abs() < 1000), "{:?}", skew());
+    assert_eq!(shown().as_deref(), Some("  clock     90.0 s behind this machine's"));
+}
+
+#[test]
+fn a_proxy_that_cuts_an_idle_stream_is_routine() {
+    let (folder, engine) = folder_and_engine();
+    engine.happens(&event(0));
+    let recorder = folder.record(&engine.host(), &[]);
+    folder.eventually_lines(ALL, &events(0..1));
+    let before = recorder.log();
+    for _ in 0..3 {
+        let asked = engine.requests().len();
+        engine.ends_streams();
+        folder.eventually("it is back", || {
+            if engine.listeners() == 1 && engine.requests().len() >= asked + 4 {
+                Ok(())
+            } else {
+                Err(engine.requests())
+            }
+        });
+    }
+    engine.happens(&event(1));
+    folder.eventually_lines(ALL, &events(0..2));
+    assert_eq!(recorder.log(), before, "nothing to speak of");
+    recorder.stop();
+    assert_eq!(reasons(&folder), ["first-contact"]);
+}
+
+#[test]
+fn an_engine_that_is_away_for_long_twice_is_away_twice() {
+    let (folder, mut engine) = folder_and_engine();
+    engine.happens(&event(0));
+    let recorder = folder.record(&engine.host(), &["-v"]);
+    folder.eventually_lines(ALL, &events(0..1));
+    for round in 1..3 {
+        let before = recorder.log().matches("cannot connect").count();
+        engine.goes_away();
+        eventually_reasons(&folder, &["first-contact", "disconnected"]);
+        folder.eventually("it was tried often", || {
+            if recorder.log().matches("cannot connect").count() > before + 4 { Ok(()) } else { Err(recorder.log()) }
+        });
+        engine.come_back();
+        engine.happens(&event(round));
+        folder.eventually_lines(ALL, &events(0..=round));
+        eventually_reasons(&folder, &["first-contact"]);
+        let log = recorder.log();
+        assert_eq!(log.matches("it is tried again until it works").count() as u64, round, "{log}");
+        assert_eq!(log.matches("is the engine sim").count() as u64, round + 1, "{log}");
+    }
+    recorder.stop();
 }

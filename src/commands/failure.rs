@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::LogFormat;
 use crate::engine::{EngineError, HostError};
 use crate::error::chain;
+use crate::event::RedactionError;
 use crate::query::time::TimeError;
 use crate::query::{FilterError, SelectionError};
 use crate::serve::{ListenError, TlsError};
@@ -147,6 +148,12 @@ impl From<FilterError> for Failure {
             FilterError::Form(_) => failure.hint("as type=container or label=app=web"),
             FilterError::Key(_) | FilterError::Wire => failure,
         }
+    }
+}
+
+impl From<RedactionError> for Failure {
+    fn from(error: RedactionError) -> Failure {
+        Failure::usage(error.to_string()).hint("--redact takes exec, or an expression such as 'password=[^ ]+'")
     }
 }
 

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use super::redact::Redact;
 use super::{Failure, Shared, now_nano};
+use crate::event::Redaction;
 use crate::store::{Delivery, Outcome, Queue, Rejection, SourceKey, Store, Written, spawn_writer};
 use crate::stream::{Input, Item};
 
@@ -24,18 +26,21 @@ pub struct Args {
     /// Fail if anything was no event
     #[arg(long)]
     strict: bool,
+    #[command(flatten)]
+    redact: Redact,
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     if args.source.is_empty() {
         return Err(Failure::usage("the name of the source is empty").hint("leave out --source, or name one"));
     }
+    let redaction = args.redact.redaction()?;
     // All are opened before anything is stored: a name that is wrong should not leave half an import.
     let inputs = args.files.iter().map(|path| Input::open(path)).collect::<Result<Vec<_>, _>>()?;
     shared.make_own_directory()?;
     let store = Store::open_or_create(&shared.db()?)?;
     store.expect_many()?;
-    let import = Import::begin(store, &args.source);
+    let import = Import::begin(store, &args.source, redaction);
     for input in inputs {
         if let Err(failure) = import.take(input) {
             // What was read before is stored all the same.
@@ -55,24 +60,26 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
 
 /// An import under way.
 struct Import {
+    redaction: Redaction,
     source: Arc<SourceKey>,
     queue: Arc<Queue>,
     writer: JoinHandle<Outcome>,
 }
 
 impl Import {
-    fn begin(store: Store, source: &str) -> Import {
+    fn begin(store: Store, source: &str, redaction: Redaction) -> Import {
         let key = SourceKey { engine_id: None, name: source.into(), renamed: false, host: None };
         let queue = Arc::new(Queue::attended(BUFFER));
-        Import { source: Arc::new(key), writer: spawn_writer(store, queue.clone(), u64::MAX), queue }
+        Import { redaction, source: Arc::new(key), writer: spawn_writer(store, queue.clone(), u64::MAX), queue }
     }
 
     fn take(&self, input: Input) -> Result<(), Failure> {
         let fresh = || Delivery::new(self.source.clone(), now_nano());
         let each = |delivery: &mut Delivery, item: Item| match item {
-            Item::Event(event) => delivery.events.push(&event),
+            Item::Event(event) => delivery.events.push_redacted(&event, &self.redaction),
             Item::Rejected(rejected) => {
-                delivery.rejected.push(Rejection { bytes: rejected.bytes.into(), error: rejected.reason.to_string() })
+                let rejection = Rejection { bytes: rejected.bytes.into(), error: rejected.reason.to_string() };
+                delivery.rejected.push(if self.redaction.is_none() { rejection } else { rejection.redacted() });
             }
         };
         // Where the writer has given up nothing more is read; `end` says why.

@@ -8,6 +8,7 @@ mod logging;
 mod prune;
 mod query;
 pub mod record;
+mod redact;
 mod rejected;
 mod replay;
 mod select;

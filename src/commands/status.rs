@@ -44,6 +44,8 @@ struct Source {
     connected: bool,
     gaps: u64,
     rejected: u64,
+    /// How far the engine's clock is ahead of the recorder's.
+    clock_skew_ms: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -91,6 +93,7 @@ impl Status {
                 first: row.first_nano.map(rfc3339),
                 last: row.last_nano.map(rfc3339),
                 rejected: row.rejected,
+                clock_skew_ms: row.skew_nano.map(|nano| nano / 1_000_000),
             })
             .collect();
         let db = Db {
@@ -128,11 +131,23 @@ impl Status {
                 _ => String::new(),
             };
             let _ = writeln!(text, "  events    {}{span}", source.events);
+            if let Some(skew) = source.clock_that_is_off() {
+                let _ = writeln!(text, "  clock     {skew}");
+            }
             let more = |number, command| if number > 0 { format!("  (`events {command}`)") } else { String::new() };
             let _ = writeln!(text, "  gaps      {}{}", source.gaps, more(source.gaps, "gaps"));
             let _ = writeln!(text, "  rejected  {}{}", source.rejected, more(source.rejected, "rejected"));
         }
         text
+    }
+}
+
+impl Source {
+    /// How the engine's clock is off, if it is by more than a second.
+    fn clock_that_is_off(&self) -> Option<String> {
+        let skew = self.clock_skew_ms.filter(|skew| skew.abs() > 1000)?;
+        let side = if skew > 0 { "ahead of" } else { "behind" };
+        Some(format!("{:.1} s {side} this machine's", skew.unsigned_abs() as f64 / 1e3))
     }
 }
 

@@ -17,6 +17,9 @@ use super::Endpoint;
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(20)).with_interval(Duration::from_secs(10)).with_retries(3);
 
+/// The same where something was sent: keep-alive only begins when all is acknowledged.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(50);
+
 /// Bytes both ways. Other ways to an engine join here by being one too.
 pub(super) trait Socket: Read + Write + Send + Unpin {}
 impl<T: Read + Write + Send + Unpin> Socket for T {}
@@ -28,7 +31,9 @@ pub(super) async fn connect(endpoint: &Endpoint) -> io::Result<Box<dyn Socket>> 
         Endpoint::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
-            SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
+            let socket = SockRef::from(&stream);
+            socket.set_tcp_keepalive(&KEEPALIVE)?;
+            socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
             Ok(Box::new(TokioIo::new(stream)))
         }
     }

@@ -90,7 +90,7 @@ impl std::fmt::Display for ApiVersion {
 }
 
 /// Who an engine says it is: `/info`.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 pub struct Info {
     /// The engine's identity; it stays when the engine moves or restarts.
     #[serde(rename = "ID", default)]
@@ -98,6 +98,9 @@ pub struct Info {
     /// The name of its machine.
     #[serde(rename = "Name", default)]
     pub name: String,
+    /// What its clock says, in RFC 3339; empty where it does not tell.
+    #[serde(rename = "SystemTime", default)]
+    pub system_time: String,
 }
 
 /// Asks one engine.
@@ -119,6 +122,14 @@ impl Client {
         let offered = answer.headers().get("Api-Version").and_then(|v| v.to_str().ok()?.parse().ok());
         client.api = offered.map(|version: ApiVersion| version.min(NEWEST_API));
         Ok(client)
+    }
+
+    /// Asks whether the engine is there.
+    ///
+    /// # Errors
+    /// [`EngineError`]; no answer within `patience` is [`EngineError::Silent`].
+    pub async fn ping(&self, patience: Duration) -> Result<(), EngineError> {
+        self.get("/_ping", patience).await.map(|_| ())
     }
 
     /// Asks the engine who it is.
@@ -153,19 +164,19 @@ impl Client {
     /// # Errors
     /// [`EngineError`]; anything but a 200 that can be a stream of events.
     pub async fn events(&self) -> Result<Chunks, EngineError> {
-        self.stream("/events?since=0").await
+        self.stream("/events?since=0", EVENTS_PATIENCE).await
     }
 
-    /// Asks for the engine's memory alone: at most 256 events, then a clean end.
+    /// Asks for the engine's memory alone: at most 256 events, then a clean end. The answer begins within `patience`.
     ///
     /// # Errors
     /// As [`events`](Self::events).
-    pub async fn memory(&self) -> Result<Chunks, EngineError> {
-        self.stream("/events?since=0&until=0").await
+    pub async fn memory(&self, patience: Duration) -> Result<Chunks, EngineError> {
+        self.stream("/events?since=0&until=0", patience.min(EVENTS_PATIENCE)).await
     }
 
-    async fn stream(&self, path: &str) -> Result<Chunks, EngineError> {
-        let answer = self.get(path, EVENTS_PATIENCE).await?;
+    async fn stream(&self, path: &str, patience: Duration) -> Result<Chunks, EngineError> {
+        let answer = self.get(path, patience).await?;
         let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if kind.starts_with("text/html") {
             let what = format!("{kind}, which is no stream of events");

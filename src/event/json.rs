@@ -36,6 +36,27 @@ impl<'a> Quoted<'a> {
         if self.escaped { Cow::Owned(unescape(self.inner)) } else { Cow::Borrowed(self.inner) }
     }
 
+    /// What stands between the quotes.
+    pub(super) fn text(self) -> &'a str {
+        self.inner
+    }
+
+    /// The characters of it, one by one, as they are written.
+    pub(super) fn written(self) -> impl Iterator<Item = Quoted<'a>> {
+        let mut rest = self.inner;
+        std::iter::from_fn(move || {
+            let length = match rest.as_bytes() {
+                [b'\\', b'u', ..] if is_pair(rest) => 12,
+                [b'\\', b'u', ..] => 6,
+                [b'\\', ..] => 2,
+                _ => rest.chars().next()?.len_utf8(),
+            };
+            let (inner, tail) = rest.split_at(length);
+            rest = tail;
+            Some(Quoted { inner, escaped: inner.starts_with('\\') })
+        })
+    }
+
     /// Whether it says this.
     pub(super) fn is(self, text: &str) -> bool {
         if self.escaped { unescape(self.inner) == text } else { self.inner == text }
@@ -311,6 +332,12 @@ fn unescape(inner: &str) -> String {
     text
 }
 
+/// Whether a text begins with the two escapes of one character.
+fn is_pair(text: &str) -> bool {
+    let unit = |at: usize| text[at..].strip_prefix("\\u").map(|digits| code_unit(digits).0);
+    matches!((unit(0), unit(6)), (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)))
+}
+
 fn code_unit(text: &str) -> (u16, &str) {
     let (digits, tail) = text.split_at(4);
     (u16::from_str_radix(digits, 16).unwrap_or_default(), tail)
@@ -430,6 +457,8 @@ mod tests {
             let quoted = Cursor::new(&json).string().unwrap();
             prop_assert!(quoted.is(&text));
             prop_assert_eq!(quoted.decode(), text.clone());
+            let one_by_one: Vec<_> = quoted.written().map(|written| written.decode().into_owned()).collect();
+            prop_assert_eq!(one_by_one, text.chars().map(String::from).collect::<Vec<_>>());
             let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
             let escaped = format!("\"{escaped}\"");
             prop_assert_eq!(Cursor::new(&escaped).string().unwrap().decode(), text);

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
-use super::{Event, Texts};
+use super::{Event, Redaction, Texts};
 
 /// A list of events that owns their bytes, and knows the SHA-256 of each.
 #[derive(Clone, Debug, Default)]
@@ -67,6 +67,14 @@ impl Events {
             texts: event.texts.all().map(|text| text.map(place)),
             time_nano: event.time_nano,
         });
+    }
+
+    /// Copies an event to the end of the list, without what is to be taken out of it.
+    pub fn push_redacted(&mut self, event: &Event, redaction: &Redaction) {
+        match redaction.apply(event) {
+            Some(text) => self.push(&Event::parse(text.as_bytes()).expect("it is an event still")),
+            None => self.push(event),
+        }
     }
 
     /// How many there are.

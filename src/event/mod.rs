@@ -7,6 +7,7 @@
 mod json;
 mod list;
 mod quote;
+mod redact;
 
 use std::borrow::Cow;
 
@@ -16,6 +17,7 @@ pub use json::Malformed;
 use json::{Cursor, Quoted};
 pub use list::Events;
 pub use quote::{is_escaped, quote};
+pub use redact::{REDACTED, Redaction, RedactionError, is_redacted, may_be_same};
 
 /// An event, borrowed from the bytes it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::chain::{BEGINNING, Head};
+use super::place::Place;
 use super::{SourceRow, StoreError, migrate};
 use crate::event::Identity;
 
@@ -28,11 +29,17 @@ const MAPPED: i64 = 1 << 30;
 /// How long one statement waits for another program's lock, before it fails and the caller decides.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// How often it is tried to bring what stands in the WAL of a moved file into it; each time waits for readers.
+const LAST_CHECKPOINTS: u32 = 3;
+
 /// A file open for writing, of the newest schema.
 #[derive(Debug)]
 pub struct Store {
     pub(super) connection: Connection,
     path: PathBuf,
+    place: Place,
+    /// The `-wal` and `-shm` files.
+    beside: Vec<Place>,
 }
 
 impl Store {
@@ -69,6 +76,8 @@ impl Store {
     /// As [`prepare`](Self::prepare), and what SQLite says.
     pub fn open_or_create(path: &Path) -> Result<Store, StoreError> {
         Store::prepare(path)?;
+        // Before it is opened: should another be put there meanwhile, this is not kept.
+        let place = Place::of(path).map_err(|source| StoreError::Io { doing: "open", path: path.into(), source })?;
         let empty = recognise(path)? == Kind::Empty;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         if empty {
@@ -85,7 +94,40 @@ impl Store {
         for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON")] {
             connection.pragma_update(None, name, value).map_err(sqlite("write", path))?;
         }
-        Ok(Store { connection, path: path.into() })
+        // The first reading opens the WAL.
+        sources(&connection).map_err(sqlite("read", path))?;
+        let beside = ["-wal", "-shm"].iter().filter_map(|suffix| Place::of(&with_suffix(path, suffix)).ok()).collect();
+        Ok(Store { connection, path: path.into(), place, beside })
+    }
+
+    /// Closes the file. One that was moved does not have its WAL beside it any more: what stands there is brought into
+    /// the file, and the names that stayed behind go, lest the next file at the path is taken to belong to them.
+    pub(super) fn close(self) {
+        if self.place.is_kept() {
+            return;
+        }
+        let checkpoint = || -> rusqlite::Result<bool> {
+            for _ in 0..LAST_CHECKPOINTS {
+                let mut statement = self.connection.prepare("PRAGMA wal_checkpoint(TRUNCATE)")?;
+                let (pages, moved): (i64, i64) = statement.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))?;
+                if pages == moved {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        match checkpoint() {
+            Ok(true) => {}
+            Ok(false) => tracing::error!("{} was moved, and what is in its WAL was not", self.path.display()),
+            Err(e) => tracing::error!("{}", crate::error::chain(&sqlite("write", &self.path)(e))),
+        }
+        drop(self.connection);
+        self.beside.iter().for_each(Place::clear);
+    }
+
+    /// Where the file was when it was opened.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Many events will come at once: pages are moved from the WAL into the file less often.
@@ -143,9 +185,13 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn has_wal(path: &Path) -> bool {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    Path::new(&wal).metadata().is_ok_and(|m| m.len() > 0)
+    with_suffix(path, "-wal").metadata().is_ok_and(|m| m.len() > 0)
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// Turns an error of SQLite into ours.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::place::Place;
 
 /// A reader holds the lock for a moment to see whether it is free; so long a recorder waits for that.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -44,6 +45,7 @@ pub struct HostState {
 pub struct RecorderLock {
     file: File,
     path: PathBuf,
+    place: Place,
     /// Whether the lock's file was not there before.
     made: bool,
 }
@@ -79,7 +81,8 @@ impl RecorderLock {
                 Err(TryLockError::Error(e)) => return Err(io(e)),
             }
         }
-        let mut lock = RecorderLock { file, path: lock, made };
+        let place = Place::of(&lock).map_err(io)?;
+        let mut lock = RecorderLock { file, path: lock, place, made };
         lock.publish(&RecorderState { pid: std::process::id(), ..RecorderState::default() })?;
         Ok(lock)
     }
@@ -89,6 +92,11 @@ impl RecorderLock {
         if self.made {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+
+    /// Where the lock's file was when it was taken.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Says how the recorder is doing.

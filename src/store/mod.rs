@@ -4,12 +4,14 @@
 //! writes, never waits for the writer, and never makes a file.
 
 mod chain;
+mod disk;
 mod file;
 pub mod layout;
 mod lines;
 mod lock;
 mod migrate;
 mod order;
+mod place;
 mod plan;
 mod prune;
 mod queue;
@@ -23,9 +25,11 @@ mod writer;
 use std::path::PathBuf;
 
 pub use chain::{Head, NoHead};
+pub use disk::unsafe_disk;
 pub use file::{APPLICATION_ID, Store};
 pub use layout::varies;
 pub use lock::{HostState, RecorderLock, RecorderState, recorder};
+pub use place::Place;
 pub use plan::{Actions, ActorPasses, ActorTest, Ask};
 pub use prune::Pruned;
 pub use queue::{Full, Queue};

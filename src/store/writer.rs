@@ -18,7 +18,7 @@ use super::recent::Recent;
 use super::rows::{Inserts, Rows, TOGETHER};
 use super::{Queue, Reason, Store, StoreError};
 use crate::error::chain;
-use crate::event::{Event, Events, Identity};
+use crate::event::{Event, Events, Identity, REDACTED, is_redacted, may_be_same};
 
 /// How many events one commit takes at most, unless one delivery alone has more.
 const GROUP: usize = 10_000;
@@ -120,6 +120,14 @@ pub struct Rejection {
     pub error: String,
 }
 
+impl Rejection {
+    /// The same without its bytes, where they may hold what must not be stored.
+    #[must_use]
+    pub fn redacted(self) -> Rejection {
+        Rejection { bytes: REDACTED.as_bytes().into(), ..self }
+    }
+}
+
 /// A gap begins behind the last instant seen, so that instant (or its absence) names it: what is found out later
 /// about the blindness behind the same instant changes the same gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,6 +159,14 @@ pub struct Stored {
     pub known: u64,
     /// Rejected lines stored.
     pub rejected: u64,
+}
+
+impl std::ops::AddAssign for Stored {
+    fn add_assign(&mut self, more: Stored) {
+        self.events += more.events;
+        self.known += more.known;
+        self.rejected += more.rejected;
+    }
 }
 
 /// How a writer ended.
@@ -185,13 +201,19 @@ pub fn spawn_writer(store: Store, queue: Arc<Queue>, rejected_limit: u64) -> Joi
 }
 
 fn run(mut writer: Writer, queue: &Queue) -> Outcome {
+    let outcome = write(&mut writer, queue);
+    writer.store.close();
+    outcome
+}
+
+fn write(writer: &mut Writer, queue: &Queue) -> Outcome {
     let mut total = Stored::default();
     let mut next = Instant::now();
     while let Some(deliveries) = queue.take(GROUP, next) {
         next = Instant::now() + BETWEEN;
         let stored = match writer.store(&deliveries) {
             Ok(stored) => stored,
-            Err(e) => match persist(&mut writer, &deliveries, queue, e) {
+            Err(e) => match persist(writer, &deliveries, queue, e) {
                 Ok(stored) => stored,
                 Err(source) => {
                     queue.close();
@@ -200,9 +222,7 @@ fn run(mut writer: Writer, queue: &Queue) -> Outcome {
                 }
             },
         };
-        total.events += stored.events;
-        total.known += stored.known;
-        total.rejected += stored.rejected;
+        total += stored;
         queue.stored(&deliveries, writer.rows.head());
     }
     Outcome { stored: total, failed: None }
@@ -248,8 +268,23 @@ struct Source {
     newest: i64,
     /// How many rejected lines are kept of it.
     rejected: u64,
-    /// The digests of all that is stored at an instant, for those looked at last.
-    at: Recent<i64, HashSet<[u8; 16]>>,
+    /// What is stored at an instant, for those looked at last.
+    at: Recent<i64, AtInstant>,
+}
+
+/// The events of a source that are stored at one instant.
+#[derive(Debug, Default)]
+struct AtInstant {
+    digests: HashSet<[u8; 16]>,
+    /// Whether something was taken out of any of them.
+    redacted: bool,
+}
+
+impl AtInstant {
+    fn add(&mut self, digest: [u8; 16], redacted: bool) {
+        self.digests.insert(digest);
+        self.redacted |= redacted;
+    }
 }
 
 struct Writer {
@@ -456,22 +491,44 @@ impl Adding<'_, '_> {
     /// Whether no event of this source like this one is stored; it then counts as stored.
     fn is_new(&mut self, event: &Event) -> rusqlite::Result<bool> {
         if self.source.at.get(&event.time_nano).is_none() {
-            let mut digests = HashSet::new();
-            let mut line = Vec::new();
-            for seq in self.rows.stretches.at_instant(self.db, event.time_nano)? {
-                let row = self
-                    .db
-                    .prepare_cached(&format!("SELECT {COLUMNS} FROM event WHERE seq = ?1"))?
-                    .query_row([seq], EventRow::read)?;
-                if self.lines.source(self.db, &row)? == self.source.id {
-                    self.lines.put_together(self.db, &row, &mut line)?;
-                    digests.extend(Event::parse(&line).map(|stored| stored.identity().digest));
+            let mut at = AtInstant::default();
+            self.each_at(event.time_nano, |stored| at.add(stored.identity().digest, is_redacted(stored)))?;
+            self.source.at.insert(event.time_nano, at);
+        }
+        let at = self.source.at.get_mut(&event.time_nano).expect("it is there or was put there");
+        let (alone, digest, redacted) = (at.digests.is_empty(), event.identity().digest, is_redacted(event));
+        if at.digests.contains(&digest) {
+            return Ok(false);
+        }
+        if !alone && (at.redacted || redacted) {
+            // Something may have been taken out of one of them that was not taken out of the other.
+            let mut known = false;
+            self.each_at(event.time_nano, |stored| known |= may_be_same(stored, event))?;
+            if known {
+                return Ok(false);
+            }
+        }
+        let at = self.source.at.get_mut(&event.time_nano).expect("it was there");
+        at.add(digest, redacted);
+        Ok(true)
+    }
+
+    /// Calls `each` with what is stored of this source at an instant.
+    fn each_at(&mut self, time_nano: i64, mut each: impl FnMut(&Event)) -> rusqlite::Result<()> {
+        let mut line = Vec::new();
+        for seq in self.rows.stretches.at_instant(self.db, time_nano)? {
+            let row = self
+                .db
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM event WHERE seq = ?1"))?
+                .query_row([seq], EventRow::read)?;
+            if self.lines.source(self.db, &row)? == self.source.id {
+                self.lines.put_together(self.db, &row, &mut line)?;
+                if let Ok(stored) = Event::parse(&line) {
+                    each(&stored);
                 }
             }
-            self.source.at.insert(event.time_nano, digests);
         }
-        let digests = self.source.at.get_mut(&event.time_nano).expect("it is there or was put there");
-        Ok(digests.insert(event.identity().digest))
+        Ok(())
     }
 
     fn reject(&mut self, rejection: &Rejection) -> rusqlite::Result<()> {

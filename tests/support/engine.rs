@@ -27,6 +27,8 @@ struct State {
     /// The targets of all requests, oldest first.
     requests: Vec<String>,
     manner: Manner,
+    /// By how many milliseconds its clock is ahead, if it tells.
+    clock: Option<i64>,
     connections: Vec<UnixStream>,
     /// What those that stalled still have to bring.
     stalled: Vec<(Sender<Message>, Vec<Message>)>,
@@ -69,6 +71,7 @@ impl Engine {
             subscribers: Vec::new(),
             requests: Vec::new(),
             manner: Manner::default(),
+            clock: None,
             connections: Vec::new(),
             stalled: Vec::new(),
         };
@@ -98,6 +101,11 @@ impl Engine {
     pub fn is_called(&self, id: &str, name: &str) {
         let mut state = self.state();
         (state.id, state.name) = (id.into(), name.into());
+    }
+
+    /// It tells its clock, which is ahead by so many milliseconds.
+    pub fn has_a_clock(&self, ahead: Option<i64>) {
+        self.state().clock = ahead;
     }
 
     /// Something happens: it is remembered, and told to whoever listens.
@@ -223,7 +231,12 @@ fn converse(connection: &UnixStream, state: &Mutex<State>) -> std::io::Result<()
     match path.split('?').next().unwrap_or_default() {
         "/_ping" => out.write_all(b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Length: 2\r\n\r\nOK"),
         "/info" => {
-            let body = format!("{{\"ID\":\"{}\",\"Name\":\"{}\"}}\n", locked.id, locked.name);
+            let clock = locked.clock.map(|ahead| {
+                let now = chrono::Utc::now() + chrono::TimeDelta::milliseconds(ahead);
+                format!(",\"SystemTime\":\"{}\"", now.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true))
+            });
+            let (id, name, clock) = (&locked.id, &locked.name, clock.unwrap_or_default());
+            let body = format!("{{\"ID\":\"{id}\",\"Name\":\"{name}\"{clock}}}\n");
             write!(
                 out,
                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",

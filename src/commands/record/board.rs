@@ -42,6 +42,11 @@ impl Board {
         self.changed.notify_one();
     }
 
+    /// No stream is open any more.
+    pub fn all_disconnected(&self) {
+        self.hosts().iter_mut().for_each(|host| host.connected = false);
+    }
+
     /// Whether this host was ever reached.
     pub fn was_reached(&self, host: usize) -> bool {
         self.hosts()[host].engine_id.is_some()

@@ -1,6 +1,7 @@
 //! Reads one host's stream, again and again: connect, prove that nothing was missed, follow, and when it ends begin
 //! anew.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::board::Board;
+use super::clock::{self, Clock};
 use super::contact::{Before, Contact, Ended, delivery};
 use super::memory::{self, Patience};
+use super::pulse;
 use super::sources::Sources;
 use super::{Plan, Until};
 use crate::commands::now_nano;
@@ -51,6 +54,7 @@ struct Standing {
     taken_said: bool,
     reached_said: bool,
     overflow_said: Option<Instant>,
+    clock: Clock,
     overflowed: bool,
     /// Streams in a row that ended before anything could be said of them.
     fruitless: u32,
@@ -84,8 +88,11 @@ impl Collector {
             let ended = self.contact(&mut contact, &mut standing).await;
             self.board.disconnected(self.index);
             standing.overflowed = matches!(ended, Ok(Ended::Overflowed));
-            let judged = contact.as_ref().is_some_and(Contact::is_judged);
-            standing.fruitless = if judged { 0 } else { standing.fruitless + 1 };
+            match contact.as_ref().map(Contact::is_judged) {
+                Some(true) => (standing.fruitless, standing.away) = (0, false),
+                Some(false) => standing.fruitless += 1,
+                None => {}
+            }
             if standing.overflowed || contact.is_some_and(|contact| contact.stood(STOOD)) {
                 backoff.reset();
             }
@@ -121,7 +128,7 @@ impl Collector {
         tracing::warn!("{text}; it is tried again until it works");
         if let Some(engine_id) = self.sources.last_at(self.host().url()) {
             let from = self.sources.last_seen(&engine_id).map(|seen| seen.time_nano);
-            let source = self.source(&Info { id: engine_id, name: String::new() });
+            let source = self.source(&Info { id: engine_id, ..Info::default() });
             let detail = Some(text.to_owned());
             self.tell(source, GapChange::Blind { from, to: None, reason: Reason::Disconnected, detail });
         }
@@ -148,7 +155,7 @@ impl Collector {
         let host = self.host();
         let once = self.plan.until == Until::MemoryTaken;
         let client = Client::negotiate(host).await?;
-        let info = client.info().await?;
+        let (info, skew) = clock::compared(&client).await?;
         self.board.reached(self.index, &info.id);
         let before = self.sources.last_at(host.url()).filter(|engine_id| *engine_id != info.id);
         let Some(claim) = self.sources.claim(&info.id, host.url()) else {
@@ -162,7 +169,9 @@ impl Collector {
             self.another_engine(engine_id, &info);
         }
         let (source, known) = (self.source(&info), Before { overflowed: standing.overflowed, away: standing.away });
-        let here = contact.insert(Contact::new(self.plan.clone(), self.queue.clone(), source, claim, known));
+        standing.clock.note(&info.name, skew);
+        let here = contact.insert(Contact::new(self.plan.clone(), self.queue.clone(), source.clone(), claim, known));
+        here.clock_is_ahead(skew.map(|skew| skew.nano));
         if once {
             let mut memory = memory::take(&client, self.plan.max_event, ONCE_MEMORY).await?;
             let endless = memory.endless.take();
@@ -176,7 +185,28 @@ impl Collector {
             standing.reached_said = true;
             standing.away = false;
         }
-        here.follow(&client, stream, &mut standing.overflow_said).await
+        let Standing { overflow_said, clock, .. } = standing;
+        tokio::select! {
+            ended = here.follow(&client, stream, overflow_said) => ended,
+            silent = pulse::lost(&client, &self.plan) => Err(silent),
+            never = self.keep_comparing(&client, &source, clock) => match never {},
+        }
+    }
+
+    /// Compares the clocks again from time to time.
+    async fn keep_comparing(&self, client: &Client, source: &Arc<SourceKey>, clock: &mut Clock) -> Infallible {
+        loop {
+            tokio::time::sleep(clock::EVERY).await;
+            match clock::compared(client).await {
+                Ok((info, Some(skew))) => {
+                    clock.note(&info.name, Some(skew));
+                    // A queue that is full has something better to do.
+                    let _ = self.queue.push(Delivery { skew_nano: Some(skew.nano), ..delivery(source.clone()) });
+                }
+                Ok((_, None)) => {}
+                Err(e) => tracing::debug!("{}", chain(&e)),
+            }
+        }
     }
 
     /// At this host there was another engine before: what that one does is not seen any more.
@@ -190,7 +220,7 @@ impl Collector {
                 reason: Reason::EngineRestart,
                 detail: Some(format!("{host} is now the engine {}", info.id)),
             };
-            self.tell(self.source(&Info { id: engine_id, name: String::new() }), gap);
+            self.tell(self.source(&Info { id: engine_id, ..Info::default() }), gap);
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::commands::now_nano;
 use crate::engine::{Chunks, Client, EngineError};
 use crate::error::chain;
 use crate::event::{Events, Identity};
-use crate::store::{Delivery, Full, GapChange, Queue, Reason, SourceKey};
+use crate::store::{Delivery, Full, GapChange, Queue, Reason, Rejection, SourceKey};
 use crate::stream::continuity::{Continuity, MEMORY, Verdict};
 use crate::stream::{Decoder, End, Item};
 
@@ -107,6 +107,8 @@ pub(super) struct Contact {
     /// Whether an event came that was not known before.
     news: bool,
     opened: Option<Instant>,
+    /// How far the engine's clock is ahead, not handed on yet.
+    skew_nano: Option<i64>,
 }
 
 impl Contact {
@@ -128,12 +130,18 @@ impl Contact {
             last: Last::None,
             news: false,
             opened: None,
+            skew_nano: None,
             plan,
             queue,
             source,
             claim,
             before,
         }
+    }
+
+    /// The engine's clock was compared with ours.
+    pub(super) fn clock_is_ahead(&mut self, skew_nano: Option<i64>) {
+        self.skew_nano = skew_nano;
     }
 
     /// Whether it did some good: it brought news, or its stream stood for a while.
@@ -239,10 +247,10 @@ impl Contact {
             Item::Event(event) => {
                 let passes = plan.selection.passes(&event);
                 if passes {
-                    held.events.push(&event);
+                    held.events.push_redacted(&event, &plan.redaction);
                 }
                 // Who it is costs a hash, and in a quiet following only the last one is asked for.
-                if passes && continuity.is_none() && look.is_none() && doubt.is_none() {
+                if passes && plan.redaction.is_none() && continuity.is_none() && look.is_none() && doubt.is_none() {
                     *last = Last::Held;
                     return;
                 }
@@ -259,7 +267,7 @@ impl Contact {
                 }
                 *last = Last::Known(identity);
             }
-            Item::Rejected(rejected) => held.rejected.push(rejection(&rejected)),
+            Item::Rejected(rejected) => held.rejected.push(plan.rejection(rejection(&rejected))),
         };
         decode(&mut self.decoder, &mut each);
     }
@@ -398,7 +406,7 @@ impl Contact {
         continuity.memory_told(memory.identities);
         self.continuity = Some(continuity);
         self.held.events = self.plan.selected(memory.events);
-        self.held.rejected = memory.rejected;
+        self.held.rejected = memory.rejected.into_iter().map(|rejected| self.plan.rejection(rejected)).collect();
         self.conclude();
         let mut handed_on = self.hand_on();
         while let Err(Full(delivery)) = handed_on {
@@ -420,10 +428,14 @@ impl Contact {
         let last_seen = self.claim.last_seen();
         let from = last_seen.map(|seen| seen.time_nano);
         self.held.contacted = true;
+        self.held.skew_nano = self.skew_nano.take();
         let (to, reason, detail) = match continuity.conclude() {
             Verdict::Proven => {
                 self.held.gap = Some(GapChange::Withdrawn { from });
                 return;
+            }
+            Verdict::FirstContact { to } if self.claim.was_elsewhere() => {
+                (to, Reason::StoreFailed, Some("the file recorded into before was moved, deleted or replaced"))
             }
             Verdict::FirstContact { to } => (to, Reason::FirstContact, None),
             Verdict::Restarted { to } | Verdict::Overrun { to } if self.before.overflowed => {
@@ -507,10 +519,20 @@ impl Contact {
 }
 
 impl Plan {
-    /// Those of the events that are to be stored.
+    /// Those of the events that are to be stored, as they are to be stored. A filter judges what the engine sent.
     fn selected(&self, mut events: Events) -> Events {
         events.retain(|event| self.selection.passes(event));
-        events
+        if self.redaction.is_none() {
+            return events;
+        }
+        let mut redacted = Events::default();
+        events.iter().for_each(|(event, _)| redacted.push_redacted(&event, &self.redaction));
+        redacted
+    }
+
+    /// A rejected line as it is to be stored: what is no event cannot be redacted but as a whole.
+    fn rejection(&self, rejection: Rejection) -> Rejection {
+        if self.redaction.is_none() { rejection } else { rejection.redacted() }
     }
 }
 

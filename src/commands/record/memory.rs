@@ -36,7 +36,7 @@ pub(super) async fn take(client: &Client, max_event: usize, patience: Patience) 
     let until = Instant::now() + patience.whole;
     let mut memory = Memory::default();
     let mut decoder = Decoder::with_limit(max_event);
-    let mut chunks = client.memory().await?;
+    let mut chunks = client.memory(patience.whole).await?;
     let mut each = |item: Item| match item {
         Item::Event(event) => {
             memory.identities.push(event.identity());

@@ -1,15 +1,20 @@
 //! `events record`: engines → streams → events → the store, for as long as it runs.
 //!
 //! One collector a host reads its engine's stream and hands what came to a bounded queue; one writer thread stores it.
-//! A collector never waits for the writer.
+//! A collector never waits for the writer. When the file is not at its path any more, all of that ends and begins anew
+//! with what is there.
 
 mod board;
+mod clock;
 mod collector;
 mod contact;
+mod file;
 mod memory;
+mod pulse;
 mod sources;
 
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +23,17 @@ use tokio::task::JoinSet;
 
 use board::Board;
 use collector::Collector;
+use file::Opened;
 use sources::Sources;
 
+use super::redact::Redact;
 use super::select::Filters;
 use super::{Failure, Shared, now_nano, size};
 use crate::engine::{EngineError, Host};
 use crate::error::chain;
+use crate::event::Redaction;
 use crate::query::{Selection, time};
-use crate::store::{Head, Outcome, Queue, REJECTED_ROWS, RecorderLock, Store, Written, spawn_writer};
+use crate::store::{Head, Outcome, Queue, REJECTED_ROWS, Written, spawn_writer, unsafe_disk};
 use crate::stream::DEFAULT_LINE_LIMIT;
 
 /// How often the end of the hash chain is logged.
@@ -40,6 +48,8 @@ pub struct Args {
     hosts: Vec<String>,
     #[command(flatten)]
     filters: Filters,
+    #[command(flatten)]
+    redact: Redact,
     /// Stop then; `now`: take what the engine remembers, and stop
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Recording")]
     until: Option<String>,
@@ -57,6 +67,10 @@ pub struct Args {
     rejected_limit: u64,
 }
 
+/// How often an engine is asked whether it is there: with the time it may take to answer, and twice, that is less than a
+/// minute.
+const PING: Duration = Duration::from_secs(15);
+
 /// What to record, and how.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -66,10 +80,14 @@ pub struct Plan {
     pub path: PathBuf,
     /// What to store of it.
     pub selection: Selection,
+    /// What to take out of that before it is stored.
+    pub redaction: Redaction,
     /// When to stop.
     pub until: Until,
     /// How often to ask for the memory again; `None`: never.
     pub look_again: Option<Duration>,
+    /// How often to ask the engine whether it is there, unless it is asked for its memory as often.
+    pub ping: Duration,
     /// How many bytes may wait for the store.
     pub buffer: usize,
     /// The longest event, in bytes.
@@ -96,8 +114,10 @@ impl Plan {
             hosts,
             path,
             selection: Selection::default(),
+            redaction: Redaction::default(),
             until: Until::Stopped,
             look_again: Some(Duration::from_secs(10)),
+            ping: PING,
             buffer: 64 << 20,
             max_event: DEFAULT_LINE_LIMIT,
             rejected_limit: REJECTED_ROWS,
@@ -146,8 +166,10 @@ impl Args {
             hosts: Host::all(&self.hosts, |name| std::env::var(name).ok())?,
             path,
             selection: self.filters.selection()?,
+            redaction: self.redact.redaction()?,
             until,
             look_again,
+            ping: PING,
             buffer: size("--buffer", &self.buffer)?,
             max_event: size("--max-event", &self.max_event)?,
             rejected_limit: self.rejected_limit,
@@ -161,21 +183,81 @@ impl Args {
 /// A store that cannot be opened, is being recorded into, or could not take what was read; with an end set, a host
 /// that was never reached.
 pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Written, Failure> {
-    Store::prepare(&plan.path)?;
-    let mut lock = RecorderLock::acquire(&plan.path)?;
-    let opened = Store::open_or_create(&plan.path).and_then(|store| Ok((store.sources()?, store.head()?, store)));
-    let (rows, head, store) = match opened {
-        Ok(opened) => opened,
-        Err(e) => {
-            lock.abandon();
-            return Err(e.into());
-        }
-    };
-    let sources = Arc::new(Sources::from_rows(rows));
-    let queue = Arc::new(Queue::new(plan.buffer));
-    let board = Arc::new(Board::new(plan.hosts.iter().map(|host| host.url().to_owned())));
-    let writer = spawn_writer(store, queue.clone(), plan.rejected_limit);
+    let mut file = Opened::at(&plan.path)?;
+    if let Some(disk) = unsafe_disk(&plan.path) {
+        let path = plan.path.display();
+        tracing::warn!("{path} is on {disk}: SQLite's locks and WAL are not safe on a network filesystem");
+    }
     let plan = Arc::new(plan);
+    let board = Arc::new(Board::new(plan.hosts.iter().map(|host| host.url().to_owned())));
+    let mut over = pin!(async {
+        tokio::select! {
+            () = stop => {}
+            () = until(plan.until) => {}
+        }
+    });
+    let mut sources = Sources::default();
+    let mut stored = Written::default();
+    let (not_stored, mut failed) = loop {
+        sources = sources.in_another(std::mem::take(&mut file.rows));
+        let shared = Arc::new(sources);
+        let ended = sitting(&plan, file, &shared, &board, over.as_mut()).await;
+        stored += ended.outcome.stored;
+        if !ended.moved {
+            break (ended.outcome.failed, ended.failed);
+        }
+        if let Some(not_stored) = ended.outcome.failed {
+            tracing::error!("{}", chain(&not_stored));
+        }
+        board.all_disconnected();
+        file = tokio::select! {
+            file = Opened::again(&plan.path) => file,
+            () = over.as_mut() => break (None, ended.failed),
+        };
+        sources = Arc::into_inner(shared).expect("all collectors have ended");
+    };
+    tracing::info!(
+        "stopped: {} events stored, {} were there already, {} lines rejected",
+        stored.events,
+        stored.known,
+        stored.rejected
+    );
+    if let Some(not_stored) = not_stored {
+        return Err(not_stored.into());
+    }
+    if let Some(last) = failed.pop() {
+        failed.iter().for_each(|e| tracing::error!("{}", chain(e)));
+        return Err(last.into());
+    }
+    if let Until::Instant(_) = plan.until
+        && let Some(host) = (0..plan.hosts.len()).find(|host| !board.was_reached(*host))
+    {
+        return Err(Failure::failed(format!("{} was never reached", plan.hosts[host]))
+            .hint(format!("`docker -H {} version` tells more", plan.hosts[host])));
+    }
+    Ok(stored)
+}
+
+/// How the recording into one file ended.
+struct Ended {
+    /// The file is not where it was.
+    moved: bool,
+    outcome: Outcome,
+    /// Why some hosts could not be taken.
+    failed: Vec<EngineError>,
+}
+
+/// Records into one file, until it is `over` or the file is not where it was; then everything that was read is in it.
+async fn sitting(
+    plan: &Arc<Plan>,
+    Opened { store, mut lock, head, .. }: Opened,
+    sources: &Arc<Sources>,
+    board: &Arc<Board>,
+    over: Pin<&mut impl Future<Output = ()>>,
+) -> Ended {
+    let places = [store.place().clone(), lock.place().clone()];
+    let queue = Arc::new(Queue::new(plan.buffer));
+    let writer = spawn_writer(store, queue.clone(), plan.rejected_limit);
     tracing::info!("recording {} into {}", names(&plan.hosts), plan.path.display());
 
     let (stopping, stopped) = tokio::sync::watch::channel(false);
@@ -193,42 +275,22 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
     }
 
     let mut failed = Vec::new();
-    tokio::select! {
-        () = join_all(&mut collectors, &mut failed) => {}
-        () = stop => {}
-        () = until(plan.until) => {}
-        () = board.publish(&mut lock, &queue) => {}
-        () = say_head(head, &queue) => {}
-    }
+    let moved = tokio::select! {
+        () = join_all(&mut collectors, &mut failed) => false,
+        () = over => false,
+        () = file::gone(places) => true,
+        () = board.publish(&mut lock, &queue) => false,
+        () = say_head(head, &queue) => false,
+    };
     // Each collector hands over what it holds and ends; then the writer has all there is.
     let _ = stopping.send(true);
     join_all(&mut collectors, &mut failed).await;
     queue.close();
-    let Outcome { stored, failed: not_stored } =
-        tokio::task::spawn_blocking(|| writer.join().expect("the writer does not panic"))
-            .await
-            .expect("waiting does not panic");
-    tracing::info!(
-        "stopped: {} events stored, {} were there already, {} lines rejected",
-        stored.events,
-        stored.known,
-        stored.rejected
-    );
+    let outcome = tokio::task::spawn_blocking(|| writer.join().expect("the writer does not panic"))
+        .await
+        .expect("waiting does not panic");
     tracing::info!("head {}", queue.head().unwrap_or(head));
-    if let Some(not_stored) = not_stored {
-        return Err(not_stored.into());
-    }
-    if let Some(last) = failed.pop() {
-        failed.iter().for_each(|e| tracing::error!("{}", chain(e)));
-        return Err(last.into());
-    }
-    if let Until::Instant(_) = plan.until
-        && let Some(host) = (0..plan.hosts.len()).find(|host| !board.was_reached(*host))
-    {
-        return Err(Failure::failed(format!("{} was never reached", plan.hosts[host]))
-            .hint(format!("`docker -H {} version` tells more", plan.hosts[host])));
-    }
-    Ok(stored)
+    Ended { moved, outcome, failed }
 }
 
 /// Waits for all collectors to end, and gathers why some could not do what they should.

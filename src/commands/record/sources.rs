@@ -2,7 +2,7 @@
 //!
 //! Kept in memory beside the store, so that a reconnect need not wait for a store that is busy.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::event::Identity;
@@ -12,6 +12,8 @@ use crate::store::SourceRow;
 #[derive(Debug, Default)]
 pub struct Sources {
     engines: Mutex<HashMap<String, Engine>>,
+    /// Engines that were recorded into another file, which is not there any more.
+    elsewhere: HashSet<String>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +44,14 @@ impl Sources {
         let known = |(contact, row): (usize, SourceRow)| {
             Some((row.engine_id?, Engine { last_seen: row.last_seen, host: row.host, contact, ..Engine::default() }))
         };
-        Sources { engines: Mutex::new(rows.into_iter().enumerate().filter_map(known).collect()) }
+        let engines = Mutex::new(rows.into_iter().enumerate().filter_map(known).collect());
+        Sources { engines, elsewhere: HashSet::new() }
+    }
+
+    /// What another store knows, that is recorded into in place of the one before.
+    pub fn in_another(&self, rows: Vec<SourceRow>) -> Self {
+        let elsewhere = self.engines().keys().chain(&self.elsewhere).cloned().collect();
+        Sources { elsewhere, ..Sources::from_rows(rows) }
     }
 
     /// Takes the right to record an engine reached at `host`; `None` if another collector has it.
@@ -80,6 +89,11 @@ impl Claim {
     /// The last event seen.
     pub fn last_seen(&self) -> Option<Identity> {
         self.sources.last_seen(&self.engine_id)
+    }
+
+    /// Whether it was recorded into another file before.
+    pub fn was_elsewhere(&self) -> bool {
+        self.sources.elsewhere.contains(&self.engine_id)
     }
 
     /// It was reached, and it remembers nothing. Whether that was so at the contact before too.
