@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::board::Board;
 use super::contact::{Before, Contact, Ended, delivery};
+use super::counter::Counter;
 use super::memory::{self, Patience};
 use super::sources::Sources;
 use super::{Plan, Until};
@@ -54,6 +55,8 @@ struct Standing {
     overflowed: bool,
     /// Streams in a row that ended before anything could be said of them.
     fruitless: u32,
+    /// Where the engine counts its events, while no contact has it.
+    counter: Option<Counter>,
 }
 
 impl Collector {
@@ -75,7 +78,8 @@ impl Collector {
 
     async fn keep_recording(&mut self) -> Result<(), EngineError> {
         let mut backoff = Backoff::default();
-        let mut standing = Standing::default();
+        let counter = self.plan.metrics.get(&self.index).cloned().map(Counter::new);
+        let mut standing = Standing { counter, ..Standing::default() };
         let started = Instant::now();
         let once = self.plan.until == Until::MemoryTaken;
         loop {
@@ -86,6 +90,7 @@ impl Collector {
             standing.overflowed = matches!(ended, Ok(Ended::Overflowed));
             let judged = contact.as_ref().is_some_and(Contact::is_judged);
             standing.fruitless = if judged { 0 } else { standing.fruitless + 1 };
+            standing.counter = contact.as_mut().and_then(Contact::counter).or(standing.counter);
             if standing.overflowed || contact.is_some_and(|contact| contact.stood(STOOD)) {
                 backoff.reset();
             }
@@ -160,13 +165,21 @@ impl Collector {
         standing.taken_said = false;
         if let Some(engine_id) = before {
             self.another_engine(engine_id, &info);
+            standing.counter.iter_mut().for_each(|counter| counter.tally.begin_anew());
         }
         let (source, known) = (self.source(&info), Before { overflowed: standing.overflowed, away: standing.away });
-        let here = contact.insert(Contact::new(self.plan.clone(), self.queue.clone(), source, claim, known));
+        let here = contact.insert(Contact::new(
+            self.plan.clone(),
+            self.queue.clone(),
+            source,
+            claim,
+            known,
+            standing.counter.take(),
+        ));
         if once {
             let mut memory = memory::take(&client, self.plan.max_event, ONCE_MEMORY).await?;
             let endless = memory.endless.take();
-            here.only_memory(memory).await;
+            here.only_memory(&client, memory).await;
             return endless.map_or(Ok(Ended::Done), Err);
         }
         let stream = client.events().await?;
