@@ -177,15 +177,14 @@ impl Comparison<'_> {
             parts.push(format!("came, created {}", rfc3339(at)));
         }
         let was_started = started.map(|at| format!("was started at {}", rfc3339(at)));
-        // One that was started again has ended before, and with what is forgotten.
-        let started_again = times.started > times.finished;
-        if matches!(&**state, "exited" | "dead" | "removing") && !started_again {
+        // Not by which is later: of one that ends at once, engines up to 26 note the start after the end.
+        if matches!(&**state, "exited" | "dead" | "removing") {
             parts.extend(was_started);
             let why = if times.out_of_memory { " (out of memory)" } else { "" };
             parts.extend(finished.map(|at| format!("exited with {}{why} at {}", times.exit_code, rfc3339(at))));
         } else {
-            let before = finished.filter(|_| started_again);
-            parts.extend(before.map(|at| format!("ended at {}", rfc3339(at))));
+            // It has ended before, and with what is forgotten.
+            parts.extend(finished.map(|at| format!("ended at {}", rfc3339(at))));
             parts.extend(was_started);
         }
         [created, started, finished].into_iter().flatten().min()
@@ -301,6 +300,18 @@ mod tests {
         let told = Told::default();
         let comparison = Comparison { known: Some(&known), later: &known, told: &told, shown: &shown, from: 0, to: 1 };
         assert_eq!(comparison.differences(), ["name-a (a) is exited now"]);
+    }
+
+    #[test]
+    fn one_that_ends_at_once_has_exited_though_its_start_is_noted_later() {
+        let times =
+            Times { started: Some(1_000_600_000), finished: Some(1_000_000_000), exit_code: 7, ..Times::default() };
+        let (known, told) = (Known::new(vec![container("a", "created")]), Told::default());
+        let shown = [Shown { container: container("a", "exited"), times: Some(times) }];
+        let (from, to) = (SECOND / 2, 2 * SECOND);
+        let comparison = Comparison { known: Some(&known), later: &known, told: &told, shown: &shown, from, to };
+        let said = "name-a (a) was started at 1970-01-01T00:00:01.000600000Z and exited with 7 at 1970-01-01T00:00:01.000000000Z";
+        assert_eq!(comparison.differences(), [said]);
     }
 
     #[test]
