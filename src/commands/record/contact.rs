@@ -95,6 +95,14 @@ struct Look {
     counted: Option<Counted>,
 }
 
+impl Look {
+    /// Whether nothing lies between what was seen when it was asked and what it remembers.
+    fn overlaps(&self) -> bool {
+        let told = |since| self.told.as_ref().is_some_and(|(memory, _)| memory.identities.contains(&since));
+        self.since.is_none_or(told)
+    }
+}
+
 /// A contact with an engine.
 pub(super) struct Contact {
     plan: Arc<Plan>,
@@ -214,8 +222,13 @@ impl Contact {
                     self.hand_on()
                 }
                 () = sleep_until(distrust_at.unwrap_or(judge_by)), if distrust_at.is_some() => {
-                    tracing::debug!("{} remembers what its stream does not bring", self.source.name);
-                    return Ok(Ended::Lost);
+                    if self.look.as_ref().is_none_or(|look| look.came.is_empty() || !look.overlaps()) {
+                        tracing::debug!("{} remembers what its stream does not bring", self.source.name);
+                        return Ok(Ended::Lost);
+                    }
+                    // The stream lives; what it left out is taken from the memory.
+                    self.end_look(true);
+                    self.hand_on()
                 }
                 _ = look_again.tick(), if self.may_look(&asked) => {
                     let since = self.claim.last_seen();
@@ -403,9 +416,13 @@ impl Contact {
 
     /// Once the stream has caught up with what the engine was found to remember: did it leave something out?
     fn settle_look(&mut self) {
-        let Some(Look { since, came, told: Some((memory, _)), .. }) = &self.look else { return };
+        let Some(look @ Look { since, came, told: Some((memory, _)), .. }) = &self.look else { return };
         let caught_up = match memory.identities.last() {
-            Some(newest) => came.contains(newest) || *since == Some(*newest),
+            // Of two events at once the stream may bring the later one first.
+            Some(newest) => {
+                came.contains(newest)
+                    || since.is_some_and(|since| newest.time_nano <= since.time_nano && look.overlaps())
+            }
             None => since.is_none(),
         };
         if caught_up {
