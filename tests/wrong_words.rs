@@ -53,7 +53,10 @@ fn words_that_are_wrong_are_exit_2() {
             "query --frmat text",
             "unexpected argument '--frmat' found (hint: a similar argument exists: '--format')".into(),
         ),
-        ("qeury", "unrecognized subcommand 'qeury' (hint: a similar subcommand exists: 'query')".into()),
+        (
+            "qeury",
+            "unrecognized subcommand 'qeury' (hint: some similar subcommands exist: 'verify', 'query')".into(),
+        ),
         ("record -H box", format!("'box' cannot be a host: it has no unix:// or tcp:// before it {host}")),
         (
             "record -H tcp://box:99999",
