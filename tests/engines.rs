@@ -43,6 +43,7 @@ on_engines! {
         killing_the_recorder_loses_and_doubles_nothing,
         an_engine_restart_is_survived_with_a_gap,
         a_killed_engine_is_survived_with_a_gap,
+        a_gap_says_what_became_of_the_containers,
         text_is_what_the_docker_client_prints,
         history_follows_an_engine_to_another_socket,
     ]
@@ -173,9 +174,82 @@ fn an_end_is_survived_with_a_gap(version: &'static str, end: fn(&Engine)) {
     assert_eq!(the_source(&folder)["gaps"], 1);
 
     recorder.stop();
-    assert_eq!(one_gap(&folder), Ok(gap));
+    // What became of the containers may have been added to its detail.
+    let same = |gap: &Value| json!([gap["from"], gap["to"], gap["reason"]]);
+    assert_eq!(one_gap(&folder).as_ref().map(same), Ok(same(&gap)));
     let expected = [before, engine.memory()].concat();
     same_lines(&expected, &folder.lines(&["query", "-q"])).unwrap_or_else(|e| panic!("{e}"));
+}
+
+fn a_gap_says_what_became_of_the_containers(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), Folder::new());
+    let alone = ["--network", "none"];
+    let run = |name: &str| engine.container(&[&["--name", name][..], &alone].concat());
+    let (web, db, calm) = (run("web"), run("db"), run("calm"));
+    let old = engine.docker(&["create", "--name", "old", "busybox"]);
+    let recorder = folder.record(&engine.host, &[]);
+    recorded(&folder, &engine.memory());
+    folder.eventually("the containers are known", || {
+        let db = rusqlite::Connection::open(folder.db()).map_err(|e| e.to_string())?;
+        db.query_row("SELECT taken_nano FROM snapshot", [], |row| row.get::<_, i64>(0)).map_err(|e| e.to_string())
+    });
+    recorder.kill();
+
+    engine.docker(&["kill", "web"]);
+    engine.docker(&["restart", "-t", "1", "db"]);
+    engine.docker(&["rm", "old"]);
+    assert_eq!(
+        engine
+            .docker_however(&["run", "--name", "job", "--network", "none", "busybox", "sh", "-c", "exit 7"])
+            .status
+            .code(),
+        Some(7)
+    );
+    let job = engine.docker(&["inspect", "-f", "{{.Id}}", "job"]);
+    for n in 0..130 {
+        let volume = format!("volume-{n}");
+        engine.docker(&["volume", "create", &volume]);
+        engine.docker(&["volume", "rm", &volume]);
+    }
+    // This one's life is among what the engine remembers.
+    let seen = run("seen");
+    let recorder = folder.record(&engine.host, &[]);
+    recorded(&folder, &engine.memory());
+    let gap = folder.eventually("the gap says it", || {
+        let gap = one_gap(&folder)?;
+        let says = gap["detail"].as_str().is_some_and(|detail| detail.contains("; meanwhile: "));
+        if says { Ok(gap) } else { Err(format!("{gap}\n{}", recorder.log())) }
+    });
+    recorder.stop();
+    assert_eq!(gap["reason"], "overrun");
+    let detail = gap["detail"].as_str().expect("a text");
+    let time = |name: &str, field: &str| {
+        let time = engine.docker(&["inspect", "-f", &format!("{{{{.{field}}}}}"), name]);
+        rfc3339(DateTime::parse_from_rfc3339(&time).expect("a time").timestamp_nanos_opt().expect("in range"))
+    };
+    let called = |name: &str, id: &str| format!("{name} ({})", &id[..12]);
+    for expected in [
+        format!("{} exited with 137 at {}", called("web", &web), time("web", "State.FinishedAt")),
+        format!(
+            "{} ended at {} and was started at {}",
+            called("db", &db),
+            time("db", "State.FinishedAt"),
+            time("db", "State.StartedAt")
+        ),
+        format!(
+            "{} came, created {}, was started at {} and exited with 7 at {}",
+            called("job", &job),
+            time("job", "Created"),
+            time("job", "State.StartedAt"),
+            time("job", "State.FinishedAt")
+        ),
+        format!("{} is gone", called("old", &old)),
+    ] {
+        assert!(detail.contains(&expected), "not in it: {expected}\n{detail}");
+    }
+    for (name, id) in [("calm", &calm), ("seen", &seen)] {
+        assert!(!detail.contains(&called(name, id)), "{detail}");
+    }
 }
 
 fn text_is_what_the_docker_client_prints(version: &'static str) {

@@ -18,6 +18,8 @@ fn words_that_are_wrong_are_exit_2() {
     let folder = Folder::new();
     let time = "(hint: write 2026-11-24T15:04:05Z or a part of it, seconds since 1970, a duration back from now as 1h30m or 7d, or now)";
     let host = "(hint: write unix:///path/to/docker.sock or tcp://host:2375, with NAME= before it to name the source)";
+    let metrics =
+        "(hint: write http://host:9323, dockerd's metrics-addr, with NAME= before it if there are several hosts)";
     let window =
         "--since is after --until: no time lies between them (hint: a duration counts back from now: 2h is before 1h)";
     for (words, line) in [
@@ -51,7 +53,10 @@ fn words_that_are_wrong_are_exit_2() {
             "query --frmat text",
             "unexpected argument '--frmat' found (hint: a similar argument exists: '--format')".into(),
         ),
-        ("qeury", "unrecognized subcommand 'qeury' (hint: a similar subcommand exists: 'query')".into()),
+        (
+            "qeury",
+            "unrecognized subcommand 'qeury' (hint: some similar subcommands exist: 'verify', 'query')".into(),
+        ),
         ("record -H box", format!("'box' cannot be a host: it has no unix:// or tcp:// before it {host}")),
         (
             "record -H tcp://box:99999",
@@ -63,6 +68,28 @@ fn words_that_are_wrong_are_exit_2() {
             "--until 1h is over already (hint: --until now takes what the engine remembers, and stops)".into(),
         ),
         ("record --look-again often", "'often' is no duration (hint: write it as 250ms, 10s, 1h30m, 7d or 2w)".into()),
+        (
+            "record --engine-metrics box:9323",
+            format!("'box:9323' cannot be a page of metrics: it has no http:// before it {metrics}"),
+        ),
+        (
+            "record --engine-metrics http://box:x",
+            format!("'http://box:x' cannot be a page of metrics: the port is not a number up to 65535 {metrics}"),
+        ),
+        (
+            "record -H a=tcp://a -H b=tcp://b --engine-metrics http://box:9323",
+            "--engine-metrics http://box:9323: of which of 2 hosts? (hint: write NAME=http://box:9323, and -H NAME=URL)"
+                .into(),
+        ),
+        (
+            "record -H a=tcp://a --engine-metrics b=http://box:9323",
+            "--engine-metrics b=http://box:9323: no host is called b (hint: name it: -H b=URL)".into(),
+        ),
+        (
+            "record --look-again 0 --engine-metrics http://box:9323",
+            "--engine-metrics compares at each --look-again, which is 0 (hint: leave --look-again out, or --engine-metrics)"
+                .into(),
+        ),
         ("record --buffer lots", "--buffer 'lots' is no size (hint: write it as 64MiB, 500kB or 1GiB)".into()),
     ] {
         let words: Vec<&str> = words.split(' ').collect();

@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::LogFormat;
-use crate::engine::{EngineError, HostError};
+use crate::engine::{EngineError, HostError, MetricsPageError};
 use crate::error::chain;
 use crate::event::RedactionError;
 use crate::query::time::TimeError;
@@ -132,6 +132,13 @@ impl From<WriteFailed> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Failure {
         Failure { exit: Exit::Failed, line: Some(chain(&error)), hint: error.hint() }
+    }
+}
+
+impl From<MetricsPageError> for Failure {
+    fn from(error: MetricsPageError) -> Failure {
+        Failure::usage(error.to_string())
+            .hint("write http://host:9323, dockerd's metrics-addr, with NAME= before it if there are several hosts")
     }
 }
 

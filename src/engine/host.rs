@@ -42,7 +42,7 @@ pub enum Endpoint {
 #[error("'{text}' cannot be a host: {why}")]
 pub struct HostError {
     text: String,
-    why: String,
+    pub(super) why: String,
 }
 
 impl HostError {

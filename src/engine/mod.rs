@@ -4,7 +4,9 @@
 //! path or by name: a socket that was bound anew at the same path, or an engine that moved, is found again.
 
 mod connect;
+mod containers;
 mod host;
+mod metrics;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,7 +18,9 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
 use tokio::task::JoinSet;
 
+pub use containers::{Listed, Times};
 pub use host::{DEFAULT_SOCKET, Endpoint, Host, HostError};
+pub use metrics::{MetricsPage, MetricsPageError};
 
 /// The newest version of the API that this client knows.
 const NEWEST_API: ApiVersion = ApiVersion(1, 51);
@@ -27,8 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the answer to `/events` may take to begin.
 const EVENTS_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How large a small answer may be: `/info` of a large host has some 10 KB.
-const ANSWER_LIMIT: usize = 4 * 1024 * 1024;
+/// How large an answer that is no stream may be: `/info` of a large host has some 10 KB, a list of ten thousand
+/// containers some 10 MB.
+const ANSWER_LIMIT: usize = 32 * 1024 * 1024;
 
 /// What can go wrong between us and an engine.
 #[derive(Debug, thiserror::Error)]
@@ -137,23 +142,35 @@ impl Client {
     /// # Errors
     /// [`EngineError`]; an engine without an ID is [`EngineError::Nonsense`].
     pub async fn info(&self) -> Result<Info, EngineError> {
-        let path = match self.api {
-            Some(version) => format!("/v{version}/info"),
-            None => "/info".to_owned(),
-        };
-        let nonsense = |what: String| EngineError::Nonsense { host: self.host.to_string(), path: path.clone(), what };
-        let body = self.get(&path, PATIENCE).await?.into_body();
-        let read = Limited::new(body, ANSWER_LIMIT).collect();
-        let body = match tokio::time::timeout(PATIENCE, read).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(e)) => return Err(nonsense(format!("a broken answer ({e})"))),
-            Err(_) => return Err(self.silent(&path, PATIENCE)),
-        };
-        let info: Info = serde_json::from_slice(&body).map_err(|e| nonsense(format!("no engine's JSON ({e})")))?;
+        let info: Info = self.json("/info").await?;
         if info.id.is_empty() {
-            return Err(nonsense("no ID".into()));
+            return Err(self.nonsense("/info", "no ID".into()));
         }
         Ok(info)
+    }
+
+    /// Asks for something at the version agreed on, and reads the whole answer.
+    async fn json<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
+        let path = match self.api {
+            Some(version) => format!("/v{version}{path}"),
+            None => path.to_owned(),
+        };
+        let body = self.whole(&path).await?;
+        serde_json::from_slice(&body).map_err(|e| self.nonsense(&path, format!("no engine's JSON ({e})")))
+    }
+
+    /// The whole answer to a small question.
+    async fn whole(&self, path: &str) -> Result<Bytes, EngineError> {
+        let body = self.get(path, PATIENCE).await?.into_body();
+        match tokio::time::timeout(PATIENCE, Limited::new(body, ANSWER_LIMIT).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(e)) => Err(self.nonsense(path, format!("a broken answer ({e})"))),
+            Err(_) => Err(self.silent(path, PATIENCE)),
+        }
+    }
+
+    fn nonsense(&self, path: &str, what: String) -> EngineError {
+        EngineError::Nonsense { host: self.host.to_string(), path: path.into(), what }
     }
 
     /// Opens the stream of events from the beginning of the engine's memory on, without end.
@@ -180,7 +197,7 @@ impl Client {
         let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if kind.starts_with("text/html") {
             let what = format!("{kind}, which is no stream of events");
-            return Err(EngineError::Nonsense { host: self.host.to_string(), path: path.into(), what });
+            return Err(self.nonsense(path, what));
         }
         Ok(Chunks { host: self.host.to_string(), path: path.into(), answer: answer.into_body() })
     }

@@ -33,7 +33,7 @@ pub use place::Place;
 pub use plan::{Actions, ActorPasses, ActorTest, Ask};
 pub use prune::Pruned;
 pub use queue::{Full, Queue};
-pub use reader::{Judge, Order, Reader, Snapshot, Stored};
+pub use reader::{GapKnown, Judge, Order, Reader, Snapshot, Stored};
 pub use verify::{Fault, Verified};
 pub use writer::{
     Delivery, GapChange, Outcome, REJECTED_ROWS, Rejection, SourceKey, Stored as Written, WriteFailed, spawn_writer,

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::file::{open_to_read, sources, sqlite};
 use super::lines::{EventRow, Lines};
@@ -56,6 +56,9 @@ pub enum Judge<'a> {
     /// Those that pass: asked each time.
     Each(&'a dyn Fn(&Event) -> bool),
 }
+
+/// What became known of a gap: its end, why it is one (`None`: it is not), and the detail.
+pub type GapKnown = (Option<i64>, Option<String>, Option<String>);
 
 /// One event as it is stored; borrowed from the reader.
 #[derive(Clone, Copy, Debug)]
@@ -217,6 +220,38 @@ impl Reader {
             statement.query_map([], row)?.collect()
         };
         read().map_err(sqlite("read", &self.path))
+    }
+
+    /// All that became known of the gap of an engine that begins at an instant, in that order: its end, the reason, and
+    /// the detail. Where there is no reason it was withdrawn.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn gap_history(&self, engine_id: &str, from_nano: Option<i64>) -> Result<Vec<GapKnown>, StoreError> {
+        let read = || -> rusqlite::Result<Vec<GapKnown>> {
+            let mut statement = self.connection.prepare_cached(
+                "SELECT to_nano, reason, detail FROM gap JOIN source ON source.id = gap.source
+                 WHERE engine_id = ?1 AND from_nano IS ?2 ORDER BY seq",
+            )?;
+            let row = |row: &Row| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            statement.query_map(params![engine_id, from_nano], row)?.collect()
+        };
+        read().map_err(sqlite("read", &self.path))
+    }
+
+    /// The containers an engine had when it was last asked: when that was, in nanoseconds since the epoch, and the JSON
+    /// array that [`Delivery::containers`](super::Delivery::containers) gave.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn containers(&self, engine_id: &str) -> Result<Option<(i64, String)>, StoreError> {
+        self.connection
+            .prepare_cached(
+                "SELECT taken_nano, containers FROM snapshot JOIN source ON source.id = snapshot.source
+                 WHERE engine_id = ?1",
+            )
+            .and_then(|mut s| s.query_row([engine_id], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+            .map_err(sqlite("read", &self.path))
     }
 
     /// Calls `each` with everything that was no event, in the order it came, until it breaks.

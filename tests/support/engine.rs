@@ -1,7 +1,7 @@
 //! A simulated engine: behaves on `/events` as moby's source does, and does what the script of a test says. It speaks
 //! HTTP by hand, so that it can speak it badly.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -26,6 +26,8 @@ struct State {
     subscribers: Vec<Sender<Message>>,
     /// The targets of all requests, oldest first.
     requests: Vec<String>,
+    /// What it shows elsewhere, by path.
+    pages: HashMap<String, String>,
     manner: Manner,
     /// By how many milliseconds its clock is ahead, if it tells.
     clock: Option<i64>,
@@ -70,6 +72,7 @@ impl Engine {
             ring: VecDeque::new(),
             subscribers: Vec::new(),
             requests: Vec::new(),
+            pages: HashMap::new(),
             manner: Manner::default(),
             clock: None,
             connections: Vec::new(),
@@ -106,6 +109,11 @@ impl Engine {
     /// It tells its clock, which is ahead by so many milliseconds.
     pub fn has_a_clock(&self, ahead: Option<i64>) {
         self.state().clock = ahead;
+    }
+
+    /// From now on it shows this JSON at a path, without the version.
+    pub fn shows(&self, path: &str, json: &str) {
+        self.state().pages.insert(path.into(), json.into());
     }
 
     /// Something happens: it is remembered, and told to whoever listens.
@@ -237,11 +245,7 @@ fn converse(connection: &UnixStream, state: &Mutex<State>) -> std::io::Result<()
             });
             let (id, name, clock) = (&locked.id, &locked.name, clock.unwrap_or_default());
             let body = format!("{{\"ID\":\"{id}\",\"Name\":\"{name}\"{clock}}}\n");
-            write!(
-                out,
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            )
+            json(out, &body)
         }
         "/events" => {
             let manner = locked.manner.clone();
@@ -257,8 +261,14 @@ fn converse(connection: &UnixStream, state: &Mutex<State>) -> std::io::Result<()
             out.write_all(b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
             stream(out, &messages, manner.bytewise)
         }
+        page if locked.pages.contains_key(page) => json(out, &locked.pages[page]),
         _ => out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 29\r\n\r\n{\"message\":\"page not found\"}\n"),
     }
+}
+
+fn json(mut out: &UnixStream, body: &str) -> std::io::Result<()> {
+    let length = body.len();
+    write!(out, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
 /// What it remembers, then, unless that was all that was asked for, what happens.

@@ -2,5 +2,6 @@
 #![allow(dead_code)]
 
 pub mod command;
+pub mod counter;
 pub mod engine;
 pub mod fixture;

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::board::Board;
 use super::clock::{self, Clock};
 use super::contact::{Before, Contact, Ended, delivery};
+use super::counter::Counter;
 use super::memory::{self, Patience};
 use super::pulse;
 use super::sources::Sources;
@@ -58,6 +59,8 @@ struct Standing {
     overflowed: bool,
     /// Streams in a row that ended before anything could be said of them.
     fruitless: u32,
+    /// Where the engine counts its events, while no contact has it.
+    counter: Option<Counter>,
 }
 
 impl Collector {
@@ -79,7 +82,8 @@ impl Collector {
 
     async fn keep_recording(&mut self) -> Result<(), EngineError> {
         let mut backoff = Backoff::default();
-        let mut standing = Standing::default();
+        let counter = self.plan.metrics.get(&self.index).cloned().map(Counter::new);
+        let mut standing = Standing { counter, ..Standing::default() };
         let started = Instant::now();
         let once = self.plan.until == Until::MemoryTaken;
         loop {
@@ -93,6 +97,7 @@ impl Collector {
                 Some(false) => standing.fruitless += 1,
                 None => {}
             }
+            standing.counter = contact.as_mut().and_then(Contact::counter).or(standing.counter);
             if standing.overflowed || contact.is_some_and(|contact| contact.stood(STOOD)) {
                 backoff.reset();
             }
@@ -167,15 +172,23 @@ impl Collector {
         standing.taken_said = false;
         if let Some(engine_id) = before {
             self.another_engine(engine_id, &info);
+            standing.counter.iter_mut().for_each(|counter| counter.tally.begin_anew());
         }
         let (source, known) = (self.source(&info), Before { overflowed: standing.overflowed, away: standing.away });
         standing.clock.note(&info.name, skew);
-        let here = contact.insert(Contact::new(self.plan.clone(), self.queue.clone(), source.clone(), claim, known));
+        let here = contact.insert(Contact::new(
+            self.plan.clone(),
+            self.queue.clone(),
+            source.clone(),
+            claim,
+            known,
+            standing.counter.take(),
+        ));
         here.clock_is_ahead(skew.map(|skew| skew.nano));
         if once {
             let mut memory = memory::take(&client, self.plan.max_event, ONCE_MEMORY).await?;
             let endless = memory.endless.take();
-            here.only_memory(memory).await;
+            here.only_memory(&client, memory).await;
             return endless.map_or(Ok(Ended::Done), Err);
         }
         let stream = client.events().await?;

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
 use super::Plan;
-use super::memory::{self, Memory, Patience, rejection};
+use super::counter::{self, Counter, Told};
+use super::inquiry::{Blindness, Inquiry};
+use super::memory::{Memory, Patience, rejection};
 use super::sources::Claim;
+use super::tally::{Counted, Dropped};
 use crate::commands::now_nano;
 use crate::engine::{Chunks, Client, EngineError};
 use crate::error::chain;
@@ -33,6 +36,12 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// So many looks at the memory may fail before the engine counts as lost.
 const FAILED_LOOKS: u32 = 2;
+
+/// How often it is looked whether what is known of the containers is too old.
+const INQUIRE_AGAIN: Duration = Duration::from_secs(3600);
+
+/// How long to wait for what the containers tell, where the memory alone is to be taken.
+const ONCE_INQUIRY: Duration = Duration::from_secs(20);
 
 /// How many bytes are read before they are handed on, if they come without a pause.
 const READ_AT_ONCE: usize = 256 * 1024;
@@ -82,6 +91,16 @@ struct Look {
     came: HashSet<Identity>,
     /// What it remembers, and until when the stream must have brought the newest of it.
     told: Option<(Memory, Instant)>,
+    /// What it counted meanwhile.
+    counted: Option<Counted>,
+}
+
+impl Look {
+    /// Whether nothing lies between what was seen when it was asked and what it remembers.
+    fn overlaps(&self) -> bool {
+        let told = |since| self.told.as_ref().is_some_and(|(memory, _)| memory.identities.contains(&since));
+        self.since.is_none_or(told)
+    }
 }
 
 /// A contact with an engine.
@@ -100,6 +119,11 @@ pub(super) struct Contact {
     doubt: Option<Identity>,
     look: Option<Look>,
     failed_looks: u32,
+    /// Where the engine counts its events.
+    counter: Option<Counter>,
+    /// Whether the engine is to be asked for its containers.
+    inquire: bool,
+    inquired: Instant,
     /// What came and is not handed on yet.
     held: Delivery,
     /// The last event that came, whether it is to be stored or not.
@@ -118,6 +142,7 @@ impl Contact {
         source: Arc<SourceKey>,
         claim: Claim,
         before: Before,
+        counter: Option<Counter>,
     ) -> Self {
         Contact {
             continuity: Some(Continuity::new(claim.last_seen())),
@@ -125,6 +150,9 @@ impl Contact {
             doubt: None,
             look: None,
             failed_looks: 0,
+            counter,
+            inquire: false,
+            inquired: Instant::now(),
             held: delivery(source.clone()),
             decoder: Decoder::with_limit(plan.max_event),
             last: Last::None,
@@ -154,6 +182,11 @@ impl Contact {
         self.continuity.is_none()
     }
 
+    /// What is known of the engine's counter, for the next contact.
+    pub(super) fn counter(&mut self) -> Option<Counter> {
+        self.counter.take()
+    }
+
     /// Follows the stream to its end.
     pub(super) async fn follow(
         &mut self,
@@ -163,17 +196,23 @@ impl Contact {
     ) -> Result<Ended, EngineError> {
         self.opened = Some(Instant::now());
         // Dropped with the contact, and with it what is asked.
-        let mut asked = JoinSet::new();
+        let (mut asked, mut inquiries) = (JoinSet::new(), JoinSet::new());
         let max_event = self.plan.max_event;
+        let page = self.counter.as_ref().map(Counter::page);
         let ask = |asked: &mut JoinSet<_>| {
-            let client = client.clone();
-            asked.spawn(async move { memory::take(&client, max_event, MEMORY_PATIENCE).await });
+            let (client, page) = (client.clone(), page.clone());
+            asked.spawn(async move { counter::ask(&client, page, max_event, MEMORY_PATIENCE).await });
         };
         ask(&mut asked);
         let every = self.plan.look_again.unwrap_or(Duration::from_secs(3600));
-        let mut look_again = interval_at(Instant::now() + every, every);
+        // What the engine counts is compared from the first look on, so that one comes at once.
+        let first = if page.is_some() { Duration::ZERO } else { every };
+        let mut look_again = interval_at(Instant::now() + first, every);
         look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            if self.inquire && inquiries.is_empty() {
+                inquiries.spawn(self.inquiry(client).ask());
+            }
             let judge_by = self.judge_by;
             let distrust_at = self.look.as_ref().and_then(|look| look.told.as_ref()).map(|told| told.1);
             let handed_on = tokio::select! {
@@ -191,14 +230,22 @@ impl Contact {
                     self.hand_on()
                 }
                 () = sleep_until(distrust_at.unwrap_or(judge_by)), if distrust_at.is_some() => {
-                    tracing::debug!("{} remembers what its stream does not bring", self.source.name);
-                    return Ok(Ended::Lost);
+                    if self.look.as_ref().is_none_or(|look| look.came.is_empty() || !look.overlaps()) {
+                        tracing::debug!("{} remembers what its stream does not bring", self.source.name);
+                        return Ok(Ended::Lost);
+                    }
+                    // The stream lives; what it left out is taken from the memory.
+                    self.end_look(true);
+                    self.hand_on()
                 }
                 _ = look_again.tick(), if self.may_look(&asked) => {
-                    self.look = Some(Look { since: self.claim.last_seen(), came: HashSet::new(), told: None });
+                    let since = self.claim.last_seen();
+                    self.look = Some(Look { since, came: HashSet::new(), told: None, counted: None });
+                    self.inquire |= self.inquired.elapsed() > INQUIRE_AGAIN;
                     ask(&mut asked);
                     Ok(())
                 }
+                Some(answer) = inquiries.join_next() => self.inquired(answer.expect("asking does not panic")),
             };
             if let Err(Full(delivery)) = handed_on {
                 return Ok(self.overflow(*delivery, &mut stream, overflow_said).await);
@@ -242,7 +289,7 @@ impl Contact {
     }
 
     fn take(&mut self, decode: impl FnOnce(&mut Decoder, &mut dyn FnMut(Item))) {
-        let Contact { held, continuity, doubt, look, last, plan, .. } = self;
+        let Contact { held, continuity, doubt, look, last, plan, counter, claim, .. } = self;
         let mut each = |item: Item| match item {
             Item::Event(event) => {
                 let passes = plan.selection.passes(&event);
@@ -250,7 +297,8 @@ impl Contact {
                     held.events.push_redacted(&event, &plan.redaction);
                 }
                 // Who it is costs a hash, and in a quiet following only the last one is asked for.
-                if passes && plan.redaction.is_none() && continuity.is_none() && look.is_none() && doubt.is_none() {
+                let alone = continuity.is_none() && look.is_none() && doubt.is_none() && counter.is_none();
+                if passes && plan.redaction.is_none() && alone {
                     *last = Last::Held;
                     return;
                 }
@@ -261,8 +309,12 @@ impl Contact {
                 if let Some(look) = look {
                     look.came.insert(identity);
                 }
+                if let Some(counter) = counter {
+                    counter.tally.came(identity);
+                }
                 if *doubt == Some(identity) {
                     *doubt = None;
+                    claim.nothing_missed(identity.time_nano);
                     held.gap = Some(GapChange::Withdrawn { from: Some(identity.time_nano) });
                 }
                 *last = Last::Known(identity);
@@ -292,14 +344,21 @@ impl Contact {
     ///
     /// # Errors
     /// The engine does not answer any more.
-    fn told(&mut self, told: Result<Memory, EngineError>) -> Result<Result<(), Full>, EngineError> {
-        Ok(match (&mut self.continuity, told) {
+    fn told(&mut self, told: Told) -> Result<Result<(), Full>, EngineError> {
+        let counted = self.counter.as_mut().zip(told.counted).and_then(|(counter, counted)| counter.read(counted));
+        if let Some(look) = &mut self.look {
+            look.counted = counted;
+        }
+        Ok(match (&mut self.continuity, told.memory) {
             (Some(continuity), Ok(memory)) => {
                 if let Some(endless) = &memory.endless {
                     tracing::debug!("{endless}");
                 }
                 // Of an answer that does not end it is not known where the memory does, but what came is remembered.
                 let seen = self.claim.last_seen();
+                if let Some(counter) = &mut self.counter {
+                    memory.identities.iter().for_each(|identity| counter.tally.came(*identity));
+                }
                 if memory.endless.is_none() || seen.is_some_and(|seen| memory.identities.contains(&seen)) {
                     continuity.memory_told(memory.identities);
                 } else {
@@ -348,48 +407,111 @@ impl Contact {
         if overlaps {
             // Nothing lies between what was seen and what is remembered.
             look.told = Some((told, by));
-            self.settle_look();
-            self.store_remembered(memory)
+            self.store_remembered(memory)?;
         } else {
             look.told = Some((memory, by));
-            self.settle_look();
-            self.hand_on()
         }
+        self.settle_look();
+        self.hand_on()
     }
 
     fn store_remembered(&mut self, memory: Memory) -> Result<(), Full> {
+        if let Some(counter) = &mut self.counter {
+            memory.identities.iter().for_each(|identity| counter.tally.came(*identity));
+        }
         let events = self.plan.selected(memory.events);
         self.queue.push(Delivery { events, ..delivery(self.source.clone()) })
     }
 
     /// Once the stream has caught up with what the engine was found to remember: did it leave something out?
     fn settle_look(&mut self) {
-        let Some(Look { since, came, told: Some((memory, _)) }) = &mut self.look else { return };
+        let Some(look @ Look { since, came, told: Some((memory, _)), .. }) = &self.look else { return };
         let caught_up = match memory.identities.last() {
-            Some(newest) => came.contains(newest) || *since == Some(*newest),
+            // Of two events at once the stream may bring the later one first.
+            Some(newest) => {
+                came.contains(newest)
+                    || since.is_some_and(|since| newest.time_nano <= since.time_nano && look.overlaps())
+            }
             None => since.is_none(),
         };
-        if !caught_up {
-            return;
+        if caught_up {
+            self.end_look(true);
         }
-        let oldest = memory.identities.first().copied();
+    }
+
+    /// What the stream left out is taken from the memory; what that does not hold either is a gap.
+    fn end_look(&mut self, caught_up: bool) {
+        let Some(Look { since, came, told: Some((mut memory, _)), counted }) = self.look.take() else { return };
+        self.remember(std::mem::take(&mut memory.events));
         let overlaps = since.is_none_or(|since| memory.identities.contains(&since));
-        if let (false, Some(since), Some(oldest)) = (overlaps, *since, oldest)
-            && !came.contains(&oldest)
+        if let (false, Some(since), Some(oldest)) = (overlaps, since, memory.identities.first())
+            && !came.contains(oldest)
         {
-            let full = memory.identities.len() >= MEMORY;
-            let reason = if full { Reason::Overrun } else { Reason::EngineRestart };
-            tracing::warn!("a gap in the record of {}: {}", self.source.name, reason.as_str());
-            self.held.gap = Some(GapChange::Blind {
-                from: Some(since.time_nano),
+            let reason = if memory.identities.len() >= MEMORY { Reason::Overrun } else { Reason::EngineRestart };
+            // Where the stream has not caught up, what it brought last may stand before what it left out.
+            let last = self.last_seen().filter(|last| !caught_up && last.time_nano <= oldest.time_nano);
+            self.counter.iter_mut().for_each(|counter| counter.tally.begin_anew());
+            self.blind(GapChange::Blind {
+                from: Some(last.unwrap_or(since).time_nano),
                 to: Some(oldest.time_nano),
                 reason,
                 detail: Some("the stream left out more than the engine remembers".into()),
             });
+            return;
         }
-        let remembered = std::mem::take(&mut memory.events);
-        self.remember(remembered);
-        self.look = None;
+        let Some(counter) = &mut self.counter else { return };
+        if !caught_up {
+            memory.identities.iter().for_each(|identity| counter.tally.came(*identity));
+        } else if let Some(Dropped { from, to, counted, came }) =
+            counted.and_then(|counted| counter.tally.looked(counted, &memory.identities, &came))
+        {
+            self.blind(GapChange::Blind {
+                from: Some(from),
+                to: Some(to),
+                reason: Reason::DroppedByEngine,
+                detail: Some(format!("the engine counted {counted} events, {came} came")),
+            });
+        }
+    }
+
+    /// The last event that came, handed on or not.
+    fn last_seen(&self) -> Option<Identity> {
+        match &self.last {
+            Last::Known(identity) => Some(*identity),
+            Last::Held => self.held.events.last().map(|event| event.identity()),
+            Last::None => self.claim.last_seen(),
+        }
+    }
+
+    /// The record is blind somewhere: that is said, and the engine asked what must have happened there.
+    fn blind(&mut self, gap: GapChange) {
+        if let GapChange::Blind { reason, .. } = &gap
+            && *reason != Reason::FirstContact
+        {
+            tracing::warn!("a gap in the record of {}: {}", self.source.name, reason.as_str());
+        }
+        self.claim.owe(Blindness::of(&gap));
+        self.held.gap = Some(gap);
+        self.inquire = true;
+    }
+
+    /// What is to be asked of the engine's containers.
+    fn inquiry(&mut self, client: &Client) -> Inquiry {
+        self.inquire = false;
+        self.inquired = Instant::now();
+        Inquiry { client: client.clone(), plan: self.plan.clone(), source: self.source.clone(), gap: self.claim.owed() }
+    }
+
+    /// The engine has told what containers it has: handed on, unless the gap turned out to be none, or another. Without an
+    /// answer it is asked again at the next contact.
+    fn inquired(&mut self, (gap, answer): (Option<Blindness>, Option<Delivery>)) -> Result<(), Full> {
+        if gap != self.claim.owed() {
+            self.inquire = true;
+            return Ok(());
+        }
+        let Some(answer) = answer else { return Ok(()) };
+        self.claim.owe(None);
+        self.queue.push(answer)
     }
 
     /// What the engine remembers came before what its stream brings.
@@ -399,7 +521,7 @@ impl Contact {
     }
 
     /// Takes the memory as all there is to come, and waits for the store if need be.
-    pub(super) async fn only_memory(&mut self, memory: Memory) {
+    pub(super) async fn only_memory(&mut self, client: &Client, memory: Memory) {
         let mut continuity = Continuity::new(self.claim.last_seen());
         memory.identities.iter().for_each(|identity| continuity.stream_brought(*identity));
         self.last = memory.identities.last().map_or(Last::None, |identity| Last::Known(*identity));
@@ -412,6 +534,12 @@ impl Contact {
         while let Err(Full(delivery)) = handed_on {
             self.queue.room().await;
             handed_on = self.hand_over(*delivery);
+        }
+        if let Ok(told) = timeout(ONCE_INQUIRY, self.inquiry(client).ask()).await
+            && let Err(Full(delivery)) = self.inquired(told)
+        {
+            self.queue.room().await;
+            let _ = self.queue.push(*delivery);
         }
     }
 
@@ -429,9 +557,16 @@ impl Contact {
         let from = last_seen.map(|seen| seen.time_nano);
         self.held.contacted = true;
         self.held.skew_nano = self.skew_nano.take();
-        let (to, reason, detail) = match continuity.conclude() {
+        // If nothing is owed it is looked whether what is known of the containers is too old.
+        self.inquire = true;
+        let verdict = continuity.conclude();
+        if verdict != Verdict::Proven {
+            self.counter.iter_mut().for_each(|counter| counter.tally.begin_anew());
+        }
+        let (to, reason, detail) = match verdict {
             Verdict::Proven => {
                 self.held.gap = Some(GapChange::Withdrawn { from });
+                from.into_iter().for_each(|from| self.claim.nothing_missed(from));
                 return;
             }
             Verdict::FirstContact { to } if self.claim.was_elsewhere() => {
@@ -455,11 +590,8 @@ impl Contact {
             return;
         }
         self.doubt = last_seen;
-        if reason != Reason::FirstContact {
-            tracing::warn!("a gap in the record of {}: {}", self.source.name, reason.as_str());
-        }
         let to = Some(to.unwrap_or_else(now_nano));
-        self.held.gap = Some(GapChange::Blind { from, to, reason, detail: detail.map(Into::into) });
+        self.blind(GapChange::Blind { from, to, reason, detail: detail.map(Into::into) });
     }
 
     /// Hands what is held to the writer.
@@ -543,6 +675,7 @@ impl Drop for Contact {
         if self.continuity.is_some() {
             self.last = Last::None;
         }
+        self.end_look(false);
         if self.hand_on().is_err() {
             tracing::warn!("the buffer is full: the engine is asked again for what it sent last");
         }

@@ -8,11 +8,16 @@ mod board;
 mod clock;
 mod collector;
 mod contact;
+mod counter;
 mod file;
+mod inquiry;
+mod meanwhile;
 mod memory;
 mod pulse;
 mod sources;
+mod tally;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -29,7 +34,7 @@ use sources::Sources;
 use super::redact::Redact;
 use super::select::Filters;
 use super::{Failure, Shared, now_nano, size};
-use crate::engine::{EngineError, Host};
+use crate::engine::{EngineError, Host, MetricsPage};
 use crate::error::chain;
 use crate::event::Redaction;
 use crate::query::{Selection, time};
@@ -56,6 +61,10 @@ pub struct Args {
     /// How often to ask the engine again for what its stream may have left out; 0: never
     #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Recording")]
     look_again: String,
+    /// Where an engine counts its events, to find what it drops: http://host:port, dockerd's metrics-addr, or NAME=URL
+    /// for the host of that name; repeatable
+    #[arg(long, value_name = "URL", help_heading = "Recording")]
+    engine_metrics: Vec<String>,
     /// How much memory may hold what is read and not yet stored
     #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Recording")]
     buffer: String,
@@ -88,6 +97,8 @@ pub struct Plan {
     pub look_again: Option<Duration>,
     /// How often to ask the engine whether it is there, unless it is asked for its memory as often.
     pub ping: Duration,
+    /// Where the engines count their events, by the place of their hosts.
+    pub metrics: BTreeMap<usize, MetricsPage>,
     /// How many bytes may wait for the store.
     pub buffer: usize,
     /// The longest event, in bytes.
@@ -118,6 +129,7 @@ impl Plan {
             until: Until::Stopped,
             look_again: Some(Duration::from_secs(10)),
             ping: PING,
+            metrics: BTreeMap::new(),
             buffer: 64 << 20,
             max_event: DEFAULT_LINE_LIMIT,
             rejected_limit: REJECTED_ROWS,
@@ -162,8 +174,15 @@ impl Args {
             }
         };
         let look_again = Some(time::parse_duration(&self.look_again)?).filter(|every| !every.is_zero());
+        let hosts = Host::all(&self.hosts, |name| std::env::var(name).ok())?;
+        let metrics = self.metrics(&hosts)?;
+        if look_again.is_none() && !metrics.is_empty() {
+            return Err(Failure::usage("--engine-metrics compares at each --look-again, which is 0")
+                .hint("leave --look-again out, or --engine-metrics"));
+        }
         Ok(Plan {
-            hosts: Host::all(&self.hosts, |name| std::env::var(name).ok())?,
+            hosts,
+            metrics,
             path,
             selection: self.filters.selection()?,
             redaction: self.redact.redaction()?,
@@ -174,6 +193,28 @@ impl Args {
             max_event: size("--max-event", &self.max_event)?,
             rejected_limit: self.rejected_limit,
         })
+    }
+
+    /// Which host's engine counts where.
+    fn metrics(&self, hosts: &[Host]) -> Result<BTreeMap<usize, MetricsPage>, Failure> {
+        let mut metrics = BTreeMap::new();
+        for text in &self.engine_metrics {
+            let page: MetricsPage = text.parse()?;
+            let host = match &page.name {
+                Some(name) => hosts.iter().position(|host| host.name.as_ref() == Some(name)),
+                None => (hosts.len() == 1).then_some(0),
+            };
+            let host = host.ok_or_else(|| match &page.name {
+                Some(name) => Failure::usage(format!("--engine-metrics {text}: no host is called {name}"))
+                    .hint(format!("name it: -H {name}=URL")),
+                None => Failure::usage(format!("--engine-metrics {text}: of which of {} hosts?", hosts.len()))
+                    .hint(format!("write NAME={text}, and -H NAME=URL")),
+            })?;
+            if metrics.insert(host, page).is_some() {
+                return Err(Failure::usage(format!("--engine-metrics {text}: that host has one already")));
+            }
+        }
+        Ok(metrics)
     }
 }
 

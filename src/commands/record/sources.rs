@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::inquiry::Blindness;
 use crate::event::Identity;
 use crate::store::SourceRow;
 
@@ -27,6 +28,8 @@ struct Engine {
     claimed: bool,
     /// Whether it was reached, and nothing was seen since.
     quiet: bool,
+    /// The last gap, while it is still to be said what must have happened in it.
+    owed: Option<Blindness>,
 }
 
 /// The right to record an engine, for as long as this value lives.
@@ -100,6 +103,25 @@ impl Claim {
     pub fn is_quiet(&self) -> bool {
         let mut engines = self.sources.engines();
         engines.get_mut(&self.engine_id).is_some_and(|engine| std::mem::replace(&mut engine.quiet, true))
+    }
+
+    /// Of this gap it is still to be said what must have happened in it.
+    pub fn owe(&self, gap: Option<Blindness>) {
+        if let Some(engine) = self.sources.engines().get_mut(&self.engine_id) {
+            engine.owed = gap;
+        }
+    }
+
+    /// The gap of which that is still to be said.
+    pub fn owed(&self) -> Option<Blindness> {
+        self.sources.engines().get(&self.engine_id)?.owed.clone()
+    }
+
+    /// There was no gap behind this instant.
+    pub fn nothing_missed(&self, from: i64) {
+        if self.owed().is_some_and(|gap| gap.from == from) {
+            self.owe(None);
+        }
     }
 
     /// A later event was seen, and handed on.
