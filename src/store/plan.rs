@@ -307,8 +307,8 @@ fn find_actors(db: &Connection, ask: &Ask) -> rusqlite::Result<Option<Vec<i64>>>
                 let mut values: Vec<Option<&str>> =
                     test.keys.iter().map(|key| if key == "name" { name } else { None }).collect();
                 for label in ids(row.get_ref(3)?.as_str()?) {
-                    if let Some((key, value)) = labels.get(&label) {
-                        values[*key] = Some(value);
+                    if let Some((places, value)) = labels.get(&label) {
+                        places.iter().for_each(|at| values[*at] = Some(value));
                     }
                 }
                 (test.passes)(row.get_ref(1)?.as_str()?, &values)
@@ -321,14 +321,15 @@ fn find_actors(db: &Connection, ask: &Ask) -> rusqlite::Result<Option<Vec<i64>>>
     Ok(Some(actors))
 }
 
-/// The labels of these keys: the place of the key, and the value.
-fn find_labels(db: &Connection, keys: &[String]) -> rusqlite::Result<HashMap<i64, (usize, String)>> {
-    let mut labels = HashMap::new();
+/// The labels of these keys: the places of the key, which may be asked for more than once, and the value.
+fn find_labels(db: &Connection, keys: &[String]) -> rusqlite::Result<HashMap<i64, (Vec<usize>, String)>> {
+    let mut labels: HashMap<i64, (Vec<usize>, String)> = HashMap::new();
     let mut statement = db.prepare_cached("SELECT id, value FROM label WHERE key = ?1")?;
     for (at, key) in keys.iter().enumerate() {
         let mut rows = statement.query([key])?;
         while let Some(row) = rows.next()? {
-            labels.insert(row.get(0)?, (at, row.get(1)?));
+            let value = row.get(1)?;
+            labels.entry(row.get(0)?).or_insert_with(|| (Vec::new(), value)).0.push(at);
         }
     }
     Ok(labels)
