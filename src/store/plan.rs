@@ -335,8 +335,9 @@ fn find_labels(db: &Connection, keys: &[String]) -> rusqlite::Result<HashMap<i64
     Ok(labels)
 }
 
-/// How many prefixes narrow a query at most.
-const RANGES: usize = 200;
+/// How many values or prefixes of one key narrow a query at most: SQLite takes no expression so deep, and not so many
+/// parameters. All rows are then judged.
+const VALUES: usize = 200;
 
 /// Conditions that must all hold, and the values in them.
 #[derive(Default)]
@@ -352,6 +353,9 @@ impl Clauses {
     }
 
     fn any_of(&mut self, column: &str, values: &[String]) {
+        if values.len() > VALUES {
+            return;
+        }
         let list: Vec<String> = values.iter().map(|v| self.value(v.clone())).collect();
         self.conditions.push(format!("{column} IN ({})", list.join(", ")));
     }
@@ -361,8 +365,8 @@ impl Clauses {
         if prefixes.iter().any(String::is_empty) {
             return; // Everything begins with nothing.
         }
-        if prefixes.len() > RANGES {
-            return; // SQLite takes no expression so deep; all rows are then judged.
+        if prefixes.len() > VALUES {
+            return;
         }
         let mut ranges = Vec::new();
         for column in columns {
