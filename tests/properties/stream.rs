@@ -99,7 +99,9 @@ fn is_begun(line: &[u8]) -> bool {
         Err(e) if e.error_len().is_none() => std::str::from_utf8(&line[..e.valid_up_to()]).expect("it is valid so far"),
         Err(_) => return false,
     };
-    serde_json::from_str::<&serde_json::value::RawValue>(text).is_err_and(|e| e.is_eof())
+    let read = |text: &str| serde_json::from_str::<&serde_json::value::RawValue>(text).map(drop);
+    // Of a number that wants a digit serde_json does not say that it ends too early.
+    read(text).is_err_and(|e| e.is_eof() || !read(&format!("{text}0")).is_err_and(|e| !e.is_eof()))
 }
 
 trait TrimJson {
