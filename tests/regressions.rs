@@ -70,38 +70,50 @@ fn a_filter_may_have_any_number_of_values() {
     }
 }
 
-/// An event with a megabyte or two of one thing takes seconds where it is looked at again and again.
+/// What is looked at again and again takes sixteen times as long when there is four times as much of it.
 #[test]
-fn nothing_takes_longer_the_more_there_is_of_it() {
-    let event = |attributes: &str, more: &str| {
+fn nothing_takes_longer_and_longer_the_more_there_is_of_it() {
+    fn event(attributes: &str, more: &str) -> String {
         format!(r#"{{"Type":"t","Action":"a","Actor":{{"ID":"x","Attributes":{{{attributes}}}}},"time":1{more}}}"#)
+    }
+    fn many(number: usize, each: impl Fn(usize) -> String) -> String {
+        (0..number).map(each).collect::<Vec<_>>().join(",")
+    }
+    type Made = fn(usize) -> String;
+    let kinds: [(&str, Made); 15] = [
+        ("nested arrays", |n| event("", &format!(",\"a\":{}{}", "[".repeat(4 * n), "]".repeat(4 * n)))),
+        ("arrays that do not end", |n| "[".repeat(8 * n)),
+        ("objects that do not end", |n| "{\"a\":".repeat(4 * n)),
+        ("attributes", |n| event(&many(n, |n| format!("\"{n}\":\"v\"")), "")),
+        ("attributes in no order", |n| event(&many(n, |at| format!("\"{}\":\"v\"", at * 7919 % n)), "")),
+        ("the same attribute", |n| event(&many(n, |n| format!("\"exitCode\":\"{n}\"")), "")),
+        ("members", |n| event("", &format!(",{}", many(n, |n| format!("\"{n}\":[]"))))),
+        ("the same member", |n| event("", &format!(",{}", many(n, |n| format!("\"Type\":\"{n}\""))))),
+        ("actors", |n| event("", &format!(",{}", many(n, |_| "\"Actor\":{\"ID\":\"y\"}".into())))),
+        ("escapes", |n| event(&format!("\"a\":\"{}\"", "\\ud83d\\udc33".repeat(n)), "")),
+        ("backslashes", |n| event(&format!("\"a\":\"{}\"", "\\\\".repeat(4 * n)), "")),
+        ("digits", |n| event("", &format!(",\"timeNano\":{}", "1".repeat(8 * n)))),
+        ("separators", |n| "\u{1e}".repeat(8 * n) + &event("", "")),
+        ("records", |n| (event("", "") + "\u{1e}").repeat(n / 8)),
+        ("lines", |n| "x\n".repeat(4 * n)),
+    ];
+    let took = |check: fn(&[u8]), input: &[u8]| {
+        let begun = Instant::now();
+        check(input);
+        begun.elapsed()
     };
-    let many = |each: &dyn Fn(usize) -> String| (0..100_000).map(each).collect::<Vec<_>>().join(",");
-    for (what, line) in [
-        ("nested arrays", event("", &format!(",\"a\":{}{}", "[".repeat(500_000), "]".repeat(500_000)))),
-        ("arrays that do not end", "[".repeat(1_000_000)),
-        ("objects that do not end", "{\"a\":".repeat(300_000)),
-        ("attributes", event(&many(&|n| format!("\"{n}\":\"v\"")), "")),
-        ("attributes in no order", event(&many(&|n| format!("\"{}\":\"v\"", n * 7919 % 100_000)), "")),
-        ("the same attribute", event(&many(&|n| format!("\"exitCode\":\"{n}\"")), "")),
-        ("members", event("", &format!(",{}", many(&|n| format!("\"{n}\":[]"))))),
-        ("the same member", event("", &format!(",{}", many(&|n| format!("\"Type\":\"{n}\""))))),
-        ("actors", event("", &format!(",{}", many(&|_| "\"Actor\":{\"ID\":\"y\"}".into())))),
-        ("escapes", event(&format!("\"a\":\"{}\"", "\\ud83d\\udc33".repeat(100_000)), "")),
-        ("backslashes", event(&format!("\"a\":\"{}\"", "\\\\".repeat(500_000)), "")),
-        ("digits", event("", &format!(",\"timeNano\":{}", "1".repeat(1_000_000)))),
-        ("separators", "\u{1e}".repeat(1_000_000) + &event("", "")),
-        ("records", (event("", "") + "\u{1e}").repeat(10_000)),
-        ("lines", "x\n".repeat(500_000)),
-    ] {
+    for (what, made) in kinds {
+        // The first bytes say how a stream is cut, or what time it is.
+        let [less, more] = [12_500, 50_000].map(|n| [&[0; 8], made(n).as_bytes()].concat());
         for (name, check) in PROPERTIES {
-            let begun = Instant::now();
-            // What says how a stream is cut, or what time it is.
-            check(&[&[0; 8], line.as_bytes()].concat());
-            check(line.as_bytes());
-            let took = begun.elapsed();
-            println!("{what}: {name} {took:?}");
-            assert!(took < Duration::from_secs(20), "{what}: {name} took {took:?}");
+            for input in [(&less[..], &more[..]), (&less[8..], &more[8..])] {
+                // What is over at once is not measured, and a machine that was busy is asked again.
+                let fair = || {
+                    let long = took(check, input.1);
+                    long < Duration::from_millis(500) || long < took(check, input.0) * 10
+                };
+                assert!((0..3).any(|_| fair()), "{name}: {what}");
+            }
         }
     }
 }
