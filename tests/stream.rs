@@ -81,17 +81,35 @@ fn one_split_at_every_offset_changes_nothing() {
 
 #[test]
 fn a_stream_cut_at_every_offset_is_known_to_be_cut() {
-    let event = fixture::lines("docker-28.5.2.ndjson")[0].clone();
-    for at in 0..=event.len() {
-        let (events, rejected, end) = decode(1 << 20, [&event.as_bytes()[..at]]);
-        if at == 0 {
-            assert_eq!((events.len(), rejected.len(), end), (0, 0, End::Clean));
-        } else if at < event.len() {
-            assert_eq!(rejected, ["the stream ended inside an event"], "cut at {at}");
-            assert_eq!((events.len(), end), (0, End::Cut));
-        } else {
-            assert_eq!((events, rejected.len(), end), (vec![event.clone()], 0, End::Clean));
+    let odd =
+        r#"{"Type":"é📦","Action":"\u00e9","Actor":{"ID":"","Attributes":null},"a":[true,false,-1.5e-7],"time":1}"#;
+    for event in [fixture::lines("docker-28.5.2.ndjson")[0].clone(), odd.to_owned()] {
+        for at in 0..=event.len() {
+            let (events, rejected, end) = decode(1 << 20, [&event.as_bytes()[..at]]);
+            if at == 0 {
+                assert_eq!((events.len(), rejected.len(), end), (0, 0, End::Clean));
+            } else if at < event.len() {
+                assert_eq!(rejected, ["the stream ended inside an event"], "cut at {at}: {event}");
+                assert_eq!((events.len(), end), (0, End::Cut));
+            } else {
+                assert_eq!((events, rejected.len(), end), (vec![event.clone()], 0, End::Clean));
+            }
         }
+    }
+}
+
+#[test]
+fn what_is_wrong_before_the_end_of_a_stream_was_not_cut() {
+    let event = r#"{"Type":"t","Action":"a","Actor":{"ID":"x"},"time":1}"#;
+    for (text, events) in [
+        (format!("{}\u{1e}{event}", &event[..20]), 1),
+        (format!("{event}\u{1e}{}\u{1e}{event}", &event[..20]), 2),
+        // Wrong behind what is kept of it.
+        (format!("{{\"a\":\"{}\" no}}", "x".repeat(100_000)), 0),
+    ] {
+        let (read, rejected, end) = decode(1 << 20, [text.as_bytes()]);
+        assert_eq!((read.len(), end), (events, End::Clean), "{text:.100}");
+        assert!(rejected[0].starts_with("not JSON"), "{rejected:?}");
     }
 }
 

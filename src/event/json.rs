@@ -258,7 +258,11 @@ impl<'a> Cursor<'a> {
     }
 
     fn word(&mut self, word: &'static str) -> Result<bool, Malformed> {
-        if !self.text[self.at..].starts_with(word) {
+        let rest = &self.text[self.at..];
+        if !rest.starts_with(word) {
+            if word.starts_with(rest) {
+                self.at += rest.len(); // Right as far as it goes.
+            }
             return self.malformed("a value");
         }
         self.at += word.len();

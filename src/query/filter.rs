@@ -185,7 +185,8 @@ impl Filter {
                 (Some(wanted), Some(value)) => wanted == value,
             };
             // Of which type the events are is not known here: an image's name is under one key or the other.
-            let names = || [Some(id)].into_iter().chain(values[first_name..].iter().copied()).flatten();
+            // One that is absent is empty, and may be asked for as such.
+            let names = || values[first_name..].iter().map(|name| name.unwrap_or_default()).chain([id]);
             labels.iter().zip(values).all(has) && (!images || names().any(|name| filter.is_image(name)))
         };
         Some(ActorTest { keys, passes: Arc::new(passes) })

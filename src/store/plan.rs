@@ -307,8 +307,8 @@ fn find_actors(db: &Connection, ask: &Ask) -> rusqlite::Result<Option<Vec<i64>>>
                 let mut values: Vec<Option<&str>> =
                     test.keys.iter().map(|key| if key == "name" { name } else { None }).collect();
                 for label in ids(row.get_ref(3)?.as_str()?) {
-                    if let Some((key, value)) = labels.get(&label) {
-                        values[*key] = Some(value);
+                    if let Some((places, value)) = labels.get(&label) {
+                        places.iter().for_each(|at| values[*at] = Some(value));
                     }
                 }
                 (test.passes)(row.get_ref(1)?.as_str()?, &values)
@@ -321,21 +321,23 @@ fn find_actors(db: &Connection, ask: &Ask) -> rusqlite::Result<Option<Vec<i64>>>
     Ok(Some(actors))
 }
 
-/// The labels of these keys: the place of the key, and the value.
-fn find_labels(db: &Connection, keys: &[String]) -> rusqlite::Result<HashMap<i64, (usize, String)>> {
-    let mut labels = HashMap::new();
+/// The labels of these keys: the places of the key, which may be asked for more than once, and the value.
+fn find_labels(db: &Connection, keys: &[String]) -> rusqlite::Result<HashMap<i64, (Vec<usize>, String)>> {
+    let mut labels: HashMap<i64, (Vec<usize>, String)> = HashMap::new();
     let mut statement = db.prepare_cached("SELECT id, value FROM label WHERE key = ?1")?;
     for (at, key) in keys.iter().enumerate() {
         let mut rows = statement.query([key])?;
         while let Some(row) = rows.next()? {
-            labels.insert(row.get(0)?, (at, row.get(1)?));
+            let value = row.get(1)?;
+            labels.entry(row.get(0)?).or_insert_with(|| (Vec::new(), value)).0.push(at);
         }
     }
     Ok(labels)
 }
 
-/// How many prefixes narrow a query at most.
-const RANGES: usize = 200;
+/// How many values or prefixes of one key narrow a query at most: SQLite takes no expression so deep, and not so many
+/// parameters. All rows are then judged.
+const VALUES: usize = 200;
 
 /// Conditions that must all hold, and the values in them.
 #[derive(Default)]
@@ -351,6 +353,9 @@ impl Clauses {
     }
 
     fn any_of(&mut self, column: &str, values: &[String]) {
+        if values.len() > VALUES {
+            return;
+        }
         let list: Vec<String> = values.iter().map(|v| self.value(v.clone())).collect();
         self.conditions.push(format!("{column} IN ({})", list.join(", ")));
     }
@@ -360,8 +365,8 @@ impl Clauses {
         if prefixes.iter().any(String::is_empty) {
             return; // Everything begins with nothing.
         }
-        if prefixes.len() > RANGES {
-            return; // SQLite takes no expression so deep; all rows are then judged.
+        if prefixes.len() > VALUES {
+            return;
         }
         let mut ranges = Vec::new();
         for column in columns {

@@ -78,7 +78,7 @@ impl Decoder {
 
     /// Takes the next bytes of the stream and calls `each` with whatever they complete.
     pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Item)) {
-        self.splitter.push(bytes, |piece| read(piece, &mut each));
+        self.splitter.push(bytes, |piece| read(piece, false, &mut each));
     }
 
     /// The stream has ended: calls `each` with what is left, if anything is. A last line without its end is an event
@@ -86,14 +86,11 @@ impl Decoder {
     pub fn finish(&mut self, mut each: impl FnMut(Item)) -> End {
         let mut end = End::Clean;
         self.splitter.finish(|piece| {
-            read(piece, &mut |item| match item {
-                Item::Rejected(Rejected { bytes, reason: Reason::NotAnEvent(NotAnEvent::NotJson(e)) })
-                    if e.at >= bytes.len() =>
-                {
+            read(piece, true, &mut |item| {
+                if let Item::Rejected(Rejected { reason: Reason::Cut, .. }) = item {
                     end = End::Cut;
-                    each(Item::Rejected(Rejected { bytes, reason: Reason::Cut }));
                 }
-                item => each(item),
+                each(item);
             });
         });
         end
@@ -108,7 +105,8 @@ impl Decoder {
 /// The record separator that json-seq puts before an event; it may not stand raw inside JSON.
 const SEPARATOR: u8 = 0x1E;
 
-fn read(piece: Piece, each: &mut dyn FnMut(Item)) {
+/// Reads a line; `last` if the stream has ended in it.
+fn read(piece: Piece, last: bool, each: &mut dyn FnMut(Item)) {
     let line = match piece {
         Piece::Line(line) => line,
         Piece::TooLong { head, length } => return each(reject(head, Reason::TooLong(length))),
@@ -119,21 +117,40 @@ fn read(piece: Piece, each: &mut dyn FnMut(Item)) {
     }
     match Event::parse(line) {
         Ok(event) => each(Item::Event(event)),
-        Err(e) => read_records(line, e, each),
+        Err(e) => read_records(line, e, last, each),
     }
 }
 
 /// A line that is no event: the records in it if one of them is, or else all of it as it stands.
-fn read_records(line: &[u8], error: NotAnEvent, each: &mut dyn FnMut(Item)) {
+fn read_records(line: &[u8], error: NotAnEvent, last: bool, each: &mut dyn FnMut(Item)) {
     let records = || line.split(|byte| *byte == SEPARATOR).map(trim).filter(|record| !record.is_empty());
     if !records().any(|record| Event::parse(record).is_ok()) {
-        return each(reject(line, error.into()));
+        return each(reject(line, reason(line, error, last)));
     }
-    for record in records() {
+    let mut records = records().peekable();
+    while let Some(record) = records.next() {
         match Event::parse(record) {
             Ok(event) => each(Item::Event(event)),
-            Err(e) => each(reject(record, e.into())),
+            Err(e) => each(reject(record, reason(record, e, last && records.peek().is_none()))),
         }
+    }
+}
+
+/// Why a record is no event; the last of a stream may be the beginning of one.
+fn reason(record: &[u8], error: NotAnEvent, last: bool) -> Reason {
+    if last && is_begun(record, &error) { Reason::Cut } else { error.into() }
+}
+
+/// Whether nothing is wrong with a record but that it ends too early: be it inside a character.
+fn is_begun(record: &[u8], error: &NotAnEvent) -> bool {
+    match *error {
+        NotAnEvent::NotJson(e) => e.at >= record.len(),
+        NotAnEvent::NotUtf8(at) => {
+            let (text, rest) = record.split_at(at);
+            let within_character = std::str::from_utf8(rest).is_err_and(|e| e.error_len().is_none());
+            within_character && Event::parse(text).is_err_and(|e| is_begun(trim(text), &e))
+        }
+        _ => false,
     }
 }
 
