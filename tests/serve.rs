@@ -285,9 +285,19 @@ fn what_is_recorded_is_told_live_and_recorded_again_it_is_the_same() {
     let engine = Engine::start(first.path("docker.sock"));
     let lines = fixture::lines("docker-28.5.2.ndjson");
     lines[..100].iter().for_each(|line| engine.happens(line));
+    engine.shows("/version", r#"{"Version":"26.1.5","ApiVersion":"1.45","MinAPIVersion":"1.30"}"#);
     let _recorder = first.record(&engine.host(), &[]);
     first.eventually_lines(&["query", "-q"], &first_of(&lines, 100));
+    let version = || -> rusqlite::Result<Option<String>> {
+        let db = rusqlite::Connection::open(first.db())?;
+        db.query_row("SELECT version FROM source", [], |row| row.get(0))
+    };
+    first.eventually("the engine's version is noted", || version().unwrap().ok_or("not yet"));
     let (_server, socket) = serve(&first, &[]);
+    assert_eq!(get(&socket, "/_ping").header("Api-Version"), Some("1.45"));
+    assert_eq!(get(&socket, "/v1.46/_ping").status(), 400);
+    assert_eq!(get(&socket, "/v1.29/_ping").status(), 400);
+    assert!(get(&socket, "/version").text().contains(r#""Version":"26.1.5""#));
     let mut live = ask(&socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
     let again = second.record(&format!("unix://{}", socket.display()), &[]);
     second.eventually_lines(&["query", "-q"], &first_of(&lines, 100));

@@ -149,6 +149,15 @@ impl Client {
         Ok(info)
     }
 
+    /// Asks the engine for its version, and gives the JSON it answers.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn version(&self) -> Result<String, EngineError> {
+        let version: serde_json::Value = self.json("/version").await?;
+        Ok(version.to_string())
+    }
+
     /// Asks for something at the version agreed on, and reads the whole answer.
     async fn json<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
         let path = match self.api {

@@ -34,6 +34,9 @@ const ONCE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long its answer may take.
 const ONCE_MEMORY: Patience = Patience { idle: Duration::from_secs(10), whole: Duration::from_secs(60) };
 
+/// So soon after its stream was opened an engine is asked what it is.
+const SETTLED: Duration = Duration::from_millis(300);
+
 /// How often it is looked whether an engine that is recorded through another host is so still.
 const TAKEN_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -206,8 +209,16 @@ impl Collector {
         }
     }
 
-    /// Compares the clocks again from time to time.
+    /// Notes what the engine says of itself, and compares the clocks again from time to time.
     async fn keep_comparing(&self, client: &Client, source: &Arc<SourceKey>, clock: &mut Clock) -> Infallible {
+        // A stream that ends at once is no reason to ask.
+        tokio::time::sleep(SETTLED).await;
+        match client.version().await {
+            Ok(version) => {
+                let _ = self.queue.push(Delivery { version: Some(version), ..delivery(source.clone()) });
+            }
+            Err(e) => tracing::debug!("{}", chain(&e)),
+        }
         loop {
             tokio::time::sleep(clock::EVERY).await;
             match clock::compared(client).await {
