@@ -7,8 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Panics where it does not hold.
+type Check = fn(&[u8]);
+
 /// A property, and the name that its target, its seeds and its regressions have.
-const PROPERTIES: [(&str, fn(&[u8])); 7] = [
+const PROPERTIES: [(&str, Check); 7] = [
     ("parser", properties::parser::check),
     ("stream", properties::stream::check),
     ("layout", properties::layout::check),
@@ -97,7 +100,7 @@ fn nothing_takes_longer_and_longer_the_more_there_is_of_it() {
         ("records", |n| (event("", "") + "\u{1e}").repeat(n / 8)),
         ("lines", |n| "x\n".repeat(4 * n)),
     ];
-    let took = |check: fn(&[u8]), input: &[u8]| {
+    let took = |check: Check, input: &[u8]| {
         let begun = Instant::now();
         check(input);
         begun.elapsed()

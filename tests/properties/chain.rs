@@ -23,7 +23,7 @@ pub fn check(input: &[u8]) {
         let [low, high, how, value] = *change.as_array().expect("four bytes");
         let at = u16::from_le_bytes([low, high]);
         // Most of a file is empty: beside what is not.
-        let at = STORE.used[usize::from(at) * STORE.used.len() >> 16] + usize::from(how >> 6);
+        let at = STORE.used[(usize::from(at) * STORE.used.len()) >> 16] + usize::from(how >> 6);
         let Some(byte) = file.get_mut(at) else { continue };
         *byte = match how & 3 {
             0 => value,

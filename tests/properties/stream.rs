@@ -100,8 +100,14 @@ fn is_begun(line: &[u8]) -> bool {
         Err(_) => return false,
     };
     let read = |text: &str| serde_json::from_str::<&serde_json::value::RawValue>(text).map(drop);
-    // Of a number that wants a digit serde_json does not say that it ends too early.
-    read(text).is_err_and(|e| e.is_eof() || !read(&format!("{text}0")).is_err_and(|e| !e.is_eof()))
+    read(text).is_err_and(|e| match () {
+        // Of an escape that wants digits it says so before it has looked at those that are there.
+        () if e.to_string().starts_with("EOF while parsing a string") => {
+            read(&format!("{text}ffff")).is_err_and(|e| e.is_eof())
+        }
+        // Of a number that wants a digit it does not say that it ends too early.
+        () => e.is_eof() || !read(&format!("{text}0")).is_err_and(|e| !e.is_eof()),
+    })
 }
 
 trait TrimJson {
