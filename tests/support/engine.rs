@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use memory::{Asked, Happened, Memory};
-use subscriber::{Fate, Message, Subscriber};
+use subscriber::{Fate, Message, PATIENCE, Subscriber};
 pub use truth::Truth;
 
 pub struct Engine {
@@ -68,6 +68,9 @@ pub struct Manner {
     pub slow_headers: Duration,
     /// A stream that begins brings the newest event twice: from the memory, and as what happens.
     pub twice: bool,
+    /// An event is skipped for a full subscriber so soon, in microseconds: as if many happened at once, each of which
+    /// waits for itself.
+    pub impatient: Option<u64>,
 }
 
 /// Where the chunks of a body end.
@@ -176,7 +179,11 @@ impl Engine {
         let mut state = self.state();
         state.remember(event);
         let part = &event.as_bytes()[..at];
-        if state.subscribers.iter().any(|subscriber| subscriber.offer(Message::Cut(chunk(part))) == Fate::Taken) {
+        if state
+            .subscribers
+            .iter()
+            .any(|subscriber| subscriber.offer(Message::Cut(chunk(part)), PATIENCE) == Fate::Taken)
+        {
             state.truth.junk.push(part.into());
         }
         state.subscribers.clear();
@@ -192,7 +199,8 @@ impl Engine {
     pub fn sends_junk(&self, line: &[u8]) {
         let mut state = self.state();
         let line_and_end = [line, b"\n"].concat();
-        if state.subscribers.iter().any(|one| one.offer(Message::Bytes(line_and_end.clone())) == Fate::Taken) {
+        if state.subscribers.iter().any(|one| one.offer(Message::Bytes(line_and_end.clone()), PATIENCE) == Fate::Taken)
+        {
             state.truth.junk.push(line.into());
         }
     }
@@ -284,6 +292,16 @@ impl Engine {
         self.state().truth.recorder_died();
     }
 
+    /// What was made from this number on counts as not given, unless it is given again.
+    pub fn takes_back_from(&self, number: usize) {
+        self.state().truth.takes_back_from(number);
+    }
+
+    /// How many events were skipped for subscribers that were too slow.
+    pub fn skipped(&self) -> usize {
+        self.state().truth.skipped
+    }
+
     /// The truth as it stands: what is remembered now can be had, too.
     pub fn truth(&self) -> Truth {
         let mut state = self.state();
@@ -293,8 +311,9 @@ impl Engine {
     }
 
     fn tell(&self, subscribers: &[Arc<Subscriber>], message: Message) {
+        let patience = self.state().manner.impatient.map_or(PATIENCE, Duration::from_micros);
         for subscriber in subscribers {
-            match subscriber.offer(message.clone()) {
+            match subscriber.offer(message.clone(), patience) {
                 Fate::Taken => {}
                 Fate::Skipped => self.state().truth.skipped += 1,
                 Fate::Gone => self.state().subscribers.retain(|other| !Arc::ptr_eq(other, subscriber)),
@@ -417,7 +436,7 @@ fn tell_events(mut out: &UnixStream, shared: &Shared, path: &str, manner: &Manne
     let remembered = asked.since.map_or(Vec::new(), |since| state.memory.between(since, asked.bounded));
     if !memory_alone {
         if let (true, Some(newest)) = (manner.twice, remembered.last()) {
-            subscriber.offer(Message::Event(newest.clone()));
+            subscriber.offer(Message::Event(newest.clone()), PATIENCE);
         }
         state.subscribers.push(subscriber.clone());
     }

@@ -9,8 +9,8 @@ use super::memory::Happened;
 /// How many events wait for a subscriber.
 const ROOM: usize = 1024;
 
-/// How long the engine waits for room before it skips the event for this subscriber.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long an engine waits for room before it skips the event for this subscriber.
+pub const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What goes down a stream.
 #[derive(Clone)]
@@ -48,16 +48,18 @@ struct Waiting {
 }
 
 impl Subscriber {
-    pub fn offer(&self, message: Message) -> Fate {
+    pub fn offer(&self, message: Message, patience: Duration) -> Fate {
         let mut waiting = self.waiting();
-        if waiting.messages.len() >= ROOM {
+        // How a stream ends is not for a queue to say.
+        let waits = matches!(message, Message::Event(_) | Message::Bytes(_));
+        if waits && waiting.messages.len() >= ROOM {
             let full = |waiting: &mut Waiting| waiting.messages.len() >= ROOM && !waiting.gone;
-            waiting = self.changed.wait_timeout_while(waiting, PATIENCE, full).expect("no holder panics").0;
+            waiting = self.changed.wait_timeout_while(waiting, patience, full).expect("no holder panics").0;
         }
         if waiting.gone {
             return Fate::Gone;
         }
-        if waiting.messages.len() >= ROOM {
+        if waits && waiting.messages.len() >= ROOM {
             return Fate::Skipped;
         }
         waiting.messages.push_back(message);

@@ -73,9 +73,9 @@ impl Truth {
         }
     }
 
-    /// Nothing that was made from this number on was given: the recorder has been told not to keep it.
-    pub fn takes_back(&mut self, numbers: impl IntoIterator<Item = usize>) {
-        numbers.into_iter().for_each(|number| self.made[number].given = None);
+    /// What was made from this number on counts as not given, unless it is given again.
+    pub fn takes_back_from(&mut self, number: usize) {
+        self.made[number..].iter_mut().for_each(|made| made.given = None);
     }
 }
 
