@@ -441,7 +441,20 @@ fn tell_events(mut out: &UnixStream, shared: &Shared, path: &str, manner: &Manne
         state.subscribers.push(subscriber.clone());
     }
     drop(state);
-    let stream = Stream { out, shared, manner, life };
+    let told = tell(&subscriber, remembered, memory_alone, left, &Stream { out, shared, manner, life });
+    subscriber.leave();
+    told
+}
+
+/// Tells what is remembered, and then, unless that was all that was asked for, what happens.
+fn tell(
+    subscriber: &Subscriber,
+    remembered: Vec<Happened>,
+    memory_alone: bool,
+    left: Option<u64>,
+    stream: &Stream,
+) -> std::io::Result<()> {
+    let &Stream { mut out, shared, manner, .. } = stream;
     let (first, later) = remembered.split_at(manner.stalls_after.unwrap_or(usize::MAX).min(remembered.len()));
     stream.send(first.iter().cloned().map(Message::Event))?;
     if !later.is_empty() {
@@ -474,11 +487,12 @@ struct Stream<'a> {
 impl Stream<'_> {
     /// Sends messages, and notes which events have gone out. Whether the stream goes on.
     fn send(&self, messages: impl IntoIterator<Item = Message>) -> std::io::Result<bool> {
-        let (mut chunks, mut numbers, mut last) = (Vec::new(), Vec::new(), None);
+        let (mut chunks, mut numbers, mut lines, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);
         for message in messages {
             match message {
                 Message::Event(event) => {
                     numbers.push(event.number);
+                    lines.push(event.line.clone());
                     chunks.push(
                         match self.manner.framing {
                             Framing::Lf => format!("{}\n", event.line),
@@ -496,7 +510,10 @@ impl Stream<'_> {
                 break;
             }
         }
-        self.write(chunks)?;
+        if let Err(e) = self.write(chunks) {
+            self.shared.state().truth.torn.extend(lines);
+            return Err(e);
+        }
         self.shared.state().truth.gives(numbers, self.life);
         if let Some(last) = &last {
             (&mut &*self.out).write_all(last)?;

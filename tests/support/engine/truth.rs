@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// So long a recorder must have lived on for what it was given to count as given. A recorder killed sooner can only have
 /// it from the engine's memory.
-const STORED_WITHIN: Duration = Duration::from_secs(1);
+const STORED_WITHIN: Duration = Duration::from_millis(500);
 
 /// One event that was made.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub struct Truth {
     numbers: HashMap<u64, usize>,
     /// Lines that are no event and went down a connection.
     pub junk: Vec<Vec<u8>>,
+    /// Events that were going down a connection when it was cut: part of one may have arrived.
+    pub torn: Vec<Arc<str>>,
     /// How many events were skipped for a subscriber that was too slow.
     pub skipped: usize,
     /// Rises with every recorder that died.
