@@ -3,7 +3,7 @@
 //!
 //! `cargo test --release --test under_fire`, with names of faults to run those alone; `FIRE_ROUNDS=1000` for more kills.
 //!
-//! - obtainable: it went whole down a connection of a recorder that lived on for half a second, or was remembered by the
+//! - obtainable: it went whole down a connection of a recorder that lived on for a second, or was remembered by the
 //!   engine when the recorder was asked to end; and of course what is stored
 //! - lost: obtainable, and not stored
 //! - doubled: stored more than once
@@ -165,6 +165,8 @@ impl Scene {
         self.settles();
         self.stops();
         self.is_whole();
+        // The chain of all that is stored holds too.
+        self.folder.run(&["verify"]).exited(0);
         self.judged()
     }
 
@@ -188,7 +190,6 @@ impl Scene {
         self.looks_at_memory();
         self.recorder.take().expect("a recorder runs").kill();
         self.engine.recorder_died();
-        self.is_whole();
     }
 
     /// SIGTERM, which must end it well.
@@ -381,12 +382,15 @@ fn lasts(milliseconds: impl std::ops::RangeBounds<u64>) {
 // --- the faults
 
 fn killed(scene: &mut Scene) {
-    let _flow = scene.bursts();
     for round in 0..scene.rounds {
+        let flow = scene.bursts();
         scene.begins_to_record();
         // Now and then one lives long enough that what it was given must be stored.
-        lasts(if round % 10 == 9 { 700..=1000 } else { 0..=200 });
+        lasts(if round % 10 == 9 { 1200..=1500 } else { 0..=200 });
         scene.kills();
+        lasts(0..=30);
+        drop(flow);
+        scene.is_whole();
     }
 }
 
@@ -399,6 +403,7 @@ fn killed_at_the_beginning(scene: &mut Scene) {
         scene.begins_to_record();
         lasts(0..=u64::from(round) * 3);
         scene.kills();
+        scene.is_whole();
     }
 }
 
@@ -655,6 +660,7 @@ fn clock_back(scene: &mut Scene) {
         }
         if round % 2 == 0 {
             scene.kills();
+            scene.is_whole();
             scene.happen(20);
             scene.records(&[]);
         }

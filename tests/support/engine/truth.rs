@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// So long a recorder must have lived on for what it was given to count as given. A recorder killed sooner can only have
 /// it from the engine's memory.
-const STORED_WITHIN: Duration = Duration::from_millis(500);
+const STORED_WITHIN: Duration = Duration::from_secs(1);
 
 /// One event that was made.
 #[derive(Clone, Debug)]
