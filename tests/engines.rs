@@ -9,12 +9,13 @@ mod command;
 #[path = "support/docker.rs"]
 mod docker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::time::Duration;
 
 use chrono::DateTime;
 use command::{Folder, Running, eventually, run};
-use docker::{Engine, Follower, a_full_session, by_instant, instant, parsed, same_lines};
+use docker::{Engine, Follower, Witness, a_full_session, by_instant, instant, parsed, same_lines};
 use fastrand::Rng;
 use serde_json::{Value, json};
 
@@ -48,6 +49,8 @@ on_engines! {
         history_follows_an_engine_to_another_socket,
     ]
 }
+
+on_engines! { under_fire is "newest"; [twenty_kills_of_the_engine_lose_nothing_that_it_gave] }
 
 fn records_what_curl_takes(version: &'static str) {
     let (engine, folder) = (Engine::start(version), Folder::new());
@@ -142,6 +145,67 @@ fn an_engine_restart_is_survived_with_a_gap(version: &'static str) {
 
 fn a_killed_engine_is_survived_with_a_gap(version: &'static str) {
     an_end_is_survived_with_a_gap(version, Engine::kill);
+}
+
+/// The row of `tests/under_fire.rs` that needs a real engine, in the same words: it is killed at random moments while
+/// containers come and go. What can be had is what it put on the recorder's connections: a witness between them sees it.
+fn twenty_kills_of_the_engine_lose_nothing_that_it_gave(version: &'static str) {
+    const ROUNDS: usize = 20;
+    let (engine, folder) = (Engine::start(version), Folder::new());
+    let witness = Witness::beside(&engine, &folder);
+    let recorder = folder.record(&witness.host(), &[]);
+    let mut made = BTreeSet::new();
+    for round in 0..ROUNDS {
+        let busy = engine.keep_busy_however();
+        folder.eventually("something happens", || {
+            let now = engine.memory();
+            if now.len() > 5 { Ok(()) } else { Err(now.len()) }
+        });
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..500)));
+        made.extend(engine.memory());
+        engine.kill();
+        busy.stop();
+        engine.start_again(&[]);
+        engine.docker(&["run", "--rm", "--name", &format!("after-{round}"), "--network", "none", "busybox", "true"]);
+        folder.eventually("what it says then is recorded", || {
+            let stored = folder.lines(&["query", "-q"]);
+            let missing = engine.memory().into_iter().find(|line| !stored.contains(line));
+            missing.map_or(Ok(()), Err)
+        });
+    }
+    made.extend(engine.memory());
+    let peak = recorder.peak().expect("the recorder runs").div_ceil(1_000_000);
+    recorder.stop();
+    let given = witness.events();
+    made.extend(given.iter().cloned());
+
+    let stored = folder.lines(&["query", "-q"]);
+    let once: BTreeSet<_> = stored.iter().cloned().collect();
+    let gaps = gaps(&folder);
+    let named = |line: &String| {
+        let at = json!(rfc3339(instant(line)));
+        let (at, bound) = (at.as_str(), |gap: &Value, key| gap[key].as_str().map(str::to_owned));
+        gaps.iter().any(|gap| {
+            bound(gap, "from").as_deref() <= at && bound(gap, "to").as_deref().is_none_or(|to| at <= Some(to))
+        })
+    };
+    let lost: Vec<_> = given.difference(&once).collect();
+    let unexplained: Vec<_> = made.difference(&once).filter(|line| !named(line)).collect();
+    let doubled = stored.len() - once.len();
+    // Past the harness, which would keep it to itself.
+    let _ = writeln!(
+        std::io::stderr(),
+        "| SIGKILL and restart of a real engine ({version}) | {ROUNDS} | {} | {} | {} | {} | {doubled} | {} | {} | {peak} MB |",
+        made.len(),
+        given.union(&once).count(),
+        once.len(),
+        lost.len(),
+        unexplained.len(),
+        gaps.len(),
+    );
+    assert_eq!((lost, doubled, unexplained), (vec![], 0, vec![]));
+    assert!(once.is_subset(&made), "nothing is made up");
+    assert!(peak < 200, "{peak} MB");
 }
 
 fn an_end_is_survived_with_a_gap(version: &'static str, end: fn(&Engine)) {

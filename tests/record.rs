@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use support::command::{Folder, eventually, exists};
-use support::engine::{Engine, Manner, event, event_at, events, instant};
+use support::engine::{Engine, Manner, Pieces, event, event_at, events, instant};
 
 const ALL: &[&str] = &["query"];
 
@@ -107,7 +107,7 @@ fn a_clean_end_of_the_stream_is_a_lost_engine_that_is_sought_again() {
 
 #[test]
 fn a_restarted_engine_leaves_a_gap_that_says_so() {
-    let (folder, mut engine) = folder_and_engine();
+    let (folder, engine) = folder_and_engine();
     let recorder = folder.record(&engine.host(), &[]);
     events(0..3).iter().for_each(|event| engine.happens(event));
     folder.eventually_lines(ALL, &events(0..3));
@@ -141,7 +141,7 @@ fn a_restarted_engine_leaves_a_gap_that_says_so() {
 
 #[test]
 fn an_engine_that_was_only_away_leaves_no_gap() {
-    let (folder, mut engine) = folder_and_engine();
+    let (folder, engine) = folder_and_engine();
     let recorder = folder.record(&engine.host(), &[]);
     engine.happens(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
@@ -200,7 +200,7 @@ fn what_the_stream_leaves_out_is_found_in_the_memory() {
 
 #[test]
 fn an_engine_that_is_not_there_yet_is_waited_for() {
-    let (folder, mut engine) = folder_and_engine();
+    let (folder, engine) = folder_and_engine();
     engine.goes_away();
     let recorder = folder.start(&["record", "-H", &engine.host()]);
     folder.eventually("it says so", || {
@@ -244,7 +244,7 @@ fn whatever_is_no_stream_is_tried_again() {
 #[test]
 fn bytes_in_any_pieces_are_the_same_events() {
     let (folder, engine) = folder_and_engine();
-    engine.answers(Manner { bytewise: true, ..Manner::default() });
+    engine.answers(Manner { pieces: Pieces::Bytes, ..Manner::default() });
     let wide = event(1).replace("box-0", "bücher-📦");
     engine.happens(&event(0));
     let recorder = folder.record(&engine.host(), &[]);
@@ -346,7 +346,7 @@ fn a_filter_says_what_is_stored_not_what_is_seen() {
 
 #[test]
 fn another_engine_at_the_same_host_is_another_source() {
-    let (folder, mut engine) = folder_and_engine();
+    let (folder, engine) = folder_and_engine();
     let recorder = folder.record(&engine.host(), &[]);
     engine.happens(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
@@ -368,7 +368,7 @@ fn another_engine_at_the_same_host_is_another_source() {
 
 #[test]
 fn an_engine_that_moves_to_another_socket_keeps_its_history() {
-    let (folder, mut engine) = folder_and_engine();
+    let (folder, engine) = folder_and_engine();
     let recorder = folder.record(&engine.host(), &[]);
     engine.happens(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
@@ -643,7 +643,7 @@ fn an_engine_that_changes_its_name_or_its_host_and_back_doubles_nothing() {
 
 #[test]
 fn an_engine_that_came_back_is_the_one_that_is_there() {
-    let (folder, mut engine) = folder_and_engine();
+    let (folder, engine) = folder_and_engine();
     let (a, b) = ("a0000000-0000-4000-8000-00000000000a", "b0000000-0000-4000-8000-00000000000b");
     for (n, id) in [a, b, a].into_iter().enumerate() {
         engine.is_called(id, &id[..1]);

@@ -80,11 +80,14 @@ impl Store {
         let place = Place::of(path).map_err(|source| StoreError::Io { doing: "open", path: path.into(), source })?;
         let empty = recognise(path)? == Kind::Empty;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        if empty {
-            // The first thing in the file is whose it is, so that a file cut short is still known as ours.
+        // Who was killed while making the file may have left one that is empty once SQLite has tidied up behind it.
+        let pages = |db: &Connection| db.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
+        if empty || pages(&connection).map_err(sqlite("open", path))? == 0 {
+            // One transaction: there is no file in which it does not stand whose it is.
             connection
-                .pragma_update(None, "auto_vacuum", "INCREMENTAL")
-                .and_then(|()| connection.pragma_update(None, "application_id", APPLICATION_ID))
+                .execute_batch(&format!(
+                    "BEGIN; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID}; COMMIT"
+                ))
                 .map_err(sqlite("make", path))?;
         }
         known_schema(&connection, path)?;

@@ -18,6 +18,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// A folder, and in it the store that every command run there uses.
 pub struct Folder {
     dir: TempDir,
+    db: PathBuf,
 }
 
 /// What a command that has ended did.
@@ -37,7 +38,16 @@ pub struct Running {
 
 impl Folder {
     pub fn new() -> Folder {
-        Folder { dir: tempfile::tempdir().expect("a temporary folder") }
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        Folder { db: dir.path().join("events.db"), dir }
+    }
+
+    /// The same, with the store in a folder of its own below.
+    pub fn with_store_in(name: &str) -> Folder {
+        let folder = Folder::new();
+        let below = folder.path(name);
+        std::fs::create_dir(&below).expect("a folder can be made");
+        Folder { db: below.join("events.db"), ..folder }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -45,7 +55,7 @@ impl Folder {
     }
 
     pub fn db(&self) -> PathBuf {
-        self.path("events.db")
+        self.db.clone()
     }
 
     /// `events` with these words, on this folder's store, with nothing of the environment that could matter.
@@ -170,6 +180,13 @@ impl Ran {
 impl Running {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The most memory it has held so far, in bytes; `None` if it has ended.
+    pub fn peak(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024)
     }
 
     /// What it has said on stderr so far.

@@ -1,7 +1,11 @@
 //! Real engines, started by `tests/engine`, and the two that ask them without us: curl and the docker client. What
 //! those two say is what our own answers are held against.
 
+use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,11 +112,20 @@ impl Engine {
 
     /// Keeps running containers, one after the other, until it is dropped.
     pub fn keep_busy(&self) -> Busy {
+        self.keep_busy_with(|command| _ = printed(command))
+    }
+
+    /// The same, though the engine may be killed meanwhile.
+    pub fn keep_busy_however(&self) -> Busy {
+        self.keep_busy_with(|command| _ = run(command))
+    }
+
+    fn keep_busy_with(&self, run: fn(Command)) -> Busy {
         let enough = Arc::new(AtomicBool::new(false));
         let (told, docker, host) = (enough.clone(), self.client.clone(), self.host.clone());
         let thread = std::thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
-                printed(client(&docker, &host, &["run", "--rm", "--network", "none", "busybox", "true"]));
+                run(client(&docker, &host, &["run", "--rm", "--network", "none", "busybox", "true"]));
             }
         });
         Busy { enough, thread: Some(thread) }
@@ -154,6 +167,66 @@ impl Drop for Follower {
         let _ = self.curl.kill();
         let _ = self.curl.wait();
     }
+}
+
+/// Stands between a recorder and its engine, and sees what the engine gives.
+pub struct Witness {
+    socket: PathBuf,
+    seen: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Witness {
+    /// A witness on a socket of its own, for as long as the folder is there.
+    pub fn beside(engine: &Engine, folder: &Folder) -> Witness {
+        let socket = folder.path("witness.sock");
+        let listener = UnixListener::bind(&socket).expect("a socket can be bound");
+        let behind = engine.host.strip_prefix("unix://").expect("the engine listens on a socket").to_owned();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let all = seen.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                // An engine that is away is a connection that ends at once.
+                if let Ok(engine) = UnixStream::connect(&behind) {
+                    let seen = all.clone();
+                    std::thread::spawn(move || witness(client, engine, &seen));
+                }
+            }
+        });
+        Witness { socket, seen }
+    }
+
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    /// Every event that went by whole: an engine sends each as a chunk of its own, a line.
+    pub fn events(&self) -> BTreeSet<String> {
+        let seen = self.seen.lock().expect("no holder panics");
+        let lines = seen.iter().flat_map(|answer| {
+            let whole = answer.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            String::from_utf8_lossy(&answer[..whole]).lines().map(str::to_owned).collect::<Vec<_>>()
+        });
+        lines.filter(|line| line.starts_with('{') && line.contains("\"timeNano\"")).collect()
+    }
+}
+
+/// Passes on what two say to each other, and keeps what the engine said.
+fn witness(client: UnixStream, engine: UnixStream, seen: &Mutex<Vec<Vec<u8>>>) {
+    let (mut from, mut to) = (client.try_clone().expect("a socket"), engine.try_clone().expect("a socket"));
+    let questions = std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Both);
+    });
+    let (mut engine, mut client, mut kept, mut some) = (engine, client, Vec::new(), [0; 65536]);
+    while let Ok(read @ 1..) = engine.read(&mut some) {
+        if client.write_all(&some[..read]).is_err() {
+            break;
+        }
+        kept.extend(&some[..read]);
+    }
+    let _ = client.shutdown(Shutdown::Both);
+    seen.lock().expect("no holder panics").push(kept);
+    let _ = questions.join();
 }
 
 /// Containers that come and go in the background.

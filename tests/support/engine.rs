@@ -1,29 +1,40 @@
 //! A simulated engine: behaves on `/events` as moby's source does, and does what the script of a test says. It speaks
-//! HTTP by hand, so that it can speak it badly.
+//! HTTP by hand, so that it can speak it badly; and it keeps the truth of what it made and what could be had.
 
-use std::collections::{HashMap, VecDeque};
+mod memory;
+mod subscriber;
+mod truth;
+
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How many events an engine remembers.
-const MEMORY: usize = 256;
+use memory::{Asked, Happened, Memory};
+use subscriber::{Fate, Message, PATIENCE, Subscriber};
+pub use truth::Truth;
 
 pub struct Engine {
     socket: PathBuf,
-    state: Arc<Mutex<State>>,
-    running: Option<Running>,
+    shared: Arc<Shared>,
+    running: Mutex<Option<Running>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when what has stalled goes on.
+    going_on: Condvar,
 }
 
 struct State {
     id: String,
     name: String,
-    ring: VecDeque<String>,
-    subscribers: Vec<Sender<Message>>,
+    memory: Memory,
+    subscribers: Vec<Arc<Subscriber>>,
     /// The targets of all requests, oldest first.
     requests: Vec<String>,
     /// What it shows elsewhere, by path.
@@ -31,31 +42,56 @@ struct State {
     manner: Manner,
     /// By how many milliseconds its clock is ahead, if it tells.
     clock: Option<i64>,
-    connections: Vec<UnixStream>,
-    /// What those that stalled still have to bring.
-    stalled: Vec<(Sender<Message>, Vec<Message>)>,
+    connections: HashMap<u64, UnixStream>,
+    connected: u64,
+    truth: Truth,
 }
 
-/// How the engine answers `/events`.
-#[derive(Clone, Default)]
+/// How the engine answers.
+#[derive(Clone, Debug, Default)]
 pub struct Manner {
     /// Instead of the stream: this whole answer.
     pub instead: Option<String>,
-    /// Each byte in a chunk of its own.
-    pub bytewise: bool,
+    /// Where the chunks end.
+    pub pieces: Pieces,
+    /// What stands around an event.
+    pub framing: Framing,
     /// The answer to the question for the memory alone does not end.
     pub endless_memory: bool,
     /// What it remembers comes so far, and the rest when it goes on.
     pub stalls_after: Option<usize>,
+    /// Nothing is answered at all until it goes on.
+    pub hangs: bool,
     /// A stream ends as soon as it has begun, cut.
     pub cuts_at_once: bool,
+    /// The headers come drop by drop, and take so long.
+    pub slow_headers: Duration,
+    /// A stream that begins brings the newest event twice: from the memory, and as what happens.
+    pub twice: bool,
+    /// An event is skipped for a full subscriber so soon, in microseconds: as if many happened at once, each of which
+    /// waits for itself.
+    pub impatient: Option<u64>,
 }
 
-#[derive(Clone)]
-enum Message {
-    Bytes(Vec<u8>),
-    /// The last chunk: a clean end.
-    End,
+/// Where the chunks of a body end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pieces {
+    /// With each event, as an engine's.
+    #[default]
+    Events,
+    /// With each byte.
+    Bytes,
+    /// Anywhere, inside a character too.
+    Anywhere,
+}
+
+/// What stands around an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Framing {
+    #[default]
+    Lf,
+    CrLf,
+    JsonSeq,
 }
 
 struct Running {
@@ -69,16 +105,18 @@ impl Engine {
         let state = State {
             id: "7a5c1ed0-0000-4000-8000-000000000001".into(),
             name: "sim".into(),
-            ring: VecDeque::new(),
+            memory: Memory::default(),
             subscribers: Vec::new(),
             requests: Vec::new(),
             pages: HashMap::new(),
             manner: Manner::default(),
             clock: None,
-            connections: Vec::new(),
-            stalled: Vec::new(),
+            connections: HashMap::new(),
+            connected: 0,
+            truth: Truth::default(),
         };
-        let mut engine = Engine { socket: path, state: Arc::new(Mutex::new(state)), running: None };
+        let shared = Arc::new(Shared { state: Mutex::new(state), going_on: Condvar::new() });
+        let engine = Engine { socket: path, shared, running: Mutex::new(None) };
         engine.come_back();
         engine
     }
@@ -90,15 +128,20 @@ impl Engine {
     /// From now on it answers like this.
     pub fn answers(&self, manner: Manner) {
         self.state().manner = manner;
+        self.shared.going_on.notify_all();
+    }
+
+    /// The open streams stand and bring nothing, until it goes on; new ones are as always.
+    pub fn stalls_streams(&self) {
+        self.state().subscribers.iter().for_each(|subscriber| subscriber.stall(true));
     }
 
     /// What has stalled goes on.
     pub fn goes_on(&self) {
         let mut state = self.state();
-        state.manner.stalls_after = None;
-        for (sender, messages) in state.stalled.drain(..) {
-            messages.into_iter().for_each(|message| _ = sender.send(message));
-        }
+        (state.manner.stalls_after, state.manner.hangs) = (None, false);
+        state.subscribers.iter().for_each(|subscriber| subscriber.stall(false));
+        self.shared.going_on.notify_all();
     }
 
     pub fn is_called(&self, id: &str, name: &str) {
@@ -116,11 +159,14 @@ impl Engine {
         self.state().pages.insert(path.into(), json.into());
     }
 
-    /// Something happens: it is remembered, and told to whoever listens.
+    /// Something happens: it is remembered, and told to whoever listens. A listener that takes too little misses it.
     pub fn happens(&self, event: &str) {
         let mut state = self.state();
-        state.remember(event);
-        state.tell(Message::Bytes(format!("{event}\n").into_bytes()));
+        let happened = state.remember(event);
+        let subscribers = state.subscribers.clone();
+        // As in moby: who subscribes just now finds it in the memory, and may be told of it too.
+        drop(state);
+        self.tell(&subscribers, Message::Event(happened));
     }
 
     /// Something happens, and no subscriber takes it in time: it is remembered alone.
@@ -128,29 +174,62 @@ impl Engine {
         self.state().remember(event);
     }
 
+    /// Something happens, and the streams are cut when this much of it is sent.
+    pub fn happens_cut(&self, event: &str, at: usize) {
+        let mut state = self.state();
+        state.remember(event);
+        let part = &event.as_bytes()[..at];
+        if state
+            .subscribers
+            .iter()
+            .any(|subscriber| subscriber.offer(Message::Cut(chunk(part)), PATIENCE) == Fate::Taken)
+        {
+            state.truth.junk.push(part.into());
+        }
+        state.subscribers.clear();
+    }
+
     /// Bytes come down the open streams that the engine knows nothing of.
     pub fn sends(&self, bytes: &[u8]) {
-        self.state().tell(Message::Bytes(bytes.into()));
+        let subscribers = self.state().subscribers.clone();
+        self.tell(&subscribers, Message::Bytes(bytes.into()));
+    }
+
+    /// A line that is no event comes down the open streams.
+    pub fn sends_junk(&self, line: &[u8]) {
+        let mut state = self.state();
+        let line_and_end = [line, b"\n"].concat();
+        if state.subscribers.iter().any(|one| one.offer(Message::Bytes(line_and_end.clone()), PATIENCE) == Fate::Taken)
+        {
+            state.truth.junk.push(line.into());
+        }
+    }
+
+    /// The open streams break off with what is no HTTP.
+    pub fn breaks_streams(&self) {
+        let subscribers = std::mem::take(&mut self.state().subscribers);
+        self.tell(&subscribers, Message::Cut(b"no length at all\r\n{}\r\n".into()));
     }
 
     /// The open streams end properly, the engine stays.
     pub fn ends_streams(&self) {
-        self.state().tell(Message::End);
-        self.state().subscribers.clear();
+        let subscribers = std::mem::take(&mut self.state().subscribers);
+        self.tell(&subscribers, Message::End);
     }
 
     /// All connections are cut, as by a proxy; the engine stays.
     pub fn cuts_connections(&self) {
         let mut state = self.state();
-        state.subscribers.clear();
-        for connection in state.connections.drain(..) {
+        state.subscribers.drain(..).for_each(|subscriber| subscriber.leave());
+        for (_, connection) in state.connections.drain() {
             let _ = connection.shutdown(Shutdown::Both);
         }
+        self.shared.going_on.notify_all();
     }
 
     /// It stops listening, and cuts what is open. It still remembers.
-    pub fn goes_away(&mut self) {
-        if let Some(running) = self.running.take() {
+    pub fn goes_away(&self) {
+        if let Some(running) = self.running.lock().expect("no holder panics").take() {
             running.stopping.store(true, Ordering::SeqCst);
             // So that accept returns; it cannot if the socket's folder is gone already.
             if UnixStream::connect(&self.socket).is_ok() {
@@ -162,34 +241,36 @@ impl Engine {
     }
 
     /// It listens again, on a new socket at the same path.
-    pub fn come_back(&mut self) {
+    pub fn come_back(&self) {
         let listener = UnixListener::bind(&self.socket).expect("a socket can be bound");
         let stopping = Arc::new(AtomicBool::new(false));
-        let (state, over) = (self.state.clone(), stopping.clone());
+        let (shared, over) = (self.shared.clone(), stopping.clone());
         let accepting = std::thread::spawn(move || {
             for connection in listener.incoming().map_while(Result::ok) {
                 if over.load(Ordering::SeqCst) {
                     return;
                 }
-                let state = state.clone();
+                let shared = shared.clone();
                 std::thread::spawn(move || {
-                    let _ = converse(&connection, &state);
+                    let number = shared.state().admit(&connection);
+                    let _ = converse(&connection, &shared);
                     let _ = connection.shutdown(Shutdown::Both);
+                    shared.state().connections.remove(&number);
                 });
             }
         });
-        self.running = Some(Running { stopping, accepting });
+        *self.running.lock().expect("no holder panics") = Some(Running { stopping, accepting });
     }
 
     /// Away and back, as after `systemctl restart docker`: nothing is remembered.
-    pub fn restarts(&mut self) {
+    pub fn restarts(&self) {
         self.goes_away();
         self.forgets();
         self.come_back();
     }
 
     pub fn forgets(&self) {
-        self.state().ring.clear();
+        self.state().memory.forget();
     }
 
     /// How many streams are open.
@@ -201,68 +282,126 @@ impl Engine {
         self.state().requests.clone()
     }
 
+    /// How many events were made.
+    pub fn made(&self) -> usize {
+        self.state().truth.made.len()
+    }
+
+    /// The recorder was killed.
+    pub fn recorder_died(&self) {
+        self.state().truth.recorder_died();
+    }
+
+    /// What was made from this number on counts as not given, unless it is given again.
+    pub fn takes_back_from(&self, number: usize) {
+        self.state().truth.takes_back_from(number);
+    }
+
+    /// How many events were skipped for subscribers that were too slow.
+    pub fn skipped(&self) -> usize {
+        self.state().truth.skipped
+    }
+
+    /// The truth as it stands: what is remembered now can be had, too.
+    pub fn truth(&self) -> Truth {
+        let mut state = self.state();
+        let (life, remembered) = (state.truth.life(), state.memory.all().map(|event| event.number).collect::<Vec<_>>());
+        state.truth.gives(remembered, life);
+        state.truth.clone()
+    }
+
+    fn tell(&self, subscribers: &[Arc<Subscriber>], message: Message) {
+        let patience = self.state().manner.impatient.map_or(PATIENCE, Duration::from_micros);
+        for subscriber in subscribers {
+            match subscriber.offer(message.clone(), patience) {
+                Fate::Taken => {}
+                Fate::Skipped => self.state().truth.skipped += 1,
+                Fate::Gone => self.state().subscribers.retain(|other| !Arc::ptr_eq(other, subscriber)),
+            }
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.shared.state()
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        self.answers(Manner::default());
         self.goes_away();
     }
 }
 
-impl State {
-    fn remember(&mut self, event: &str) {
-        if self.ring.len() == MEMORY {
-            self.ring.pop_front();
-        }
-        self.ring.push_back(event.into());
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn tell(&mut self, message: Message) {
-        self.subscribers.retain(|subscriber| subscriber.send(message.clone()).is_ok());
+    /// Waits while what is asked of the manner holds.
+    fn wait_while(&self, stalled: impl Fn(&Manner) -> bool) -> MutexGuard<'_, State> {
+        let state = self.state();
+        self.going_on.wait_while(state, |state| stalled(&state.manner)).unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+impl State {
+    fn remember(&mut self, event: &str) -> Happened {
+        let number = self.truth.makes(&self.name, event);
+        let happened = Happened { number, time_nano: self.truth.made[number].time_nano, line: event.into() };
+        self.memory.push(happened.clone());
+        happened
+    }
+
+    fn admit(&mut self, connection: &UnixStream) -> u64 {
+        self.connected += 1;
+        self.connections.insert(self.connected, connection.try_clone().expect("a connection can be shared"));
+        self.connected
     }
 }
 
 /// Answers one request on a connection, as the client wants no more of it.
-fn converse(connection: &UnixStream, state: &Mutex<State>) -> std::io::Result<()> {
+fn converse(connection: &UnixStream, shared: &Shared) -> std::io::Result<()> {
     let mut lines = BufReader::new(connection).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
     while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
     let target = request.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut locked = state.lock().unwrap_or_else(|e| e.into_inner());
-    locked.requests.push(target.clone());
-    locked.connections.push(connection.try_clone()?);
+    shared.state().requests.push(target.clone());
+    let state = shared.wait_while(|manner| manner.hangs);
     let path = target.trim_start_matches("/v1.51");
     let mut out = connection;
     match path.split('?').next().unwrap_or_default() {
         "/_ping" => out.write_all(b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Length: 2\r\n\r\nOK"),
         "/info" => {
-            let clock = locked.clock.map(|ahead| {
+            let clock = state.clock.map(|ahead| {
                 let now = chrono::Utc::now() + chrono::TimeDelta::milliseconds(ahead);
                 format!(",\"SystemTime\":\"{}\"", now.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true))
             });
-            let (id, name, clock) = (&locked.id, &locked.name, clock.unwrap_or_default());
+            let (id, name, clock) = (&state.id, &state.name, clock.unwrap_or_default());
             let body = format!("{{\"ID\":\"{id}\",\"Name\":\"{name}\"{clock}}}\n");
+            drop(state);
             json(out, &body)
         }
         "/events" => {
-            let manner = locked.manner.clone();
+            let manner = state.manner.clone();
+            drop(state);
             if let Some(answer) = manner.instead {
                 return out.write_all(answer.as_bytes());
             }
             if manner.cuts_at_once {
                 return out.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
             }
-            let memory_alone = path.contains("until=0") && !manner.endless_memory;
-            let messages = subscribe(&mut locked, memory_alone);
-            drop(locked);
-            out.write_all(b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-            stream(out, &messages, manner.bytewise)
+            tell_events(out, shared, path, &manner)
         }
-        page if locked.pages.contains_key(page) => json(out, &locked.pages[page]),
-        _ => out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 29\r\n\r\n{\"message\":\"page not found\"}\n"),
+        page if state.pages.contains_key(page) => {
+            let body = state.pages[page].clone();
+            drop(state);
+            json(out, &body)
+        }
+        _ => {
+            drop(state);
+            out.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 29\r\n\r\n{\"message\":\"page not found\"}\n")
+        }
     }
 }
 
@@ -271,42 +410,148 @@ fn json(mut out: &UnixStream, body: &str) -> std::io::Result<()> {
     write!(out, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
-/// What it remembers, then, unless that was all that was asked for, what happens.
-fn subscribe(state: &mut State, memory_alone: bool) -> Receiver<Message> {
-    let (sender, messages) = mpsc::channel();
-    let line = |event: &String| Message::Bytes(format!("{event}\n").into_bytes());
-    let mut remembered: Vec<Message> = state.ring.iter().map(line).collect();
-    if memory_alone {
-        remembered.push(Message::End);
+const HEADERS: &[u8] =
+    b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// The answer to `/events`: what it remembers of what was asked for, then what happens.
+fn tell_events(mut out: &UnixStream, shared: &Shared, path: &str, manner: &Manner) -> std::io::Result<()> {
+    let asked = match Asked::read(path) {
+        Ok(asked) => asked,
+        Err((status, message)) => {
+            let body = format!("{{\"message\":{message:?}}}\n");
+            return write!(out, "HTTP/1.1 {status} Refused\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as i64;
+    let left = asked.until.map(|until| u64::try_from(until - now).unwrap_or(0));
+    let memory_alone = left == Some(0) && !manner.endless_memory;
+    // The headers go out before the subscription begins.
+    for piece in HEADERS.chunks(HEADERS.len().div_ceil(if manner.slow_headers.is_zero() { 1 } else { 10 })) {
+        std::thread::sleep(manner.slow_headers / 10);
+        out.write_all(piece)?;
     }
-    let later = remembered.split_off(state.manner.stalls_after.unwrap_or(usize::MAX).min(remembered.len()));
-    remembered.into_iter().for_each(|message| sender.send(message).expect("the receiver is held here"));
-    if !later.is_empty() {
-        state.stalled.push((sender.clone(), later));
-    }
+    let subscriber = Arc::new(Subscriber::default());
+    let mut state = shared.state();
+    let life = state.truth.life();
+    let remembered = asked.since.map_or(Vec::new(), |since| state.memory.between(since, asked.bounded));
     if !memory_alone {
-        state.subscribers.push(sender);
+        if let (true, Some(newest)) = (manner.twice, remembered.last()) {
+            subscriber.offer(Message::Event(newest.clone()), PATIENCE);
+        }
+        state.subscribers.push(subscriber.clone());
     }
-    messages
+    drop(state);
+    let told = tell(&subscriber, remembered, memory_alone, left, &Stream { out, shared, manner, life });
+    subscriber.leave();
+    told
 }
 
-fn stream(mut out: &UnixStream, messages: &Receiver<Message>, bytewise: bool) -> std::io::Result<()> {
-    for message in messages {
-        match message {
-            Message::End => return out.write_all(b"0\r\n\r\n"),
-            Message::Bytes(bytes) if bytewise => {
-                for byte in bytes {
-                    out.write_all(&[b'1', b'\r', b'\n', byte, b'\r', b'\n'])?;
-                }
-            }
-            Message::Bytes(bytes) => {
-                write!(out, "{:x}\r\n", bytes.len())?;
-                out.write_all(&bytes)?;
-                out.write_all(b"\r\n")?;
-            }
+/// Tells what is remembered, and then, unless that was all that was asked for, what happens.
+fn tell(
+    subscriber: &Subscriber,
+    remembered: Vec<Happened>,
+    memory_alone: bool,
+    left: Option<u64>,
+    stream: &Stream,
+) -> std::io::Result<()> {
+    let &Stream { mut out, shared, manner, .. } = stream;
+    let (first, later) = remembered.split_at(manner.stalls_after.unwrap_or(usize::MAX).min(remembered.len()));
+    stream.send(first.iter().cloned().map(Message::Event))?;
+    if !later.is_empty() {
+        drop(shared.wait_while(|manner| manner.stalls_after.is_some()));
+        stream.send(later.iter().cloned().map(Message::Event))?;
+    }
+    if memory_alone {
+        return out.write_all(LAST_CHUNK);
+    }
+    let until = left.filter(|_| !manner.endless_memory).map(|left| Instant::now() + Duration::from_nanos(left));
+    while let Some(messages) = subscriber.take(until) {
+        if !stream.send(messages)? {
+            return Ok(());
         }
     }
-    Ok(())
+    if until.is_some() { out.write_all(LAST_CHUNK) } else { Ok(()) }
+}
+
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// The body of an answer.
+struct Stream<'a> {
+    out: &'a UnixStream,
+    shared: &'a Shared,
+    manner: &'a Manner,
+    /// Which recorder it is talked to.
+    life: u64,
+}
+
+impl Stream<'_> {
+    /// Sends messages, and notes which events have gone out. Whether the stream goes on.
+    fn send(&self, messages: impl IntoIterator<Item = Message>) -> std::io::Result<bool> {
+        let (mut chunks, mut numbers, mut lines, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);
+        for message in messages {
+            match message {
+                Message::Event(event) => {
+                    numbers.push(event.number);
+                    lines.push(event.line.clone());
+                    chunks.push(
+                        match self.manner.framing {
+                            Framing::Lf => format!("{}\n", event.line),
+                            Framing::CrLf => format!("{}\r\n", event.line),
+                            Framing::JsonSeq => format!("\x1e{}\n", event.line),
+                        }
+                        .into_bytes(),
+                    );
+                }
+                Message::Bytes(bytes) => chunks.push(bytes),
+                Message::End => last = Some(LAST_CHUNK.to_owned()),
+                Message::Cut(bytes) => last = Some(bytes),
+            }
+            if last.is_some() {
+                break;
+            }
+        }
+        if let Err(e) = self.write(chunks) {
+            self.shared.state().truth.torn.extend(lines);
+            return Err(e);
+        }
+        self.shared.state().truth.gives(numbers, self.life);
+        if let Some(last) = &last {
+            (&mut &*self.out).write_all(last)?;
+        }
+        Ok(last.is_none())
+    }
+
+    fn write(&self, chunks: Vec<Vec<u8>>) -> std::io::Result<()> {
+        let mut out = self.out;
+        match self.manner.pieces {
+            Pieces::Events => {
+                // So much at once that a fast engine is not slowed down by us.
+                for some in chunks.chunks(64) {
+                    out.write_all(&some.iter().flat_map(|bytes| chunk(bytes)).collect::<Vec<u8>>())?;
+                }
+            }
+            Pieces::Bytes => {
+                for byte in chunks.concat() {
+                    out.write_all(&chunk(&[byte]))?;
+                }
+            }
+            Pieces::Anywhere => {
+                let bytes = chunks.concat();
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let (piece, after) = rest.split_at(fastrand::usize(1..=64).min(rest.len()));
+                    out.write_all(&chunk(piece))?;
+                    rest = after;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes as a chunk of a body.
+fn chunk(bytes: &[u8]) -> Vec<u8> {
+    [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
 /// The `n`th event of a made-up life: one a second.

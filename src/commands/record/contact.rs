@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use super::Plan;
 use super::counter::{self, Counter, Told};
 use super::inquiry::{Blindness, Inquiry};
+use super::look::{Came, Look};
 use super::memory::{Memory, Patience, rejection};
 use super::sources::Claim;
 use super::tally::{Counted, Dropped};
@@ -33,6 +34,10 @@ const MEMORY_PATIENCE: Patience = Patience { idle: Duration::from_secs(2), whole
 
 /// So soon the stream brings what the engine is known to remember, or it is not to be trusted any more.
 const STREAM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// When so many events have come that half of the memory is new, it is asked for again, but no sooner than this: what the
+/// stream leaves out is then still in it, as long as no more than some 2,000 events happen a second.
+const LOOK_SOON: Duration = Duration::from_millis(100);
 
 /// So many looks at the memory may fail before the engine counts as lost.
 const FAILED_LOOKS: u32 = 2;
@@ -83,26 +88,6 @@ enum Last {
     Known(Identity),
 }
 
-/// The engine is asked again for what it remembers, to find what the stream leaves out.
-struct Look {
-    /// The last event seen when it was asked.
-    since: Option<Identity>,
-    /// What the stream has brought since then.
-    came: HashSet<Identity>,
-    /// What it remembers, and until when the stream must have brought the newest of it.
-    told: Option<(Memory, Instant)>,
-    /// What it counted meanwhile.
-    counted: Option<Counted>,
-}
-
-impl Look {
-    /// Whether nothing lies between what was seen when it was asked and what it remembers.
-    fn overlaps(&self) -> bool {
-        let told = |since| self.told.as_ref().is_some_and(|(memory, _)| memory.identities.contains(&since));
-        self.since.is_none_or(told)
-    }
-}
-
 /// A contact with an engine.
 pub(super) struct Contact {
     plan: Arc<Plan>,
@@ -117,7 +102,17 @@ pub(super) struct Contact {
     /// The last event seen before, where the contact was judged without waiting any longer: should it come back after
     /// all, nothing was missed.
     doubt: Option<Identity>,
-    look: Option<Look>,
+    /// The second look, and until when the stream must have caught up with what it told.
+    look: Option<(Look, Instant)>,
+    /// The newest event of the memory told last, or of an empty one the first that came then: all up to it is known.
+    complete: Option<Identity>,
+    came: Came,
+    /// When the engine was asked last for its memory, how many events came since, and, if it counts, which.
+    asked: Instant,
+    since_asked: usize,
+    came_since_asked: HashSet<Identity>,
+    /// What it counted when it was asked.
+    counted: Option<Counted>,
     failed_looks: u32,
     /// Where the engine counts its events.
     counter: Option<Counter>,
@@ -149,6 +144,12 @@ impl Contact {
             judge_by: Instant::now() + JUDGEMENT,
             doubt: None,
             look: None,
+            complete: None,
+            came: Came::default(),
+            asked: Instant::now(),
+            since_asked: 0,
+            came_since_asked: HashSet::new(),
+            counted: None,
             failed_looks: 0,
             counter,
             inquire: false,
@@ -213,8 +214,12 @@ impl Contact {
             if self.inquire && inquiries.is_empty() {
                 inquiries.spawn(self.inquiry(client).ask());
             }
+            if self.since_asked >= MEMORY / 2 && self.asked.elapsed() >= LOOK_SOON && self.may_look(&asked) {
+                self.begin_look();
+                ask(&mut asked);
+            }
             let judge_by = self.judge_by;
-            let distrust_at = self.look.as_ref().and_then(|look| look.told.as_ref()).map(|told| told.1);
+            let settle_by = self.look.as_ref().map(|look| look.1);
             let handed_on = tokio::select! {
                 read = self.read(&mut stream) => {
                     let open = read?;
@@ -229,18 +234,17 @@ impl Contact {
                     self.conclude();
                     self.hand_on()
                 }
-                () = sleep_until(distrust_at.unwrap_or(judge_by)), if distrust_at.is_some() => {
-                    if self.look.as_ref().is_none_or(|look| look.came.is_empty() || !look.overlaps()) {
+                () = sleep_until(settle_by.unwrap_or(judge_by)), if settle_by.is_some() => {
+                    let stirred = self.end_look();
+                    let handed_on = self.hand_on();
+                    if !stirred && handed_on.is_ok() {
                         tracing::debug!("{} remembers what its stream does not bring", self.source.name);
                         return Ok(Ended::Lost);
                     }
-                    // The stream lives; what it left out is taken from the memory.
-                    self.end_look(true);
-                    self.hand_on()
+                    handed_on
                 }
                 _ = look_again.tick(), if self.may_look(&asked) => {
-                    let since = self.claim.last_seen();
-                    self.look = Some(Look { since, came: HashSet::new(), told: None, counted: None });
+                    self.begin_look();
                     self.inquire |= self.inquired.elapsed() > INQUIRE_AGAIN;
                     ask(&mut asked);
                     Ok(())
@@ -255,6 +259,12 @@ impl Contact {
 
     fn may_look<T>(&self, asked: &JoinSet<T>) -> bool {
         self.plan.look_again.is_some() && asked.is_empty() && self.look.is_none() && self.continuity.is_none()
+    }
+
+    /// The engine is about to be asked again.
+    fn begin_look(&mut self) {
+        (self.asked, self.since_asked) = (Instant::now(), 0);
+        self.came_since_asked.clear();
     }
 
     /// Takes what the stream has, once it has something. Whether the stream is still open.
@@ -289,15 +299,31 @@ impl Contact {
     }
 
     fn take(&mut self, decode: impl FnOnce(&mut Decoder, &mut dyn FnMut(Item))) {
-        let Contact { held, continuity, doubt, look, last, plan, counter, claim, .. } = self;
+        let Contact {
+            held,
+            continuity,
+            doubt,
+            look,
+            came,
+            complete,
+            since_asked,
+            came_since_asked,
+            last,
+            plan,
+            counter,
+            claim,
+            ..
+        } = self;
+
         let mut each = |item: Item| match item {
             Item::Event(event) => {
                 let passes = plan.selection.passes(&event);
                 if passes {
                     held.events.push_redacted(&event, &plan.redaction);
                 }
-                // Who it is costs a hash, and in a quiet following only the last one is asked for.
-                let alone = continuity.is_none() && look.is_none() && doubt.is_none() && counter.is_none();
+                *since_asked += 1;
+                // Who it is costs a hash: where nobody looks again, only the last one is asked for.
+                let alone = continuity.is_none() && plan.look_again.is_none() && doubt.is_none() && counter.is_none();
                 if passes && plan.redaction.is_none() && alone {
                     *last = Last::Held;
                     return;
@@ -306,10 +332,13 @@ impl Contact {
                 if let Some(continuity) = continuity {
                     continuity.stream_brought(identity);
                 }
-                if let Some(look) = look {
-                    look.came.insert(identity);
+                came.insert(identity);
+                complete.get_or_insert(identity);
+                if let Some((look, _)) = look {
+                    look.came(&identity);
                 }
                 if let Some(counter) = counter {
+                    came_since_asked.insert(identity);
                     counter.tally.came(identity);
                 }
                 if *doubt == Some(identity) {
@@ -346,14 +375,13 @@ impl Contact {
     /// The engine does not answer any more.
     fn told(&mut self, told: Told) -> Result<Result<(), Full>, EngineError> {
         let counted = self.counter.as_mut().zip(told.counted).and_then(|(counter, counted)| counter.read(counted));
-        if let Some(look) = &mut self.look {
-            look.counted = counted;
-        }
+        self.counted = counted;
         Ok(match (&mut self.continuity, told.memory) {
             (Some(continuity), Ok(memory)) => {
                 if let Some(endless) = &memory.endless {
                     tracing::debug!("{endless}");
                 }
+                self.complete = memory.identities.last().copied();
                 // Of an answer that does not end it is not known where the memory does, but what came is remembered.
                 let seen = self.claim.last_seen();
                 if let Some(counter) = &mut self.counter {
@@ -381,12 +409,11 @@ impl Contact {
                 self.looked(memory)
             }
             (None, Ok(memory)) => {
-                self.look = None;
-                self.store_remembered(memory)
+                self.tally_came(&memory.identities);
+                self.store_remembered(memory.events)
             }
             (None, Err(e)) => {
                 tracing::debug!("{}", chain(&e));
-                self.look = None;
                 self.failed_looks += 1;
                 if self.failed_looks >= FAILED_LOOKS {
                     return Err(e);
@@ -397,59 +424,55 @@ impl Contact {
     }
 
     /// The second look: what the engine remembers now.
-    fn looked(&mut self, memory: Memory) -> Result<(), Full> {
-        let Some(look) = &mut self.look else {
-            return self.store_remembered(memory);
-        };
-        let overlaps = look.since.is_none_or(|since| memory.identities.contains(&since));
-        let told = Memory { identities: memory.identities.clone(), ..Memory::default() };
-        let by = Instant::now() + STREAM_PATIENCE;
-        if overlaps {
-            // Nothing lies between what was seen and what is remembered.
-            look.told = Some((told, by));
-            self.store_remembered(memory)?;
+    fn looked(&mut self, mut memory: Memory) -> Result<(), Full> {
+        let newest = memory.identities.last().copied();
+        let since = std::mem::replace(&mut self.complete, newest);
+        let events = std::mem::take(&mut memory.events);
+        let mut look = Look::new(since, memory, &self.came, self.last_seen());
+        // Where nothing lies between the two memories, all that may be missing is in this one.
+        let now = if look.overlaps() && look.shows_loss(&self.came) {
+            events
         } else {
-            look.told = Some((memory, by));
-        }
+            look.memory.events = events;
+            Events::default()
+        };
+        self.look = Some((look, Instant::now() + STREAM_PATIENCE));
         self.settle_look();
+        self.store_remembered(now)?;
         self.hand_on()
     }
 
-    fn store_remembered(&mut self, memory: Memory) -> Result<(), Full> {
+    fn store_remembered(&mut self, events: Events) -> Result<(), Full> {
+        let events = self.plan.selected(events);
+        if events.is_empty() { Ok(()) } else { self.queue.push(Delivery { events, ..delivery(self.source.clone()) }) }
+    }
+
+    fn tally_came(&mut self, identities: &[Identity]) {
         if let Some(counter) = &mut self.counter {
-            memory.identities.iter().for_each(|identity| counter.tally.came(*identity));
+            identities.iter().for_each(|identity| counter.tally.came(*identity));
         }
-        let events = self.plan.selected(memory.events);
-        self.queue.push(Delivery { events, ..delivery(self.source.clone()) })
     }
 
     /// Once the stream has caught up with what the engine was found to remember: did it leave something out?
     fn settle_look(&mut self) {
-        let Some(look @ Look { since, came, told: Some((memory, _)), .. }) = &self.look else { return };
-        let caught_up = match memory.identities.last() {
-            // Of two events at once the stream may bring the later one first.
-            Some(newest) => {
-                came.contains(newest)
-                    || since.is_some_and(|since| newest.time_nano <= since.time_nano && look.overlaps())
-            }
-            None => since.is_none(),
-        };
-        if caught_up {
-            self.end_look(true);
+        let caught_up = self.look.as_ref().is_some_and(|(look, _)| look.is_caught_up(&self.came));
+        if caught_up && self.held.gap.is_none() {
+            self.end_look();
         }
     }
 
-    /// What the stream left out is taken from the memory; what that does not hold either is a gap.
-    fn end_look(&mut self, caught_up: bool) {
-        let Some(Look { since, came, told: Some((mut memory, _)), counted }) = self.look.take() else { return };
-        self.remember(std::mem::take(&mut memory.events));
-        let overlaps = since.is_none_or(|since| memory.identities.contains(&since));
-        if let (false, Some(since), Some(oldest)) = (overlaps, since, memory.identities.first())
-            && !came.contains(oldest)
+    /// What the stream left out is taken from the memory; what that does not hold either is a gap. Whether the stream
+    /// has brought anything meanwhile.
+    fn end_look(&mut self) -> bool {
+        let Some((mut look, _)) = self.look.take() else { return true };
+        let stirred = look.stirred || look.is_caught_up(&self.came);
+        if let (false, Some(since), Some(oldest)) = (look.overlaps(), look.since, look.memory.identities.first())
+            && look.shows_loss(&self.came)
         {
-            let reason = if memory.identities.len() >= MEMORY { Reason::Overrun } else { Reason::EngineRestart };
-            // Where the stream has not caught up, what it brought last may stand before what it left out.
-            let last = self.last_seen().filter(|last| !caught_up && last.time_nano <= oldest.time_nano);
+            let full = look.memory.identities.len() >= MEMORY;
+            let reason = if full { Reason::Overrun } else { Reason::EngineRestart };
+            // A stream that does not stir any more was well until then.
+            let last = self.last_seen().filter(|last| !stirred && last.time_nano <= oldest.time_nano);
             self.counter.iter_mut().for_each(|counter| counter.tally.begin_anew());
             self.blind(GapChange::Blind {
                 from: Some(last.unwrap_or(since).time_nano),
@@ -457,13 +480,15 @@ impl Contact {
                 reason,
                 detail: Some("the stream left out more than the engine remembers".into()),
             });
-            return;
+            self.remember(std::mem::take(&mut look.memory.events));
+            return stirred;
         }
-        let Some(counter) = &mut self.counter else { return };
-        if !caught_up {
-            memory.identities.iter().for_each(|identity| counter.tally.came(*identity));
+        let counted = self.counted.take();
+        let Some(counter) = &mut self.counter else { return stirred };
+        if !stirred {
+            self.tally_came(&look.memory.identities);
         } else if let Some(Dropped { from, to, counted, came }) =
-            counted.and_then(|counted| counter.tally.looked(counted, &memory.identities, &came))
+            counted.and_then(|counted| counter.tally.looked(counted, &look.memory.identities, &self.came_since_asked))
         {
             self.blind(GapChange::Blind {
                 from: Some(from),
@@ -472,6 +497,7 @@ impl Contact {
                 detail: Some(format!("the engine counted {counted} events, {came} came")),
             });
         }
+        stirred
     }
 
     /// The last event that came, handed on or not.
@@ -675,7 +701,11 @@ impl Drop for Contact {
         if self.continuity.is_some() {
             self.last = Last::None;
         }
-        self.end_look(false);
+        self.settle_look();
+        if let Some((look, _)) = self.look.take() {
+            self.tally_came(&look.memory.identities);
+            self.remember(look.memory.events);
+        }
         if self.hand_on().is_err() {
             tracing::warn!("the buffer is full: the engine is asked again for what it sent last");
         }

@@ -11,6 +11,7 @@ mod contact;
 mod counter;
 mod file;
 mod inquiry;
+mod look;
 mod meanwhile;
 mod memory;
 mod pulse;

@@ -1,0 +1,772 @@
+//! The promise, demonstrated: whatever the engine could still give is stored exactly once, and what it could not give is
+//! named as a gap. Each fault is a row of the table that this prints; the program that it records with is the real one.
+//!
+//! `cargo test --release --test under_fire`, with names of faults to run those alone; `FIRE_ROUNDS=1000` for more kills.
+//!
+//! - obtainable: it went whole down a connection of a recorder that lived on for a second, or was remembered by the
+//!   engine when the recorder was asked to end; and of course what is stored
+//! - lost: obtainable, and not stored
+//! - doubled: stored more than once
+//! - unexplained: made, not stored, and in no gap that `events gaps` names for its engine
+
+mod support;
+
+use std::collections::HashMap;
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use events::query::time::parse_time;
+use rusqlite::Connection;
+use support::command::{Folder, Running, eventually};
+use support::engine::{Engine, Framing, Manner, Pieces, Truth, event_at};
+
+/// More memory than this is too much, whatever happens.
+const MEMORY: u64 = 200_000_000;
+
+type Fault = (&'static str, u32, fn(&mut Scene));
+
+fn faults() -> Vec<Fault> {
+    let rounds = std::env::var("FIRE_ROUNDS").map_or(100, |rounds| rounds.parse().expect("FIRE_ROUNDS is a number"));
+    vec![
+        ("SIGKILL of the recorder at random moments", rounds, killed),
+        ("SIGKILL while it makes its file", 20, killed_at_the_beginning),
+        ("the recorder stands still, the engine skips it", 5, skipped),
+        ("the stream leaves out what the memory holds", 5, left_out),
+        ("the stream leaves out more than the memory holds", 3, left_out_for_good),
+        ("streams end cleanly, are cut, break off in what is no HTTP", 30, ended),
+        ("streams are cut inside an event, inside a character", 20, cut_inside),
+        ("the engine restarts", 5, restarted),
+        ("another engine is at the same socket", 3, replaced),
+        ("connections are refused, briefly and for long", 2, refused),
+        ("streams stand still; nothing is answered", 2, stalled),
+        ("chunks of one byte, chunks cut anywhere", 4, in_pieces),
+        ("garbage, half JSON, no event, no UTF-8, NULs, 100,000 [", 10, junk),
+        ("duplicate keys, escaped NULs, CRLF, json-seq", 3, odd),
+        ("an event of 5 MB", 3, large),
+        ("500, a redirect, HTML, no HTTP, nothing in place of a stream", 5, no_streams),
+        ("headers drop by drop", 2, slow_headers),
+        ("out of order, two at one instant, two stops, from memory and live", 10, disorderly),
+        ("the clock steps back by an hour", 3, clock_back),
+        ("the store is locked for 10 s at 2,000 events/s", 1, locked),
+        ("the store is locked again and again", 10, slow_store),
+        ("the disk is full", 3, full_disk),
+        ("200,000 events at 20,000/s", 1, flood),
+        ("the buffer overflows on purpose", 1, overflow),
+    ]
+}
+
+fn main() {
+    in_a_mount_namespace_of_our_own();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word));
+    let mut failed = Vec::new();
+    println!("\n{HEADER}");
+    for (name, rounds, play) in faults().into_iter().filter(|(name, ..)| chosen(name)) {
+        let mut scene = Scene::new(name, rounds);
+        match catch_unwind(AssertUnwindSafe(|| scene.played(play))) {
+            Ok(row) => {
+                println!("{}", row.line());
+                failed.extend(row.wrong().map(|wrong| format!("{name}: {wrong}")));
+            }
+            Err(_) => {
+                println!("| {name} | {rounds} | failed |");
+                failed.push(name.to_owned());
+            }
+        }
+    }
+    println!();
+    if !failed.is_empty() {
+        eprintln!("under fire, these do not hold:\n  {}", failed.join("\n  "));
+        std::process::exit(1);
+    }
+}
+
+/// What is mounted for a test is seen by nobody else, and gone with us.
+fn in_a_mount_namespace_of_our_own() {
+    const INSIDE: &str = "UNDER_FIRE_INSIDE";
+    let words = ["--mount", "--propagation", "private"];
+    let may = Command::new("unshare").args(words).arg("true").output().is_ok_and(|ran| ran.status.success());
+    if may && std::env::var_os(INSIDE).is_none() {
+        let own = std::env::current_exe().expect("our own program");
+        let failed =
+            Command::new("unshare").args(words).arg(own).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
+        panic!("unshare: {failed}");
+    }
+}
+
+// --- the table
+
+const HEADER: &str = "\
+| fault | rounds | made | obtainable | stored | lost | doubled | unexplained | gaps | peak memory |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
+
+struct Row {
+    fault: &'static str,
+    rounds: u32,
+    made: usize,
+    obtainable: usize,
+    stored: usize,
+    lost: usize,
+    doubled: usize,
+    unexplained: usize,
+    gaps: usize,
+    peak: u64,
+}
+
+impl Row {
+    fn line(&self) -> String {
+        let Row { fault, rounds, made, obtainable, stored, lost, doubled, unexplained, gaps, peak } = self;
+        format!(
+            "| {fault} | {rounds} | {made} | {obtainable} | {stored} | {lost} | {doubled} | {unexplained} | {gaps} | {} MB |",
+            peak.div_ceil(1_000_000)
+        )
+    }
+
+    fn wrong(&self) -> Option<String> {
+        let Row { made, lost, doubled, unexplained, peak, .. } = self;
+        (*made == 0 || lost + doubled + unexplained > 0 || *peak > MEMORY || *peak == 0).then(|| self.line())
+    }
+}
+
+// --- the stage
+
+/// An engine, a store and, now and then, a recorder between them.
+struct Scene {
+    fault: &'static str,
+    rounds: u32,
+    folder: Folder,
+    engine: Arc<Engine>,
+    recorder: Option<Running>,
+    /// The number of the next event.
+    next: Arc<AtomicU64>,
+    peak: u64,
+}
+
+impl Scene {
+    fn new(fault: &'static str, rounds: u32) -> Scene {
+        let folder = Folder::with_store_in("store");
+        let engine = Arc::new(Engine::start(folder.path("docker.sock")));
+        Scene { fault, rounds, folder, engine, recorder: None, next: Arc::default(), peak: 0 }
+    }
+
+    /// Plays the fault, lets the recorder do what is left to do, and judges what is stored.
+    fn played(&mut self, play: fn(&mut Scene)) -> Row {
+        play(self);
+        self.engine.answers(Manner::default());
+        if self.recorder.is_none() {
+            self.records(&[]);
+        }
+        self.settles();
+        self.stops();
+        self.is_whole();
+        // The chain of all that is stored holds too.
+        self.folder.run(&["verify"]).exited(0);
+        self.judged()
+    }
+
+    /// A recorder begins, and is connected.
+    fn records(&mut self, words: &[&str]) {
+        self.recorder = Some(self.folder.record(&self.engine.host(), words));
+    }
+
+    /// A recorder begins.
+    fn begins_to_record(&mut self) {
+        let host = self.engine.host();
+        self.recorder = Some(self.folder.start(&["record", "-H", &host]));
+    }
+
+    fn recorder(&self) -> &Running {
+        self.recorder.as_ref().expect("a recorder runs")
+    }
+
+    /// SIGKILL.
+    fn kills(&mut self) {
+        self.looks_at_memory();
+        self.recorder.take().expect("a recorder runs").kill();
+        self.engine.recorder_died();
+    }
+
+    /// SIGTERM, which must end it well.
+    fn stops(&mut self) {
+        self.looks_at_memory();
+        self.recorder.take().expect("a recorder runs").stop();
+    }
+
+    fn looks_at_memory(&mut self) {
+        self.peak = self.peak.max(self.recorder().peak().unwrap_or(0));
+    }
+
+    /// So many events happen now, one after the other.
+    fn happen(&self, events: u64) {
+        (0..events).for_each(|_| self.engine.happens(&next_event(&self.next)));
+    }
+
+    /// An event that did not happen yet.
+    fn event(&self) -> String {
+        next_event(&self.next)
+    }
+
+    /// From now on so many events happen a second, until what this gives is dropped.
+    fn flows(&self, rate: u64) -> Flow {
+        let (engine, next) = (self.engine.clone(), self.next.clone());
+        flow(move |since, made| {
+            let due = since.elapsed().as_micros() as u64 * rate / 1_000_000;
+            (made..due).for_each(|_| engine.happens(&next_event(&next)));
+            due.max(made)
+        })
+    }
+
+    /// From now on events happen in bursts.
+    fn bursts(&self) -> Flow {
+        let (engine, next) = (self.engine.clone(), self.next.clone());
+        flow(move |_, made| {
+            if fastrand::u8(..20) == 0 {
+                let burst = if fastrand::u8(..20) == 0 { 300 } else { fastrand::u64(1..60) };
+                (0..burst).for_each(|_| engine.happens(&next_event(&next)));
+            }
+            made
+        })
+    }
+
+    /// Waits until all that could be had is stored. If it never is, the row will say so.
+    fn settles(&self) {
+        let since = Instant::now();
+        while since.elapsed() < Duration::from_secs(40) && self.missing() > 0 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn missing(&self) -> usize {
+        let truth = self.engine.truth();
+        let stored = self.stored(&truth);
+        truth.made.iter().zip(&stored).filter(|(made, stored)| made.is_obtainable() && **stored == 0).count()
+    }
+
+    /// How often each event is stored.
+    fn stored(&self, truth: &Truth) -> Vec<usize> {
+        let mut stored = vec![0; truth.made.len()];
+        for line in
+            self.folder.run(&["query", "-q"]).stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+        {
+            let number = truth.number(line);
+            let number = number.unwrap_or_else(|| panic!("nobody made {}", String::from_utf8_lossy(line)));
+            stored[number] += 1;
+        }
+        stored
+    }
+
+    /// The database is as it should be, and so is what it proves of itself.
+    fn is_whole(&self) {
+        if !self.folder.db().exists() {
+            return;
+        }
+        let store = Connection::open(self.folder.db()).expect("the store can be opened");
+        let told: String = store.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("it can be checked");
+        assert_eq!(told, "ok", "{}", self.fault);
+    }
+
+    fn judged(&self) -> Row {
+        let truth = self.engine.truth();
+        let stored = self.stored(&truth);
+        let gaps = self.gaps();
+        let count = |wanted: &dyn Fn(usize) -> bool| (0..stored.len()).filter(|n| wanted(*n)).count();
+        let named = |n: usize| {
+            let made = &truth.made[n];
+            gaps.iter().any(|gap| gap.source == made.engine && (gap.from..=gap.to).contains(&made.time_nano))
+        };
+        self.rejected_are(&truth);
+        Row {
+            fault: self.fault,
+            rounds: self.rounds,
+            made: stored.len(),
+            obtainable: count(&|n| truth.made[n].is_obtainable() || stored[n] > 0),
+            stored: count(&|n| stored[n] > 0),
+            lost: count(&|n| truth.made[n].is_obtainable() && stored[n] == 0),
+            doubled: stored.iter().map(|times| times.saturating_sub(1)).sum(),
+            unexplained: count(&|n| stored[n] == 0 && !named(n)),
+            gaps: gaps.iter().filter(|gap| gap.reason != "first-contact").count(),
+            peak: self.peak,
+        }
+    }
+
+    fn gaps(&self) -> Vec<Gap> {
+        let gaps = self.folder.json(&["gaps"]);
+        let instant = |value: &serde_json::Value, open: i64| {
+            value.as_str().map_or(open, |text| parse_time(text, 0).unwrap_or_else(|e| panic!("{text}: {e}")))
+        };
+        let gap = |gap: &serde_json::Value| Gap {
+            source: gap["source"].as_str().expect("a source").into(),
+            reason: gap["reason"].as_str().expect("a reason").into(),
+            from: instant(&gap["from"], i64::MIN),
+            to: instant(&gap["to"], i64::MAX),
+        };
+        gaps.iter().map(gap).collect()
+    }
+
+    /// What went down a connection and is no event is in `rejected`, and nothing else is, except an event that was cut.
+    fn rejected_are(&self, truth: &Truth) {
+        const KEPT: usize = 64 * 1024;
+        let mut sent: HashMap<Vec<u8>, usize> = HashMap::new();
+        truth.junk.iter().for_each(|line| *sent.entry(line[..line.len().min(KEPT)].into()).or_default() += 1);
+        for rejected in self.folder.json(&["rejected"]) {
+            let bytes = rejected["bytes"].as_str().expect("bytes");
+            let bytes = base64::prelude::BASE64_STANDARD.decode(bytes).expect("base64");
+            match sent.get_mut(&bytes).filter(|times| **times > 0) {
+                Some(times) => *times -= 1,
+                None => {
+                    let torn = truth.torn.iter().any(|line| line.as_bytes().starts_with(&bytes));
+                    assert!(torn, "{}: nobody sent what is rejected: {rejected}", self.fault);
+                }
+            }
+        }
+        let missing: Vec<_> = sent.iter().filter(|(_, times)| **times > 0).collect();
+        assert!(missing.is_empty(), "{}: what is no event is not in rejected: {missing:?}", self.fault);
+    }
+}
+
+/// A gap as `events gaps` names it; where it is open, without a bound.
+struct Gap {
+    source: String,
+    reason: String,
+    from: i64,
+    to: i64,
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as i64
+}
+
+fn next_event(next: &AtomicU64) -> String {
+    event_at(next.fetch_add(1, Ordering::Relaxed), now())
+}
+
+/// Something that happens beside the scene.
+struct Flow {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Calls `tick` each millisecond, with when it began and what `tick` gave last.
+fn flow(mut tick: impl FnMut(Instant, u64) -> u64 + Send + 'static) -> Flow {
+    let over = Arc::new(AtomicBool::new(false));
+    let told = over.clone();
+    let thread = std::thread::spawn(move || {
+        let (since, mut made) = (Instant::now(), 0);
+        while !told.load(Ordering::Relaxed) {
+            made = tick(since, made);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    });
+    Flow { over, thread: Some(thread) }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(ended.is_none_or(|ended| ended.is_ok()) || std::thread::panicking(), "the flow did not panic");
+    }
+}
+
+/// How long a fault lasts.
+fn lasts(milliseconds: impl std::ops::RangeBounds<u64>) {
+    std::thread::sleep(Duration::from_millis(fastrand::u64(milliseconds)));
+}
+
+// --- the faults
+
+fn killed(scene: &mut Scene) {
+    for round in 0..scene.rounds {
+        let flow = scene.bursts();
+        scene.begins_to_record();
+        // Now and then one lives long enough that what it was given must be stored.
+        lasts(if round % 10 == 9 { 1200..=1500 } else { 0..=200 });
+        scene.kills();
+        lasts(0..=30);
+        drop(flow);
+        scene.is_whole();
+    }
+}
+
+fn killed_at_the_beginning(scene: &mut Scene) {
+    for round in 0..scene.rounds {
+        for file in ["events.db", "events.db-wal", "events.db-shm", "events.db.lock"] {
+            let _ = std::fs::remove_file(scene.folder.db().with_file_name(file));
+        }
+        scene.happen(10);
+        scene.begins_to_record();
+        lasts(0..=u64::from(round) * 3);
+        scene.kills();
+        scene.is_whole();
+    }
+}
+
+fn skipped(scene: &mut Scene) {
+    scene.records(&["--look-again", "500ms"]);
+    // As if hundreds of events happened at once, each of which waits its 100 ms beside the others.
+    scene.engine.answers(Manner { impatient: Some(1), ..Manner::default() });
+    let flow = scene.flows(100);
+    for round in 0..scene.rounds {
+        let before = scene.engine.skipped();
+        scene.recorder().signal("STOP");
+        // Beyond what the socket and the subscriber's queue hold; then a few more than the memory, or many more.
+        while scene.engine.skipped() < before + [20, 200, 2000][round as usize % 3] {
+            scene.happen(10);
+        }
+        scene.recorder().signal("CONT");
+        lasts(1000..=1500);
+    }
+    drop(flow);
+}
+
+fn left_out(scene: &mut Scene) {
+    scene.records(&["--look-again", "200ms"]);
+    for _ in 0..scene.rounds {
+        for _ in 0..40 {
+            scene.happen(1);
+            scene.engine.happens_unheard(&scene.event());
+            lasts(0..=5);
+        }
+        lasts(200..=400);
+    }
+}
+
+fn left_out_for_good(scene: &mut Scene) {
+    scene.records(&["--look-again", "200ms"]);
+    for _ in 0..scene.rounds {
+        scene.happen(100);
+        (0..400).for_each(|_| scene.engine.happens_unheard(&scene.event()));
+        scene.happen(1);
+        lasts(500..=700);
+    }
+}
+
+fn ended(scene: &mut Scene) {
+    scene.records(&[]);
+    let flow = scene.flows(500);
+    for round in 0..scene.rounds {
+        lasts(0..=60);
+        match round % 3 {
+            0 => scene.engine.ends_streams(),
+            1 => scene.engine.cuts_connections(),
+            _ => scene.engine.breaks_streams(),
+        }
+    }
+    drop(flow);
+}
+
+fn cut_inside(scene: &mut Scene) {
+    scene.records(&[]);
+    for round in 0..scene.rounds {
+        scene.happen(20);
+        let event = scene.event().replace("box-", "bücher-📦-");
+        let inside_a_character = event.find('📦').expect("it is there") + 2;
+        let at = if round % 2 == 0 { inside_a_character } else { fastrand::usize(1..event.len()) };
+        eventually("it listens", || if scene.engine.listeners() > 0 { Ok(()) } else { Err(scene.recorder().log()) });
+        scene.engine.happens_cut(&event, at);
+        lasts(0..=100);
+    }
+}
+
+fn restarted(scene: &mut Scene) {
+    scene.records(&[]);
+    let flow = scene.flows(200);
+    for _ in 0..scene.rounds {
+        lasts(100..=500);
+        scene.engine.restarts();
+        lasts(100..=300);
+    }
+    drop(flow);
+}
+
+fn replaced(scene: &mut Scene) {
+    scene.records(&[]);
+    let flow = scene.flows(200);
+    for round in 0..scene.rounds {
+        lasts(300..=500);
+        scene.engine.goes_away();
+        scene.engine.forgets();
+        scene.engine.is_called(&format!("0ther{round:03}-0000-4000-8000-000000000002"), &format!("other-{round}"));
+        lasts(0..=100);
+        scene.engine.come_back();
+        lasts(300..=500);
+    }
+    drop(flow);
+}
+
+fn refused(scene: &mut Scene) {
+    scene.records(&[]);
+    let flow = scene.flows(100);
+    for round in 0..scene.rounds {
+        lasts(200..=300);
+        scene.engine.goes_away();
+        lasts(if round % 2 == 0 { 500..=800 } else { 4000..=5000 });
+        scene.engine.come_back();
+        lasts(200..=300);
+    }
+    drop(flow);
+}
+
+fn stalled(scene: &mut Scene) {
+    scene.records(&["--look-again", "500ms"]);
+    let flow = scene.flows(50);
+    for round in 0..scene.rounds {
+        lasts(200..=300);
+        if round % 2 == 0 {
+            scene.engine.stalls_streams();
+        } else {
+            scene.engine.answers(Manner { hangs: true, ..Manner::default() });
+            scene.engine.cuts_connections();
+        }
+        lasts(4000..=4500);
+        scene.engine.goes_on();
+    }
+    drop(flow);
+}
+
+fn in_pieces(scene: &mut Scene) {
+    scene.records(&[]);
+    for round in 0..scene.rounds {
+        let pieces = if round % 2 == 0 { Pieces::Bytes } else { Pieces::Anywhere };
+        scene.engine.answers(Manner { pieces, ..Manner::default() });
+        scene.engine.cuts_connections();
+        for _ in 0..100 {
+            scene.engine.happens(&scene.event().replace("box-", "bücher-📦-"));
+        }
+        scene.settles();
+    }
+}
+
+fn junk(scene: &mut Scene) {
+    scene.records(&[]);
+    let deep = "[".repeat(100_000);
+    let lines: [&[u8]; 9] = [
+        b"garbage",
+        b"{\"Type\":\"container\",\"Action\":\"sta",
+        b"{\"Type\":\"container\"}",
+        b"[1,2,3]",
+        b"\xff\xfe\xc3(",
+        b"\0\0\0\0",
+        deep.as_bytes(),
+        b"{\"message\":\"an error in the middle\"}",
+        b"null",
+    ];
+    for _ in 0..scene.rounds {
+        for line in lines {
+            scene.happen(fastrand::u64(0..3));
+            scene.engine.sends_junk(line);
+        }
+        scene.happen(1);
+    }
+}
+
+fn odd(scene: &mut Scene) {
+    scene.records(&[]);
+    for framing in [Framing::Lf, Framing::CrLf, Framing::JsonSeq] {
+        scene.engine.answers(Manner { framing, ..Manner::default() });
+        scene.engine.cuts_connections();
+        for (from, to) in [
+            ("", ""),
+            (r#""Type":"container""#, r#""Type":"image","Type":"container""#),
+            (r#""name":"#, r#""name":"one","name":"#),
+            (r#""image":"busybox""#, r#""image":"\u0000\u0001\ud83d\udce6\\\"\u2028""#),
+            (r#""scope":"local""#, r#""scope":"local","scope":"local","more":[{"a":null}]"#),
+            (":{", ": {"),
+        ] {
+            scene.engine.happens(&scene.event().replace(from, to));
+            scene.happen(2);
+        }
+        scene.settles();
+    }
+}
+
+fn large(scene: &mut Scene) {
+    scene.records(&[]);
+    for _ in 0..scene.rounds {
+        let event = scene.event();
+        let large = format!(r#""image":"{}""#, "x".repeat(5 << 20));
+        scene.engine.happens(&event.replace(r#""image":"busybox""#, &large));
+        scene.happen(20);
+        lasts(0..=200);
+        scene.engine.cuts_connections();
+    }
+}
+
+fn no_streams(scene: &mut Scene) {
+    scene.records(&[]);
+    let flow = scene.flows(20);
+    for answer in [
+        "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 16\r\n\r\n{\"message\":\"no\"}",
+        "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
+        "SSH-2.0-OpenSSH_9.2\r\n",
+        "",
+    ] {
+        scene.engine.answers(Manner { instead: Some(answer.into()), ..Manner::default() });
+        scene.engine.cuts_connections();
+        lasts(500..=700);
+        scene.engine.answers(Manner::default());
+        lasts(200..=400);
+    }
+    drop(flow);
+}
+
+fn slow_headers(scene: &mut Scene) {
+    scene.records(&[]);
+    scene.engine.answers(Manner { slow_headers: Duration::from_secs(1), ..Manner::default() });
+    let flow = scene.flows(50);
+    for _ in 0..scene.rounds {
+        scene.engine.cuts_connections();
+        lasts(1500..=2000);
+    }
+    drop(flow);
+}
+
+fn disorderly(scene: &mut Scene) {
+    scene.records(&[]);
+    scene.engine.answers(Manner { twice: true, ..Manner::default() });
+    for _ in 0..scene.rounds {
+        let (begin, number) = (now(), scene.next.fetch_add(100, Ordering::Relaxed));
+        for n in 0..40 {
+            scene.engine.happens(&event_at(number + n, begin + fastrand::i64(-130_000..=0)));
+        }
+        // Two at one instant; one thing told of twice, a moment later.
+        (40..44).for_each(|n| scene.engine.happens(&event_at(number + n, begin)));
+        (0..2).for_each(|later| {
+            let stop = event_at(number + 44, begin + 1 + later).replace("\"create\"", "\"stop\"");
+            scene.engine.happens(&stop);
+        });
+        lasts(0..=100);
+        scene.engine.cuts_connections();
+    }
+}
+
+fn clock_back(scene: &mut Scene) {
+    const HOUR: i64 = 3_600_000_000_000;
+    scene.records(&[]);
+    for round in 0..scene.rounds {
+        scene.happen(60);
+        lasts(0..=100);
+        scene.engine.cuts_connections();
+        let number = scene.next.fetch_add(100, Ordering::Relaxed);
+        for n in 0..60 {
+            scene.engine.happens(&event_at(number + n, now() - HOUR));
+        }
+        if round % 2 == 0 {
+            scene.kills();
+            scene.is_whole();
+            scene.happen(20);
+            scene.records(&[]);
+        }
+    }
+}
+
+/// Takes the write lock of the store, until it is dropped.
+fn lock(scene: &Scene) -> Connection {
+    let other = Connection::open(scene.folder.db()).expect("the store can be opened");
+    other.execute_batch("PRAGMA busy_timeout = 20000; BEGIN EXCLUSIVE").expect("it can be locked");
+    other
+}
+
+fn locked(scene: &mut Scene) {
+    scene.records(&[]);
+    let flow = scene.flows(2000);
+    lasts(500..=500);
+    let lock = lock(scene);
+    lasts(10_000..=10_000);
+    drop(lock);
+    lasts(500..=500);
+    drop(flow);
+    assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
+}
+
+fn slow_store(scene: &mut Scene) {
+    scene.records(&[]);
+    let flow = scene.flows(2000);
+    for _ in 0..scene.rounds {
+        let lock = lock(scene);
+        lasts(200..=400);
+        drop(lock);
+        lasts(0..=20);
+    }
+    drop(flow);
+    assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
+}
+
+/// A disk of 8 MB, on which other things lie than the store.
+fn full_disk(scene: &mut Scene) {
+    let disk = scene.folder.db().with_file_name("");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&disk).output();
+    let mounted = mounted.expect("mount can be run");
+    let said = String::from_utf8_lossy(&mounted.stderr);
+    assert!(mounted.status.success(), "the disk that is to be full needs root, and the right to mount: {said}");
+    scene.records(&[]);
+    let said = |scene: &Scene, what: &str| scene.recorder().log().matches(what).count();
+    let wide = |scene: &Scene| scene.event().replace("busybox", &fastrand::u64(..).to_string().repeat(100));
+    for round in 1..=scene.rounds as usize {
+        scene.happen(100);
+        scene.settles();
+        let ballast = disk.join("ballast");
+        let filled =
+            std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&ballast).expect("there is room"));
+        assert!(filled.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull), "the disk is full");
+        eventually("the store cannot be written", || {
+            (0..20).for_each(|_| scene.engine.happens(&wide(scene)));
+            if said(scene, "waits in memory") == round { Ok(()) } else { Err(scene.recorder().log()) }
+        });
+        let flow = scene.flows(500);
+        lasts(2000..=2000);
+        drop(flow);
+        assert_eq!(said(scene, "waits in memory"), round, "it is said once: {}", scene.recorder().log());
+        scene.is_whole();
+        std::fs::remove_file(&ballast).expect("the ballast can go");
+        scene.settles();
+        assert_eq!(said(scene, "can be written again"), round, "{}", scene.recorder().log());
+    }
+    assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
+}
+
+fn flood(scene: &mut Scene) {
+    scene.records(&[]);
+    let flow = scene.flows(20_000);
+    eventually("200,000 events happen", || {
+        let made = scene.engine.made();
+        if made >= 200_000 { Ok(()) } else { Err(made) }
+    });
+    drop(flow);
+}
+
+fn overflow(scene: &mut Scene) {
+    scene.records(&["--buffer", "256KiB"]);
+    scene.happen(50);
+    scene.settles();
+    let begin = scene.engine.made();
+    let lock = lock(scene);
+    let flow = scene.flows(5000);
+    eventually("the buffer is full", || {
+        if scene.recorder().log().contains("the buffer is full") { Ok(()) } else { Err(scene.engine.made()) }
+    });
+    lasts(500..=500);
+    drop(flow);
+    assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
+    // It was given more than it was allowed to keep: that can only be had again from the engine's memory.
+    scene.engine.takes_back_from(begin);
+    drop(lock);
+    scene.settles();
+    scene.happen(10);
+    scene.settles();
+    let truth = scene.engine.truth();
+    let missing: Vec<usize> =
+        scene.stored(&truth).iter().enumerate().filter(|(_, stored)| **stored == 0).map(|(n, _)| n).collect();
+    let (first, last) = (missing[0], missing[missing.len() - 1]);
+    assert_eq!(missing.len(), last - first + 1, "one piece is missing");
+    let gaps = scene.gaps();
+    let bounds: Vec<_> = gaps.iter().filter(|gap| gap.reason == "buffer-full").map(|gap| (gap.from, gap.to)).collect();
+    assert_eq!(bounds, [(truth.made[first - 1].time_nano, truth.made[last + 1].time_nano)], "the gap is exact");
+}
