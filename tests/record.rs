@@ -285,6 +285,27 @@ fn what_is_no_event_is_kept_apart_and_the_next_event_found() {
 }
 
 #[test]
+fn past_a_limit_what_is_no_event_is_only_counted() {
+    let (folder, engine) = folder_and_engine();
+    engine.happens(&event(0));
+    for (round, kept) in [(1, 3), (2, 5)] {
+        let limit = kept.to_string();
+        let recorder = folder.record(&engine.host(), &["--rejected-limit", &limit]);
+        (0..10).for_each(|n| engine.sends(format!("no event {round} {n}\n").as_bytes()));
+        engine.happens(&event(round));
+        folder.eventually("all of it came", || {
+            let rejected = folder.json(&["status", "--json"])[0]["sources"][0]["rejected"].clone();
+            if rejected == round * 10 { Ok(()) } else { Err(rejected) }
+        });
+        let said = format!("{kept} rejected lines of sim are kept; from now on they are only counted");
+        assert_eq!(recorder.log().matches(&said).count(), 1, "{}", recorder.log());
+        recorder.stop();
+        assert_eq!(folder.lines(&["rejected"]).len(), kept);
+        folder.run(&["verify", "-q"]).succeeded();
+    }
+}
+
+#[test]
 fn an_event_is_stored_once_whatever_its_bytes_and_however_often_it_comes() {
     let (folder, engine) = folder_and_engine();
     let recorder = folder.record(&engine.host(), &[]);
