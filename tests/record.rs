@@ -907,7 +907,7 @@ fn a_proxy_that_cuts_an_idle_stream_is_routine() {
 
 #[test]
 fn an_engine_that_is_away_for_long_twice_is_away_twice() {
-    let (folder, mut engine) = folder_and_engine();
+    let (folder, engine) = folder_and_engine();
     engine.happens(&event(0));
     let recorder = folder.record(&engine.host(), &["-v"]);
     folder.eventually_lines(ALL, &events(0..1));
