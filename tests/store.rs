@@ -4,6 +4,7 @@ mod support;
 
 use std::path::Path;
 
+use events::store::{Reader, Store};
 use rusqlite::Connection;
 use support::command::Folder;
 use support::engine::{Engine, event, events};
@@ -120,4 +121,24 @@ fn an_empty_file_becomes_a_store() {
     engine.happens(&event(0));
     folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
     assert_eq!(folder.lines(&["query"]), events(0..1));
+}
+
+/// A reader in the writer's own process must not cost the writer its lock: another program that closes the file would
+/// take itself for the last one, and remove the WAL.
+#[test]
+fn a_reader_in_the_same_process_takes_no_lock_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.db");
+    let store = Store::open_or_create(&path).unwrap();
+    let wal = folder.path().join("events.db-wal");
+    drop(Reader::open(&path).unwrap());
+    Store::prepare(&path).unwrap();
+    assert!(wal.exists());
+    // Another process opens the file, asks, and closes it.
+    let ran =
+        std::process::Command::new(env!("CARGO_BIN_EXE_events")).args(["status", "--db"]).arg(&path).output().unwrap();
+    assert!(ran.status.success());
+    assert!(wal.exists(), "the WAL is gone under the writer");
+    drop(store);
+    assert!(!wal.exists());
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::chain::{BEGINNING, Head};
+use super::held::{Gate, Held};
 use super::place::Place;
 use super::{SourceRow, StoreError, migrate};
 use crate::event::Identity;
@@ -36,6 +37,7 @@ const LAST_CHECKPOINTS: u32 = 3;
 #[derive(Debug)]
 pub struct Store {
     pub(super) connection: Connection,
+    held: Held,
     path: PathBuf,
     place: Place,
     /// The `-wal` and `-shm` files.
@@ -48,9 +50,13 @@ impl Store {
     /// # Errors
     /// A file that is not ours, or not ours to write, is named and left as it is.
     pub fn prepare(path: &Path) -> Result<(), StoreError> {
+        Store::prepare_within(&Gate::enter(), path)
+    }
+
+    fn prepare_within(gate: &Gate, path: &Path) -> Result<(), StoreError> {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
             Ok(_) => Ok(()),
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => writable(path),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => writable(gate, path),
             Err(source) if source.kind() == ErrorKind::NotFound => match path.parent() {
                 Some(directory) if !directory.exists() => {
                     Err(StoreError::NoDirectory { path: path.into(), directory: directory.into() })
@@ -66,7 +72,7 @@ impl Store {
     /// # Errors
     /// A file that is missing, not ours, or not ours to write, is named and left as it is.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        writable(path)?;
+        writable(&Gate::enter(), path)?;
         Store::open_or_create(path)
     }
 
@@ -75,11 +81,14 @@ impl Store {
     /// # Errors
     /// As [`prepare`](Self::prepare), and what SQLite says.
     pub fn open_or_create(path: &Path) -> Result<Store, StoreError> {
-        Store::prepare(path)?;
+        let mut gate = Gate::enter();
+        Store::prepare_within(&gate, path)?;
         // Before it is opened: should another be put there meanwhile, this is not kept.
         let place = Place::of(path).map_err(|source| StoreError::Io { doing: "open", path: path.into(), source })?;
-        let empty = recognise(path)? == Kind::Empty;
+        let empty = recognise(&gate, path)? == Kind::Empty;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let held = gate.hold(path);
+        drop(gate);
         // Who was killed while making the file may have left one that is empty once SQLite has tidied up behind it.
         let pages = |db: &Connection| db.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
         if empty || pages(&connection).map_err(sqlite("open", path))? == 0 {
@@ -100,7 +109,7 @@ impl Store {
         // The first reading opens the WAL.
         sources(&connection).map_err(sqlite("read", path))?;
         let beside = ["-wal", "-shm"].iter().filter_map(|suffix| Place::of(&with_suffix(path, suffix)).ok()).collect();
-        Ok(Store { connection, path: path.into(), place, beside })
+        Ok(Store { connection, held, path: path.into(), place, beside })
     }
 
     /// Closes the file. One that was moved does not have its WAL beside it any more: what stands there is brought into
@@ -125,6 +134,7 @@ impl Store {
             Err(e) => tracing::error!("{}", crate::error::chain(&sqlite("write", &self.path)(e))),
         }
         drop(self.connection);
+        drop(self.held);
         self.beside.iter().for_each(Place::clear);
     }
 
@@ -164,12 +174,15 @@ impl Store {
 }
 
 /// Opens a store for reading: the connection can write nothing into it.
-pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
-    if recognise(path)? == Kind::Empty {
+pub(super) fn open_to_read(path: &Path) -> Result<(Connection, Held), StoreError> {
+    let mut gate = Gate::enter();
+    if recognise(&gate, path)? == Kind::Empty {
         return Err(StoreError::NotADatabase { path: path.into() });
     }
     // Not SQLITE_OPEN_READONLY: the last such connection leaves its `-wal` and `-shm` files behind.
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let held = gate.hold(path);
+    drop(gate);
     if connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).is_err() && !has_wal(path) {
         // A folder that cannot be written, as on a read-only disk; then nobody writes there and no lock is needed.
         let url = format!("file:{}?immutable=1", path.display().to_string().replace('%', "%25").replace('?', "%3f"));
@@ -184,7 +197,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
     if found < SCHEMA {
         return Err(StoreError::Older { path: path.into(), found, known: SCHEMA });
     }
-    Ok(connection)
+    Ok((connection, held))
 }
 
 fn has_wal(path: &Path) -> bool {
@@ -254,7 +267,7 @@ enum Kind {
 }
 
 /// Whose file this is, told from its first hundred bytes, so that nothing of another program's is even opened.
-fn recognise(path: &Path) -> Result<Kind, StoreError> {
+fn recognise(gate: &Gate, path: &Path) -> Result<Kind, StoreError> {
     let io = |source| StoreError::Io { doing: "open", path: path.into(), source };
     let metadata = match path.metadata() {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -270,6 +283,10 @@ fn recognise(path: &Path) -> Result<Kind, StoreError> {
     }
     if metadata.len() == 0 {
         return Ok(Kind::Empty);
+    }
+    // It was looked at when it was opened.
+    if gate.holds(path) {
+        return Ok(Kind::Ours);
     }
     let mut header = [0; 100];
     match File::open(path).map_err(io)?.read_exact(&mut header) {
@@ -300,11 +317,14 @@ fn known_schema(connection: &Connection, path: &Path) -> Result<i64, StoreError>
 
 /// An existing file may be written by us. One without any write permission is left alone even by root, whom the
 /// system would let: somebody has put it away.
-fn writable(path: &Path) -> Result<(), StoreError> {
-    recognise(path)?;
+fn writable(gate: &Gate, path: &Path) -> Result<(), StoreError> {
+    recognise(gate, path)?;
     let io = |source| StoreError::Io { doing: "write", path: path.into(), source };
     if path.metadata().map_err(io)?.mode() & 0o222 == 0 {
         return Err(StoreError::ReadOnly { path: path.into() });
+    }
+    if gate.holds(path) {
+        return Ok(());
     }
     OpenOptions::new().write(true).open(path).map(|_| ()).map_err(io)
 }

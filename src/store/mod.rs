@@ -6,6 +6,7 @@
 mod chain;
 mod disk;
 mod file;
+mod held;
 pub mod layout;
 mod lines;
 mod lock;

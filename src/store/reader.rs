@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::file::{open_to_read, sources, sqlite};
+use super::held::Held;
 use super::lines::{EventRow, Lines};
 use super::order::Ordered;
 use super::plan::{Ask, Plan};
@@ -77,6 +78,7 @@ pub struct Stored<'a> {
 #[derive(Debug)]
 pub struct Reader {
     connection: Connection,
+    _held: Held,
     path: PathBuf,
 }
 
@@ -86,7 +88,8 @@ impl Reader {
     /// # Errors
     /// A file that is not there or is not ours is named; none is made.
     pub fn open(path: &Path) -> Result<Reader, StoreError> {
-        Ok(Reader { connection: open_to_read(path)?, path: path.into() })
+        let (connection, held) = open_to_read(path)?;
+        Ok(Reader { connection, _held: held, path: path.into() })
     }
 
     /// The file.
