@@ -132,5 +132,6 @@ fn identity(source: &SourceRow) -> Identity {
         api: version(&told.api_version, usual.api),
         oldest_api: version(&told.min_api_version, usual.oldest_api),
         version: if told.version.is_empty() { usual.version } else { told.version },
+        told: source.version.clone(),
     }
 }

@@ -12,7 +12,7 @@ use hyper::body::{Body, Bytes, Frame};
 use tokio::sync::mpsc;
 
 use super::fault::{Act, Fault, Faults};
-use super::form::at_version;
+use super::form::{at_version, is_told_at};
 use super::{Archive, Counted, Feed, History, Play};
 use crate::engine::ApiVersion;
 use crate::event::Event;
@@ -206,7 +206,10 @@ impl Subscription {
             return Some(self.chunk(raw));
         }
         let event = Event::parse(raw).ok()?;
-        if (bounded && !self.asked.spans(event.time_nano)) || !self.asked.passes(&event) {
+        if (bounded && !self.asked.spans(event.time_nano))
+            || !self.asked.passes(&event)
+            || !is_told_at(&event, self.version)
+        {
             return None;
         }
         Some(self.chunk(at_version(&event, self.version).as_bytes()))

@@ -13,6 +13,14 @@ use crate::event::Event;
 /// From this version on an event says each thing once.
 const LEAN: ApiVersion = ApiVersion(1, 52);
 
+/// From this version on an engine tells that an image was created.
+const IMAGE_CREATE: ApiVersion = ApiVersion(1, 46);
+
+/// Whether an engine tells of this event at a version of the API.
+pub(super) fn is_told_at(event: &Event, version: Option<ApiVersion>) -> bool {
+    version.is_none_or(|version| version >= IMAGE_CREATE) || event.kind != "image" || event.action != "create"
+}
+
 /// An event as an engine sends it at a version of the API; without one, as it is stored. Untouched where it has that
 /// form already.
 pub(super) fn at_version<'e>(event: &Event<'e>, version: Option<ApiVersion>) -> Cow<'e, str> {
@@ -112,6 +120,17 @@ mod tests {
         for line in fixture("docker-29.7.2.ndjson") {
             assert_eq!(formed(&line, None), line);
             assert_eq!(formed(&line, new), line);
+        }
+    }
+
+    #[test]
+    fn an_image_is_created_from_1_46_on() {
+        let told = |line: &str, version| is_told_at(&Event::parse(line.as_bytes()).unwrap(), version);
+        let create = r#"{"Type":"image","Action":"create","Actor":{"ID":"a"},"timeNano":1}"#;
+        let versions = [Some(ApiVersion(1, 45)), Some(ApiVersion(1, 46)), None];
+        assert_eq!(versions.map(|version| told(create, version)), [false, true, true]);
+        for other in [create.replace("image", "volume"), create.replace("create", "tag")] {
+            assert_eq!(versions.map(|version| told(&other, version)), [true; 3]);
         }
     }
 

@@ -10,6 +10,7 @@ mod form;
 mod listen;
 mod play;
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ pub struct Identity {
     pub oldest_api: ApiVersion,
     /// Its own version.
     pub version: String,
+    /// All it said on `/version` (JSON), if that is known.
+    pub told: Option<String>,
 }
 
 /// Who an engine is of whom nothing else is known.
@@ -51,6 +54,7 @@ impl Default for Identity {
             api: ApiVersion(1, 51),
             oldest_api: ApiVersion(1, 24),
             version: env!("CARGO_PKG_VERSION").into(),
+            told: None,
         }
     }
 }
@@ -130,7 +134,7 @@ impl Engine {
                 headers.insert("Swarm", HeaderValue::from_static("inactive"));
                 pong
             }
-            "/version" if get => self.json(StatusCode::OK, &self.version()),
+            "/version" if get => self.whole(StatusCode::OK, "application/json", format!("{}\n", self.version())),
             "/info" if get => self.json(StatusCode::OK, &self.info()),
             "/events" if get => self.events(request, version),
             // What clients ask beside it.
@@ -175,17 +179,22 @@ impl Engine {
         Some(self.refuse(StatusCode::BAD_REQUEST, &message))
     }
 
-    fn version(&self) -> serde_json::Value {
-        let Identity { api, oldest_api, version, .. } = &self.identity;
-        serde_json::json!({
+    fn version(&self) -> Cow<'_, str> {
+        let Identity { api, oldest_api, version, told, .. } = &self.identity;
+        if let Some(told) = told {
+            return Cow::Borrowed(told);
+        }
+        let usual = serde_json::json!({
             "Platform": {"Name": "events"},
             "Components": [],
             "Version": version,
             "ApiVersion": api.to_string(),
             "MinAPIVersion": oldest_api.to_string(),
+            "GoVersion": "",
             "Os": "linux",
             "Arch": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
-        })
+        });
+        Cow::Owned(usual.to_string())
     }
 
     fn info(&self) -> serde_json::Value {
@@ -194,6 +203,10 @@ impl Engine {
             "Name": self.identity.name,
             "ServerVersion": self.identity.version,
             "OSType": "linux",
+            // As the lists of both say, which are empty.
+            "Containers": 0,
+            "Images": 0,
+            "Debug": false,
         })
     }
 

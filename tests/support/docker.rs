@@ -62,7 +62,12 @@ impl Engine {
 
     /// The docker client of this engine's own version, which need not understand any other.
     pub fn client(&self, words: &[&str]) -> Command {
-        client(&self.client, &self.host, words)
+        self.client_of(&self.host, words)
+    }
+
+    /// The same client, for another host.
+    pub fn client_of(&self, host: &str, words: &[&str]) -> Command {
+        client(&self.client, host, words)
     }
 
     /// Runs the docker client, which must succeed, and gives what it printed.
