@@ -110,12 +110,16 @@ impl Engine {
         self.feed.push(event.as_ref());
     }
 
-    /// Waits until so many subscribers listen; whether they came in time.
+    /// Waits until so many subscribers listen; whether they came in time. Blocks its thread, within a runtime too.
     pub fn wait_for_subscribers(&self, number: usize, patience: Duration) -> bool {
         let mut subscribers = self.subscribers.clone();
-        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return false };
-        let came = async { tokio::time::timeout(patience, subscribers.wait_for(|count| *count >= number)).await };
-        matches!(runtime.block_on(came), Ok(Ok(_)))
+        let wait = || {
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return false };
+            let came = async { tokio::time::timeout(patience, subscribers.wait_for(|count| *count >= number)).await };
+            matches!(runtime.block_on(came), Ok(Ok(_)))
+        };
+        // A runtime of one's own cannot be waited for on a thread of another, as that of an async test.
+        std::thread::scope(|scope| scope.spawn(wait).join()).unwrap_or(false)
     }
 
     /// Waits until somebody listens; whether one came within 10 seconds.

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -69,14 +71,23 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         }
         Engine::new(Identity::default(), History::Feed(feed))
     });
+    allow_connections();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
     let served = runtime.block_on(serve(engine, &args.listen, tls.as_ref()));
-    // Nobody waits for what reads the store for a client that is gone.
-    runtime.shutdown_background();
+    // What reads the store for a client that is gone closes it, if it soon can: the last one to do so tidies up.
+    runtime.shutdown_timeout(Duration::from_millis(500));
     served
+}
+
+/// As many connections as the system lets us have: each is an open file.
+fn allow_connections() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Else there are fewer.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 async fn serve(engine: Arc<Engine>, addresses: &[Address], tls: Option<&Tls>) -> Result<(), Failure> {
@@ -109,7 +120,7 @@ pub(super) fn stored(path: &std::path::Path, selection: Selection, source: Optio
         .filter(|row| source.as_ref().is_none_or(|(id, _)| *id == row.id) && row.engine_id.is_some())
         .max_by_key(|row| row.contacted_nano);
     let identity = newest.map_or_else(Identity::default, identity);
-    let archive = Archive::open(path, selection, source.map(|(id, _)| id))?;
+    let archive = Archive::open(path, selection, source.as_ref().map(|(_, name)| name.as_str()))?;
     Ok(Engine::new(identity, History::Archive(archive)))
 }
 

@@ -2,20 +2,23 @@
 //!
 //! A subscriber reads history by itself, as fast as it takes it, and then joins the *tail*: the newest events, read once
 //! for all subscribers. Both go by sequence, so the seam loses and doubles nothing; whoever falls behind the tail reads
-//! the store again.
+//! the store again. Sequences are those of one file: when another one is at the path, all begins anew.
 
 use std::collections::VecDeque;
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper::body::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::event::Event;
 use crate::query::Selection;
-use crate::store::{Judge, Order, Reader, Snapshot, StoreError, Stored};
+use crate::store::{Judge, Order, Place, Reader, Snapshot, StoreError, Stored};
 
 /// How often it is looked whether something was committed. An event is to be told within 100 ms of its being stored.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -23,32 +26,76 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// How many bytes of the newest events are held.
 const TAIL: usize = 8 << 20;
 
+/// How many events a subscriber takes from the tail at a time: what it has taken is held until it is sent.
+const TAKEN: usize = 64;
+
 /// How long is waited after the store could not be read.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many read the store at once, each on a thread; whoever else wants to waits for its turn. One that takes nothing
+/// is cut off and makes room.
+const READINGS: usize = 64;
 
 /// What is served of a store.
 #[derive(Clone, Debug)]
 pub struct Archive {
     shared: Arc<Shared>,
+    readings: Arc<Semaphore>,
+    _watch: Arc<Watch>,
+}
+
+/// A place in what is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Position {
+    /// Counts the files that were at the path.
+    file: u64,
+    seq: i64,
+}
+
+/// What comes after a position.
+pub(super) enum News {
+    /// These events, and the position behind them.
+    Held(Vec<Bytes>, Position),
+    /// The tail does not reach back so far: it is to be read from the store.
+    LetGo,
+    /// There is another store now.
+    OtherStore,
 }
 
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
     selection: Selection,
-    source: Option<i64>,
     tail: Mutex<Tail>,
-    /// The last sequence in the tail.
-    newest: watch::Sender<i64>,
+    /// The last position in the tail.
+    newest: watch::Sender<Position>,
 }
 
 /// The newest events, by sequence.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tail {
+    place: Place,
+    source: Option<i64>,
     events: VecDeque<(i64, Bytes)>,
     bytes: usize,
     /// The last sequence that is not held any more: what comes after it is.
     let_go: i64,
+}
+
+/// The thread that looks for new events; it has ended, and closed the store, when this is dropped.
+#[derive(Debug)]
+struct Watch {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Archive {
@@ -57,104 +104,158 @@ impl Archive {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn open(path: &Path, selection: Selection, source: Option<i64>) -> Result<Archive, StoreError> {
-        let reader = Reader::open(path)?;
-        let now = reader.snapshot(0)?.to;
+    pub fn open(path: &Path, selection: Selection, source: Option<&str>) -> Result<Archive, StoreError> {
+        let (reader, tail, now) = begin(path, source)?;
         let shared = Arc::new(Shared {
             path: path.into(),
             selection,
-            source,
-            tail: Mutex::new(Tail { let_go: now, ..Tail::default() }),
-            newest: watch::channel(now).0,
+            tail: Mutex::new(tail),
+            newest: watch::channel(Position { file: 0, seq: now }).0,
         });
-        let looking = Arc::downgrade(&shared);
-        std::thread::Builder::new()
+        let (stop, stopped) = channel();
+        let (watched, source) = (shared.clone(), source.map(str::to_owned));
+        let thread = std::thread::Builder::new()
             .name("tail".into())
-            .spawn(move || {
-                let mut seen = None;
-                loop {
-                    std::thread::sleep(GLANCE);
-                    let Some(shared) = looking.upgrade() else { return };
-                    if let Err(e) = shared.look(&reader, &mut seen) {
-                        tracing::warn!("{}; it is tried again", crate::error::chain(&e));
-                        std::thread::sleep(PATIENCE);
-                    }
-                }
-            })
+            .spawn(move || watched.watch(reader, source.as_deref(), &stopped))
             .map_err(|source| StoreError::Io { doing: "read", path: path.into(), source })?;
-        Ok(Archive { shared })
+        let watch = Watch { stop: Some(stop), thread: Some(thread) };
+        Ok(Archive { shared, readings: Arc::new(Semaphore::new(READINGS)), _watch: Arc::new(watch) })
     }
 
-    /// The last sequence that is known now.
-    pub(super) fn now(&self) -> i64 {
+    /// The last position that is known now.
+    pub(super) fn now(&self) -> Position {
         *self.shared.newest.borrow()
     }
 
-    /// Calls `each` with the events up to and with the sequence `to` that are asked for, in the order of time. Blocks.
+    /// Waits until the store may be read.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        self.readings.clone().acquire_owned().await.expect("it is never closed")
+    }
+
+    /// Calls `each` with the events up to a position that are asked for, in the order of time. Blocks.
     pub(super) fn history(
         &self,
-        to: i64,
+        to: Position,
         asked: &Selection,
         each: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        self.shared.read(Snapshot { after: 0, to }, Order::Time, asked, each)
+        self.shared.read(to.file, Snapshot { after: 0, to: to.seq }, Order::Time, asked, each)
     }
 
-    /// The events after a sequence, as far as they have come, and the last sequence of them; `None` if the tail does not
-    /// reach back so far.
-    pub(super) fn after(&self, seq: i64) -> Option<(Vec<Bytes>, i64)> {
+    /// The events after a position, as far as they have come.
+    pub(super) fn after(&self, at: Position) -> News {
         let tail = self.shared.tail();
-        if seq < tail.let_go {
-            return None;
+        let newest = self.now();
+        if at.file != newest.file {
+            return News::OtherStore;
         }
-        let begin = tail.events.partition_point(|(at, _)| *at <= seq);
-        let events: Vec<Bytes> = tail.events.range(begin..).map(|(_, event)| event.clone()).collect();
-        let newest = *self.shared.newest.borrow();
-        Some((events, newest.max(seq)))
+        if at.seq < tail.let_go {
+            return News::LetGo;
+        }
+        let begin = tail.events.partition_point(|(seq, _)| *seq <= at.seq);
+        let end = tail.events.len().min(begin + TAKEN);
+        let events = tail.events.range(begin..end).map(|(_, event)| event.clone()).collect();
+        let behind = match tail.events.get(end) {
+            Some(_) => Position { seq: tail.events[end - 1].0, ..at },
+            None => newest.max(at),
+        };
+        News::Held(events, behind)
     }
 
-    /// Calls `each` with the events after a sequence that the tail holds no more, in order of arrival; gives the last
-    /// sequence of them. Blocks.
-    pub(super) fn missed(&self, seq: i64, each: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<i64, StoreError> {
+    /// Calls `each` with the events after a position that the tail holds no more, in order of arrival; gives the position
+    /// behind them. Blocks.
+    pub(super) fn missed(
+        &self,
+        at: Position,
+        each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<Position, StoreError> {
         let to = self.shared.tail().let_go;
-        self.shared.read(Snapshot { after: seq, to }, Order::Arrival, &Selection::default(), each)?;
-        Ok(to)
+        self.shared.read(at.file, Snapshot { after: at.seq, to }, Order::Arrival, &Selection::default(), each)?;
+        Ok(Position { seq: to, ..at })
     }
 
-    /// Waits until something comes after a sequence.
-    pub(super) async fn came(&self, seq: i64) {
+    /// Waits until something comes after a position.
+    pub(super) async fn came(&self, at: Position) {
         let mut newest = self.shared.newest.subscribe();
         // This archive itself holds the sender, so it is never gone.
-        let _ = newest.wait_for(|newest| *newest > seq).await;
+        let _ = newest.wait_for(|newest| *newest > at).await;
     }
 }
 
+/// Opens what is at the path: a reader, a tail that is still empty, and the last sequence.
+fn begin(path: &Path, source: Option<&str>) -> Result<(Reader, Tail, i64), StoreError> {
+    let cannot = |source| StoreError::Io { doing: "read", path: path.into(), source };
+    let reader = Reader::open(path)?;
+    let place = Place::of(path).map_err(cannot)?;
+    let source = match source {
+        None => None,
+        Some(name) => {
+            let row = reader.sources()?.into_iter().find(|row| row.name == name);
+            Some(row.ok_or_else(|| cannot(io::Error::other(format!("it has no source '{name}'"))))?.id)
+        }
+    };
+    let now = reader.snapshot(0)?.to;
+    Ok((reader, Tail { place, source, events: VecDeque::new(), bytes: 0, let_go: now }, now))
+}
+
 impl Shared {
+    /// Looks for new events until it is stopped.
+    fn watch(&self, mut reader: Reader, source: Option<&str>, stopped: &Receiver<()>) {
+        let mut seen = None;
+        let mut failing = false;
+        let mut wait = GLANCE;
+        while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+            wait = GLANCE;
+            let looked = if self.tail().place.is_kept() {
+                self.look(&reader, &mut seen, stopped)
+            } else {
+                begin(&self.path, source).map(|(other, tail, now)| {
+                    tracing::info!("another store is at {}: it is served from now on", self.path.display());
+                    (reader, seen) = (other, None);
+                    let mut held = self.tail();
+                    *held = tail;
+                    let file = self.newest.borrow().file + 1;
+                    self.newest.send_replace(Position { file, seq: now });
+                })
+            };
+            match looked {
+                Ok(()) => failing = false,
+                Err(e) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!("{}; it is tried again", crate::error::chain(&e));
+                    }
+                    wait = PATIENCE;
+                }
+            }
+        }
+    }
+
     /// Takes what was committed since the last look into the tail.
-    fn look(&self, reader: &Reader, seen: &mut Option<i64>) -> Result<(), StoreError> {
+    fn look(&self, reader: &Reader, seen: &mut Option<i64>, stopped: &Receiver<()>) -> Result<(), StoreError> {
         let version = reader.data_version()?;
         if *seen == Some(version) {
             return Ok(());
         }
-        let snapshot = reader.snapshot(*self.newest.borrow())?;
-        let passes = |event: &Event| self.passes(event);
+        let snapshot = reader.snapshot(self.newest.borrow().seq)?;
+        let source = self.tail().source;
+        let passes = |event: &Event| self.selection.passes(event);
         let judge = if self.selection.is_everything() { Judge::All } else { Judge::Each(&passes) };
         let mut news = Vec::new();
-        let _ = reader.events::<()>(
-            &self.selection.ask(self.source),
-            snapshot,
-            Order::Arrival,
-            judge,
-            |stored: Stored| {
+        let looked =
+            reader.events(&self.selection.ask(source), snapshot, Order::Arrival, judge, |stored: Stored| {
                 news.push((stored.seq, Bytes::copy_from_slice(stored.raw)));
                 if news.len() >= 1_000 {
                     self.append(news.drain(..), stored.seq);
+                    if stopped.try_recv() == Err(TryRecvError::Disconnected) {
+                        return ControlFlow::Break(());
+                    }
                 }
                 ControlFlow::Continue(())
-            },
-        )?;
-        self.append(news.into_iter(), snapshot.to);
-        *seen = Some(version);
+            })?;
+        if looked.is_continue() {
+            self.append(news.into_iter(), snapshot.to);
+            *seen = Some(version);
+        }
         Ok(())
     }
 
@@ -170,22 +271,31 @@ impl Shared {
             tail.let_go = seq;
         }
         // Under the lock: whoever looks sees both.
-        self.newest.send_replace(newest);
+        self.newest.send_modify(|position| position.seq = newest);
     }
 
     /// A reader of its own for each, so that none waits for another.
     fn read(
         &self,
+        file: u64,
         snapshot: Snapshot,
         order: Order,
         asked: &Selection,
         mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let reader = Reader::open(&self.path)?;
-        let mut ask = asked.ask(self.source);
+        let source = {
+            let tail = self.tail();
+            if file != self.newest.borrow().file || !tail.place.is_kept() {
+                let source = io::Error::other("another file is there now");
+                return Err(StoreError::Io { doing: "read", path: self.path.clone(), source });
+            }
+            tail.source
+        };
+        let mut ask = asked.ask(source);
         ask.since = ask.since.max(self.selection.since);
         ask.until = [ask.until, self.selection.until].into_iter().flatten().min();
-        let passes = |event: &Event| asked.passes(event) && self.passes(event);
+        let passes = |event: &Event| asked.passes(event) && self.selection.passes(event);
         let judge = match () {
             () if asked.is_everything() && self.selection.is_everything() => Judge::All,
             () if asked.looks_at_varying() || self.selection.looks_at_varying() => Judge::Each(&passes),
@@ -193,10 +303,6 @@ impl Shared {
         };
         let _ = reader.events(&ask, snapshot, order, judge, |stored: Stored| each(stored.raw))?;
         Ok(())
-    }
-
-    fn passes(&self, event: &Event) -> bool {
-        self.selection.passes(event)
     }
 
     fn tail(&self) -> MutexGuard<'_, Tail> {

@@ -9,8 +9,9 @@ use std::time::Duration;
 use http_body_util::Full;
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::archive::{News, Position};
 use super::fault::{Act, Fault, Faults};
 use super::form::{at_version, is_told_at};
 use super::{Archive, Counted, Feed, History, Play};
@@ -19,6 +20,9 @@ use crate::event::Event;
 use crate::query::time::unix_time;
 use crate::query::{Filter, Selection};
 use crate::store::StoreError;
+
+/// How long it takes, in nanoseconds, until what an engine tells is stored and seen here.
+const STORED_WITHIN: i64 = 200_000_000;
 
 /// What a request for events asks for.
 #[derive(Clone, Debug)]
@@ -48,17 +52,24 @@ impl Subscription {
     ) -> Result<Subscription, Refusal> {
         let mut filter = Filter::default();
         let (mut since_text, mut until_text) = (Cow::Borrowed(""), Cow::Borrowed(""));
-        for pair in query.split('&') {
+        let wrong = |message: String| Refusal { status: StatusCode::BAD_REQUEST, message };
+        let mut filters_text = Cow::Borrowed("");
+        // Of several the first one counts, so the last ones are read first.
+        for pair in query.split('&').rev() {
+            if pair.contains(';') {
+                return Err(wrong("invalid semicolon separator in query".into()));
+            }
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            match key {
-                "since" => since_text = decode(value),
-                "until" => until_text = decode(value),
-                "filters" => {
-                    filter = Filter::from_wire(&decode(value))
-                        .map_err(|e| Refusal { status: StatusCode::BAD_REQUEST, message: e.to_string() })?;
-                }
+            let (key, value) = (decode(key).map_err(wrong)?, decode(value).map_err(wrong)?);
+            match &*key {
+                "since" => since_text = value,
+                "until" => until_text = value,
+                "filters" => filters_text = value,
                 _ => {}
             }
+        }
+        if !filters_text.is_empty() {
+            filter = Filter::from_wire(&filters_text).map_err(|e| wrong(e.to_string()))?;
         }
         let (since, until) = (bound(&since_text)?, bound(&until_text)?);
         if since.zip(until).is_some_and(|(since, until)| since > until) {
@@ -72,17 +83,26 @@ impl Subscription {
     }
 
     /// The answer, each event a chunk; it ends when the time of `until` has come.
-    pub(super) fn answer(self, history: History, faults: &Faults, counted: Counted) -> Answer {
+    pub(super) fn answer(self, history: History, faults: &Faults, subscribers: &watch::Sender<usize>) -> Answer {
         let (chunks, answer) = mpsc::channel(16);
         let out = Out { chunks, faults: faults.begin() };
+        let telling: Pin<Box<dyn Future<Output = Result<(), Gone>> + Send>> = match history {
+            History::Feed(feed) => {
+                let now = feed.len();
+                Box::pin(async move { self.tell_feed(&feed, now, out).await })
+            }
+            History::Archive(archive) => {
+                let now = archive.now();
+                Box::pin(self.tell_archive(archive, now, out))
+            }
+            History::Play(play) => Box::pin(async move { self.tell_play(&play, out).await }),
+        };
+        // Only now, so that whoever sees it counted can rely on it: what happens next is told.
+        let counted = Counted::new(subscribers);
         tokio::spawn(async move {
             let _counted = counted;
             // Who is gone needs no answer.
-            let _: Result<(), Gone> = match history {
-                History::Feed(feed) => self.tell_feed(&feed, out).await,
-                History::Archive(archive) => self.tell_archive(archive, out).await,
-                History::Play(play) => self.tell_play(&play, out).await,
-            };
+            let _: Result<(), Gone> = telling.await;
         });
         Answer::Stream(answer)
     }
@@ -97,8 +117,7 @@ impl Subscription {
         self.memory_alone || self.asked.until.is_some_and(is_past)
     }
 
-    async fn tell_feed(&self, feed: &Feed, mut out: Out) -> Result<(), Gone> {
-        let now = feed.len();
+    async fn tell_feed(&self, feed: &Feed, now: usize, mut out: Out) -> Result<(), Gone> {
         if self.replays() {
             for raw in (0..now).map_while(|position| feed.at(position)) {
                 out.send(self.selected(&raw, true)).await?;
@@ -107,62 +126,80 @@ impl Subscription {
         if self.is_over() {
             return Ok(());
         }
-        let follow = async {
-            for position in now.. {
-                tokio::select! {
-                    () = feed.came(position) => {}
-                    () = out.chunks.closed() => return Err(Gone),
-                }
-                if let Some(raw) = feed.at(position) {
-                    out.send(self.selected(&raw, false)).await?;
-                }
+        let mut at = now;
+        loop {
+            let (over, end) = (self.is_over(), feed.len());
+            for raw in (at..end).map_while(|position| feed.at(position)) {
+                out.send(self.selected(&raw, over)).await?;
             }
-            Ok(())
-        };
-        until_over(self.asked.until, follow).await
+            if over {
+                return Ok(());
+            }
+            at = end;
+            tokio::select! {
+                () = feed.came(at) => {}
+                () = passed(self.asked.until) => {}
+                () = out.chunks.closed() => return Err(Gone),
+            }
+        }
     }
 
-    async fn tell_archive(self, archive: Archive, mut out: Out) -> Result<(), Gone> {
-        let mut seq = archive.now();
+    async fn tell_archive(self, archive: Archive, now: Position, mut out: Out) -> Result<(), Gone> {
+        let mut at = now;
         if self.replays() {
             let history =
-                move |archive: &Archive, asked: &Selection, each: Each| archive.history(seq, asked, each).map(|()| seq);
+                move |archive: &Archive, asked: &Selection, each: Each| archive.history(now, asked, each).map(|()| now);
             (out, _) = self.read(&archive, out, history).await?;
         }
         if self.is_over() {
             return Ok(());
         }
-        let until = self.asked.until;
-        let this = &self;
-        let follow = async move {
-            loop {
-                let Some((events, newest)) = archive.after(seq) else {
-                    let missed = move |archive: &Archive, _: &Selection, each: Each| archive.missed(seq, each);
-                    (out, seq) = this.read(&archive, out, missed).await?;
-                    continue;
-                };
-                for raw in events {
-                    out.send(this.selected(&raw, false)).await?;
-                }
-                seq = newest;
-                tokio::select! {
-                    () = archive.came(seq) => {}
-                    () = out.chunks.closed() => return Err(Gone),
+        // What happened by then is in the store a moment later.
+        let last = self.asked.until.map(|until| until.saturating_add(STORED_WITHIN));
+        loop {
+            let (over, end) = (last.is_some_and(is_past), archive.now());
+            while at < end {
+                match archive.after(at) {
+                    News::Held(events, newest) => {
+                        let bounded = self.is_over();
+                        for raw in events {
+                            out.send(self.selected(&raw, bounded)).await?;
+                        }
+                        at = newest;
+                    }
+                    News::LetGo => {
+                        let missed = move |archive: &Archive, _: &Selection, each: Each| archive.missed(at, each);
+                        (out, at) = self.read(&archive, out, missed).await?;
+                    }
+                    // As when an engine starts anew: whoever comes again gets what is there now.
+                    News::OtherStore => return out.cut().await,
                 }
             }
-        };
-        until_over(until, follow).await
+            if over {
+                return Ok(());
+            }
+            tokio::select! {
+                () = archive.came(at) => {}
+                () = passed(last) => {}
+                () = out.chunks.closed() => return Err(Gone),
+            }
+        }
     }
 
     /// Reads the store, beside the tasks that serve others.
     async fn read(
         &self,
         archive: &Archive,
-        mut out: Out,
-        read: impl FnOnce(&Archive, &Selection, Each) -> Result<i64, StoreError> + Send + 'static,
-    ) -> Result<(Out, i64), Gone> {
-        let (archive, subscription) = (archive.clone(), self.clone());
+        out: Out,
+        read: impl FnOnce(&Archive, &Selection, Each) -> Result<Position, StoreError> + Send + 'static,
+    ) -> Result<(Out, Position), Gone> {
+        let turn = tokio::select! {
+            turn = archive.turn() => turn,
+            () = out.chunks.closed() => return Err(Gone),
+        };
+        let (archive, subscription, mut out) = (archive.clone(), self.clone(), out);
         let reading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let mut gone = false;
             let read = read(&archive, &subscription.asked, &mut |raw| match out
                 .blocking_send(subscription.selected(raw, false))
@@ -174,7 +211,7 @@ impl Subscription {
                 }
             });
             match read {
-                Ok(seq) if !gone => Ok((out, seq)),
+                Ok(at) if !gone => Ok((out, at)),
                 Ok(_) => Err(Gone),
                 Err(e) => {
                     tracing::error!("{}", crate::error::chain(&e));
@@ -247,13 +284,16 @@ impl Out {
             match act {
                 Act::Send(bytes) => self.chunks.send(Ok(bytes)).await.map_err(|_| Gone)?,
                 Act::Wait(duration) => tokio::time::sleep(duration).await,
-                Act::Cut => {
-                    let _ = self.chunks.send(Err(Cut)).await;
-                    return Err(Gone);
-                }
+                Act::Cut => return self.cut().await,
             }
         }
         Ok(())
+    }
+
+    /// Breaks the stream off.
+    async fn cut(&self) -> Result<(), Gone> {
+        let _ = self.chunks.send(Err(Cut)).await;
+        Err(Gone)
     }
 
     /// The same where there are no faults.
@@ -263,22 +303,14 @@ impl Out {
     }
 }
 
-/// Follows until the time of `until` has come, if that is yet to come.
-async fn until_over(until: Option<i64>, follow: impl Future<Output = Result<(), Gone>>) -> Result<(), Gone> {
-    tokio::select! {
-        followed = follow => followed,
-        () = over(until) => Ok(()),
-    }
-}
-
-/// Waits for the time of `until` if that is yet to come; what is asked of the past ends by itself.
-async fn over(until: Option<i64>) {
-    match until {
-        Some(until) if !is_past(until) => {
-            let left = u64::try_from(until - now_nano()).unwrap_or(0);
+/// Waits until an instant has passed; for ever if there is none.
+async fn passed(instant: Option<i64>) {
+    match instant {
+        Some(instant) => {
+            let left = u64::try_from(instant.saturating_sub(now_nano())).unwrap_or(0);
             tokio::time::sleep(Duration::from_nanos(left)).await;
         }
-        _ => std::future::pending().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -294,37 +326,41 @@ fn bound(text: &str) -> Result<Option<i64>, Refusal> {
     if text.is_empty() {
         return Ok(None);
     }
-    match unix_time(text) {
-        Some(Some(instant)) => Ok(Some(instant)),
-        out_of_range => {
-            let why = if out_of_range.is_some() { "value out of range" } else { "invalid syntax" };
-            let whole = text.split_once('.').map_or(text, |(whole, _)| whole);
-            let message = format!("strconv.ParseInt: parsing {whole:?}: {why}");
-            Err(Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, message })
-        }
+    if let Some(Some(instant)) = unix_time(text) {
+        return Ok(Some(instant));
     }
+    // An engine names the part that it cannot read.
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let part = if unix_time(whole).flatten().is_some() { fraction } else { whole };
+    let why = if unix_time(part).is_some() { "value out of range" } else { "invalid syntax" };
+    let message = format!("strconv.ParseInt: parsing {part:?}: {why}");
+    Err(Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, message })
 }
 
-/// Decodes a value of a query: `%XX`, and `+` for a space.
-fn decode(value: &str) -> Cow<'_, str> {
-    if !value.contains(['%', '+']) {
-        return Cow::Borrowed(value);
+/// Decodes a part of a query: `%XX`, and `+` for a space. What is no such escape is refused in an engine's words.
+fn decode(text: &str) -> Result<Cow<'_, str>, String> {
+    if !text.contains(['%', '+']) {
+        return Ok(Cow::Borrowed(text));
     }
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
         rest = tail;
-        let hex = || u8::from_str_radix(std::str::from_utf8(tail.get(..2)?).ok()?, 16).ok();
-        match byte {
-            b'+' => bytes.push(b' '),
-            b'%' if hex().is_some() => {
-                bytes.extend(hex());
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let digit = |at: usize| tail.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+                let (Some(high), Some(low)) = (digit(0), digit(1)) else {
+                    let escape = String::from_utf8_lossy(&tail[..tail.len().min(2)]).into_owned();
+                    return Err(format!("invalid URL escape {:?}", format!("%{escape}")));
+                };
                 rest = &tail[2..];
+                (high << 4 | low) as u8
             }
-            byte => bytes.push(byte),
-        }
+            byte => byte,
+        });
     }
-    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// The body of an answer: all of it at once, or events as they come.

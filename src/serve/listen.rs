@@ -21,6 +21,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinSet;
@@ -40,11 +41,15 @@ const TAKING_PATIENCE: Duration = Duration::from_secs(20);
 /// The longest request line that is taken; an engine's clients send some kilobytes.
 const REQUEST_LINE: usize = 60 * 1024;
 
-/// The largest head that is read, if only to refuse it.
-const HEAD: usize = 8 << 20;
+/// How much of a request's head, and of what waits for a client, is held for a connection.
+const HELD: usize = 128 * 1024;
 
 /// How many connections are held at once; a subscriber is one.
 const CONNECTIONS: usize = 4_096;
+
+/// When a silent TCP client is asked whether it is there: as an engine does.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(15)).with_retries(9);
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,17 +175,17 @@ impl Tls {
 /// Answers requests.
 pub(super) type Answers = dyn Fn(Request<Incoming>) -> Response<Answer> + Send + Sync;
 
-/// Listens, and answers for as long as what is returned is polled.
+/// Listens, and answers for as long as what is returned is polled. TLS is for TCP alone.
 pub(super) fn listen(
     address: &Address,
     tls: Option<Tls>,
     answers: Arc<Answers>,
 ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
     let io = |source| ListenError::Io { address: address.clone(), source };
-    let (listener, file) = match address {
+    let (listener, file, tls) = match address {
         Address::Unix(path) => {
             let (listener, file) = bind_unix(path, address)?;
-            (Listener::Unix(listener), Some(file))
+            (Listener::Unix(listener), Some(file), None)
         }
         Address::Tcp(at) => {
             let listener = std::net::TcpListener::bind(at).map_err(|e| match e.kind() {
@@ -188,7 +193,7 @@ pub(super) fn listen(
                 _ => io(e),
             })?;
             listener.set_nonblocking(true).map_err(io)?;
-            (Listener::Tcp(TcpListener::from_std(listener).map_err(io)?), None)
+            (Listener::Tcp(TcpListener::from_std(listener).map_err(io)?), None, tls)
         }
     };
     Ok(Box::pin(async move {
@@ -212,7 +217,9 @@ impl Listener {
             Listener::Unix(listener) => Box::new(listener.accept().await?.0),
             Listener::Tcp(listener) => {
                 let stream = listener.accept().await?.0;
-                stream.set_nodelay(true)?;
+                // Who is gone already is found by reading. A machine that is gone without a word, by asking it.
+                let _ = stream.set_nodelay(true);
+                let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
                 Box::new(stream)
             }
         })
@@ -252,10 +259,12 @@ fn bind_unix(path: &Path, address: &Address) -> Result<(UnixListener, SocketFile
 
 async fn accept(listener: &Listener, tls: Option<Tls>, answers: Arc<Answers>) {
     let mut connections = JoinSet::new();
+    let mut failing = false;
     loop {
         tokio::select! {
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok(stream) => {
+                    failing = false;
                     let (tls, answers) = (tls.clone(), answers.clone());
                     connections.spawn(async move {
                         if let Err(e) = begin(stream, tls, answers).await {
@@ -264,7 +273,9 @@ async fn accept(listener: &Listener, tls: Option<Tls>, answers: Arc<Answers>) {
                     });
                 }
                 Err(e) => {
-                    tracing::warn!("cannot accept a connection: {e}");
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!("cannot accept a connection: {e}; it is tried again");
+                    }
                     // As a rule there are too many open files, and not for long.
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -288,7 +299,7 @@ async fn converse(mut stream: impl Stream, answers: Arc<Answers>) -> io::Result<
         return Ok(());
     }
     let line = memchr::memchr(b'\n', &head).unwrap_or(head.len());
-    if line > REQUEST_LINE {
+    if line > REQUEST_LINE || head.len() >= HELD {
         return refuse(&mut stream).await;
     }
     let stream = Patient { head: head.into(), stream, waiting: None };
@@ -299,6 +310,7 @@ async fn converse(mut stream: impl Stream, answers: Arc<Answers>) -> io::Result<
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .title_case_headers(true)
+        .max_buf_size(HELD)
         .header_read_timeout(HEAD_PATIENCE * 6)
         .serve_connection(TokioIo::new(stream), service);
     served.await.map_err(io::Error::other)
@@ -307,7 +319,7 @@ async fn converse(mut stream: impl Stream, answers: Arc<Answers>) -> io::Result<
 /// Reads until the head of a request is whole, or too large. Ends early where the stream does.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(4096);
-    while head.len() < HEAD {
+    while head.len() < HELD {
         let searched = head.len().saturating_sub(3);
         if stream.read_buf(&mut head).await? == 0 {
             break;

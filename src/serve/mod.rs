@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, SERVER};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, LOCATION, SERVER};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::watch;
 
@@ -115,6 +115,14 @@ impl Engine {
             let message = "400 Bad Request: missing required Host header";
             return self.whole(StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", message.into());
         }
+        if let Some(clean) = cleaned(request.uri().path()) {
+            let mut moved = Response::new(Answer::Whole(Bytes::new().into()));
+            *moved.status_mut() = StatusCode::MOVED_PERMANENTLY;
+            let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
+            let to = HeaderValue::try_from(format!("{clean}{query}")).expect("a part of a URI is a header's value");
+            moved.headers_mut().insert(LOCATION, to);
+            return moved;
+        }
         let (version, path) = split_version(request.uri().path());
         if let Some(refusal) = version.and_then(|version| self.refuse_version(version)) {
             return refusal;
@@ -158,7 +166,7 @@ impl Engine {
         let query = request.uri().query().unwrap_or_default();
         match events::Subscription::from_query(query, version, kind == "application/json-seq") {
             Ok(subscription) => {
-                let answer = subscription.answer(self.history.clone(), &self.faults, Counted::new(&self.subscribers));
+                let answer = subscription.answer(self.history.clone(), &self.faults, &self.subscribers);
                 self.with_headers(StatusCode::OK, kind, answer)
             }
             Err(refusal) => self.refuse(refusal.status, &refusal.message),
@@ -251,6 +259,25 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
+}
+
+/// The path without empty steps, `.` and `..`, if it has any: a client is sent there, as by an engine.
+fn cleaned(path: &str) -> Option<String> {
+    let steps = || path.strip_prefix('/').unwrap_or(path).split('/');
+    let last = steps().count() - 1;
+    if !steps().enumerate().any(|(at, step)| matches!(step, "." | "..") || (step.is_empty() && at < last)) {
+        return None;
+    }
+    let mut clean: Vec<&str> = Vec::new();
+    for step in steps() {
+        match step {
+            "" | "." => {}
+            ".." => drop(clean.pop()),
+            step => clean.push(step),
+        }
+    }
+    let end = if path.ends_with('/') && !clean.is_empty() { "/" } else { "" };
+    Some(format!("/{}{end}", clean.join("/")))
 }
 
 /// `/v1.41/events` → 1.41 and `/events`.
