@@ -121,7 +121,7 @@ fn history_is_told_whole_each_event_a_chunk() {
     let everything = folder.lines(&["query", "-q"]);
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
     for target in
-        ["/events?since=0&until=0", "/v1.41/events?since=0&until=1795535700", "/events?until=1795535700.000000001"]
+        ["/events?since=0&until=0", "/v1.46/events?since=0&until=1795535700", "/events?until=1795535700.000000001"]
     {
         let answer = get(&socket, target);
         assert_eq!(answer.status(), 200);
