@@ -146,9 +146,10 @@ fn is_begun(record: &[u8], error: &NotAnEvent) -> bool {
     match *error {
         NotAnEvent::NotJson(e) => e.at >= record.len(),
         NotAnEvent::NotUtf8(at) => {
-            let (text, rest) = record.split_at(at);
-            let within_character = std::str::from_utf8(rest).is_err_and(|e| e.error_len().is_none());
-            within_character && Event::parse(text).is_err_and(|e| is_begun(trim(text), &e))
+            let within_character = std::str::from_utf8(&record[at..]).is_err_and(|e| e.error_len().is_none());
+            // Another character in its place: whether one may stand there.
+            let text = String::from_utf8_lossy(record);
+            within_character && Event::parse(text.as_bytes()).is_err_and(|e| is_begun(text.as_bytes(), &e))
         }
         _ => false,
     }

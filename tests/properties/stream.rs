@@ -94,10 +94,10 @@ fn read(line: &[u8], limit: usize, all: &mut Vec<Given>) {
 
 /// Whether serde_json would read on if there were more.
 fn is_begun(line: &[u8]) -> bool {
-    let text = match std::str::from_utf8(line) {
-        Ok(text) => text,
-        Err(e) if e.error_len().is_none() => std::str::from_utf8(&line[..e.valid_up_to()]).expect("it is valid so far"),
-        Err(_) => return false,
+    // Any character stands for the one that the line may end in.
+    let text = &*match std::str::from_utf8(line) {
+        Err(e) if e.error_len().is_some() => return false,
+        _ => String::from_utf8_lossy(line),
     };
     let read = |text: &str| serde_json::from_str::<&serde_json::value::RawValue>(text).map(drop);
     read(text).is_err_and(|e| match () {
