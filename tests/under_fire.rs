@@ -15,15 +15,15 @@ use std::collections::HashMap;
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use events::query::time::parse_time;
 use rusqlite::Connection;
-use support::command::{Folder, Running, eventually};
+use support::command::{Folder, Running, eventually, within};
 use support::engine::{Engine, Framing, Manner, Pieces, Truth, event_at};
 
 /// More memory than this is too much, whatever happens.
@@ -234,12 +234,16 @@ impl Scene {
         })
     }
 
+    /// So long a fault lasts; a recorder that runs lives through it.
+    fn lasts(&mut self, milliseconds: impl std::ops::RangeBounds<u64>) {
+        let time = Duration::from_millis(fastrand::u64(milliseconds));
+        let died = within(time, || self.recorder.as_mut().is_some_and(|recorder| !recorder.is_alive()));
+        assert!(!died, "the recorder has died");
+    }
+
     /// Waits until all that could be had is stored. If it never is, the row will say so.
     fn settles(&self) {
-        let since = Instant::now();
-        while since.elapsed() < Duration::from_secs(40) && self.missing() > 0 {
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        within(Duration::from_secs(40), || self.missing() == 0);
     }
 
     fn missing(&self) -> usize {
@@ -348,35 +352,29 @@ fn next_event(next: &AtomicU64) -> String {
 
 /// Something that happens beside the scene.
 struct Flow {
-    over: Arc<AtomicBool>,
+    /// Dropped when it is over.
+    going: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Calls `tick` each millisecond, with when it began and what `tick` gave last.
 fn flow(mut tick: impl FnMut(Instant, u64) -> u64 + Send + 'static) -> Flow {
-    let over = Arc::new(AtomicBool::new(false));
-    let told = over.clone();
+    let (going, over) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         let (since, mut made) = (Instant::now(), 0);
-        while !told.load(Ordering::Relaxed) {
+        while over.recv_timeout(Duration::from_millis(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
             made = tick(since, made);
-            std::thread::sleep(Duration::from_millis(1));
         }
     });
-    Flow { over, thread: Some(thread) }
+    Flow { going: Some(going), thread: Some(thread) }
 }
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
+        self.going = None;
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(ended.is_none_or(|ended| ended.is_ok()) || std::thread::panicking(), "the flow did not panic");
     }
-}
-
-/// How long a fault lasts.
-fn lasts(milliseconds: impl std::ops::RangeBounds<u64>) {
-    std::thread::sleep(Duration::from_millis(fastrand::u64(milliseconds)));
 }
 
 // --- the faults
@@ -386,9 +384,9 @@ fn killed(scene: &mut Scene) {
         let flow = scene.bursts();
         scene.begins_to_record();
         // Now and then one lives long enough that what it was given must be stored.
-        lasts(if round % 10 == 9 { 1200..=1500 } else { 0..=200 });
+        scene.lasts(if round % 10 == 9 { 1200..=1500 } else { 0..=200 });
         scene.kills();
-        lasts(0..=30);
+        scene.lasts(0..=30);
         drop(flow);
         scene.is_whole();
     }
@@ -401,7 +399,7 @@ fn killed_at_the_beginning(scene: &mut Scene) {
         }
         scene.happen(10);
         scene.begins_to_record();
-        lasts(0..=u64::from(round) * 3);
+        scene.lasts(0..=u64::from(round) * 3);
         scene.kills();
         scene.is_whole();
     }
@@ -420,7 +418,7 @@ fn skipped(scene: &mut Scene) {
             scene.happen(10);
         }
         scene.recorder().signal("CONT");
-        lasts(1000..=1500);
+        scene.lasts(1000..=1500);
     }
     drop(flow);
 }
@@ -431,9 +429,9 @@ fn left_out(scene: &mut Scene) {
         for _ in 0..40 {
             scene.happen(1);
             scene.engine.happens_unheard(&scene.event());
-            lasts(0..=5);
+            scene.lasts(0..=5);
         }
-        lasts(200..=400);
+        scene.lasts(200..=400);
     }
 }
 
@@ -443,7 +441,7 @@ fn left_out_for_good(scene: &mut Scene) {
         scene.happen(100);
         (0..400).for_each(|_| scene.engine.happens_unheard(&scene.event()));
         scene.happen(1);
-        lasts(500..=700);
+        scene.lasts(500..=700);
     }
 }
 
@@ -451,7 +449,7 @@ fn ended(scene: &mut Scene) {
     scene.records(&[]);
     let flow = scene.flows(500);
     for round in 0..scene.rounds {
-        lasts(0..=60);
+        scene.lasts(0..=60);
         match round % 3 {
             0 => scene.engine.ends_streams(),
             1 => scene.engine.cuts_connections(),
@@ -470,7 +468,7 @@ fn cut_inside(scene: &mut Scene) {
         let at = if round % 2 == 0 { inside_a_character } else { fastrand::usize(1..event.len()) };
         eventually("it listens", || if scene.engine.listeners() > 0 { Ok(()) } else { Err(scene.recorder().log()) });
         scene.engine.happens_cut(&event, at);
-        lasts(0..=100);
+        scene.lasts(0..=100);
     }
 }
 
@@ -478,9 +476,9 @@ fn restarted(scene: &mut Scene) {
     scene.records(&[]);
     let flow = scene.flows(200);
     for _ in 0..scene.rounds {
-        lasts(100..=500);
+        scene.lasts(100..=500);
         scene.engine.restarts();
-        lasts(100..=300);
+        scene.lasts(100..=300);
     }
     drop(flow);
 }
@@ -489,13 +487,13 @@ fn replaced(scene: &mut Scene) {
     scene.records(&[]);
     let flow = scene.flows(200);
     for round in 0..scene.rounds {
-        lasts(300..=500);
+        scene.lasts(300..=500);
         scene.engine.goes_away();
         scene.engine.forgets();
         scene.engine.is_called(&format!("0ther{round:03}-0000-4000-8000-000000000002"), &format!("other-{round}"));
-        lasts(0..=100);
+        scene.lasts(0..=100);
         scene.engine.come_back();
-        lasts(300..=500);
+        scene.lasts(300..=500);
     }
     drop(flow);
 }
@@ -504,11 +502,11 @@ fn refused(scene: &mut Scene) {
     scene.records(&[]);
     let flow = scene.flows(100);
     for round in 0..scene.rounds {
-        lasts(200..=300);
+        scene.lasts(200..=300);
         scene.engine.goes_away();
-        lasts(if round % 2 == 0 { 500..=800 } else { 4000..=5000 });
+        scene.lasts(if round % 2 == 0 { 500..=800 } else { 4000..=5000 });
         scene.engine.come_back();
-        lasts(200..=300);
+        scene.lasts(200..=300);
     }
     drop(flow);
 }
@@ -517,14 +515,14 @@ fn stalled(scene: &mut Scene) {
     scene.records(&["--look-again", "500ms"]);
     let flow = scene.flows(50);
     for round in 0..scene.rounds {
-        lasts(200..=300);
+        scene.lasts(200..=300);
         if round % 2 == 0 {
             scene.engine.stalls_streams();
         } else {
             scene.engine.answers(Manner { hangs: true, ..Manner::default() });
             scene.engine.cuts_connections();
         }
-        lasts(4000..=4500);
+        scene.lasts(4000..=4500);
         scene.engine.goes_on();
     }
     drop(flow);
@@ -593,7 +591,7 @@ fn large(scene: &mut Scene) {
         let large = format!(r#""image":"{}""#, "x".repeat(5 << 20));
         scene.engine.happens(&event.replace(r#""image":"busybox""#, &large));
         scene.happen(20);
-        lasts(0..=200);
+        scene.lasts(0..=200);
         scene.engine.cuts_connections();
     }
 }
@@ -610,9 +608,9 @@ fn no_streams(scene: &mut Scene) {
     ] {
         scene.engine.answers(Manner { instead: Some(answer.into()), ..Manner::default() });
         scene.engine.cuts_connections();
-        lasts(500..=700);
+        scene.lasts(500..=700);
         scene.engine.answers(Manner::default());
-        lasts(200..=400);
+        scene.lasts(200..=400);
     }
     drop(flow);
 }
@@ -623,7 +621,7 @@ fn slow_headers(scene: &mut Scene) {
     let flow = scene.flows(50);
     for _ in 0..scene.rounds {
         scene.engine.cuts_connections();
-        lasts(1500..=2000);
+        scene.lasts(1500..=2000);
     }
     drop(flow);
 }
@@ -642,7 +640,7 @@ fn disorderly(scene: &mut Scene) {
             let stop = event_at(number + 44, begin + 1 + later).replace("\"create\"", "\"stop\"");
             scene.engine.happens(&stop);
         });
-        lasts(0..=100);
+        scene.lasts(0..=100);
         scene.engine.cuts_connections();
     }
 }
@@ -652,7 +650,7 @@ fn clock_back(scene: &mut Scene) {
     scene.records(&[]);
     for round in 0..scene.rounds {
         scene.happen(60);
-        lasts(0..=100);
+        scene.lasts(0..=100);
         scene.engine.cuts_connections();
         let number = scene.next.fetch_add(100, Ordering::Relaxed);
         for n in 0..60 {
@@ -677,11 +675,11 @@ fn lock(scene: &Scene) -> Connection {
 fn locked(scene: &mut Scene) {
     scene.records(&[]);
     let flow = scene.flows(2000);
-    lasts(500..=500);
+    scene.lasts(500..=500);
     let lock = lock(scene);
-    lasts(10_000..=10_000);
+    scene.lasts(10_000..=10_000);
     drop(lock);
-    lasts(500..=500);
+    scene.lasts(500..=500);
     drop(flow);
     assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
 }
@@ -691,9 +689,9 @@ fn slow_store(scene: &mut Scene) {
     let flow = scene.flows(2000);
     for _ in 0..scene.rounds {
         let lock = lock(scene);
-        lasts(200..=400);
+        scene.lasts(200..=400);
         drop(lock);
-        lasts(0..=20);
+        scene.lasts(0..=20);
     }
     drop(flow);
     assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
@@ -721,7 +719,7 @@ fn full_disk(scene: &mut Scene) {
             if said(scene, "waits in memory") == round { Ok(()) } else { Err(scene.recorder().log()) }
         });
         let flow = scene.flows(500);
-        lasts(2000..=2000);
+        scene.lasts(2000..=2000);
         drop(flow);
         assert_eq!(said(scene, "waits in memory"), round, "it is said once: {}", scene.recorder().log());
         scene.is_whole();
@@ -752,7 +750,7 @@ fn overflow(scene: &mut Scene) {
     eventually("the buffer is full", || {
         if scene.recorder().log().contains("the buffer is full") { Ok(()) } else { Err(scene.engine.made()) }
     });
-    lasts(500..=500);
+    scene.lasts(500..=500);
     drop(flow);
     assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
     // It was given more than it was allowed to keep: that can only be had again from the engine's memory.

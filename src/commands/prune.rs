@@ -11,9 +11,10 @@ const BREATH: Duration = Duration::from_millis(20);
 
 /// The flags of `prune`.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("limit").required(true).multiple(true).args(["retain", "max_size"])))]
 pub struct Args {
     /// How long events are kept, as 90d
-    #[arg(long, value_name = "DURATION", help_heading = "Keeping", required_unless_present = "max_size")]
+    #[arg(long, value_name = "DURATION", help_heading = "Keeping")]
     retain: Option<String>,
     /// How large the file may be, as 2GiB: the oldest events go until it is no larger
     #[arg(long, value_name = "SIZE", help_heading = "Keeping")]

@@ -12,6 +12,7 @@ mod redact;
 use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 pub use json::Malformed;
 use json::{Cursor, Quoted};
@@ -88,6 +89,17 @@ pub fn retimed(event: &Event, time_nano: i64) -> String {
 /// Attributes of an actor: keys and values.
 pub type Attributes<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 
+/// Tells an event from others of its source at a fraction of the cost of its [`Identity`]: its instant, and a hash of
+/// type, action and actor ID. Two that differ in attributes alone bear the same mark; no engine sends such at one
+/// nanosecond, and where that matters the identity is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// The instant, in nanoseconds since the epoch.
+    pub time_nano: i64,
+    /// The hash.
+    pub hash: u64,
+}
+
 /// What makes two events the same one: instant, type, action, actor ID and attributes, whatever their bytes.
 ///
 /// (The source belongs to it too; identities of two sources are never compared.)
@@ -157,6 +169,14 @@ impl<'a> Event<'a> {
         }
         let digest = hash.finalize();
         Identity { time_nano: self.time_nano, digest: digest[..16].try_into().expect("SHA-256 has 32 bytes") }
+    }
+
+    /// A mark of it, cheap enough for every event of a stream.
+    pub fn mark(&self) -> Mark {
+        let hash = [&self.kind, &self.action, &self.actor_id]
+            .iter()
+            .fold(0, |seed, text| xxh3_64_with_seed(text.as_bytes(), seed));
+        Mark { time_nano: self.time_nano, hash }
     }
 
     /// Whether two events of one source are the same event.

@@ -123,6 +123,21 @@ impl Folder {
     }
 }
 
+/// Waits for a while until something holds; whether it does.
+pub fn within(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let since = Instant::now();
+    loop {
+        match holds() {
+            true => return true,
+            false if since.elapsed() > patience => return false,
+            false => {
+                let left = patience.saturating_sub(since.elapsed());
+                std::thread::park_timeout(left.clamp(Duration::from_micros(100), Duration::from_millis(10)));
+            }
+        }
+    }
+}
+
 /// Waits until something holds; fails with what was wrong last.
 pub fn eventually<T, E: Debug>(what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
     let since = Instant::now();
@@ -187,6 +202,11 @@ impl Running {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         Some(line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024)
+    }
+
+    /// Whether it still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_none()
     }
 
     /// What it has said on stderr so far.

@@ -6,7 +6,7 @@ mod subscriber;
 mod truth;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -413,6 +413,17 @@ fn json(mut out: &UnixStream, body: &str) -> std::io::Result<()> {
 const HEADERS: &[u8] =
     b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
 
+/// Whether the client goes within that time.
+fn client_goes(mut out: &UnixStream, time: Duration) -> std::io::Result<bool> {
+    if time.is_zero() {
+        return Ok(false);
+    }
+    out.set_read_timeout(Some(time))?;
+    let went = matches!(out.read(&mut [0]), Ok(0));
+    out.set_read_timeout(None)?;
+    Ok(went)
+}
+
 /// The answer to `/events`: what it remembers of what was asked for, then what happens.
 fn tell_events(mut out: &UnixStream, shared: &Shared, path: &str, manner: &Manner) -> std::io::Result<()> {
     let asked = match Asked::read(path) {
@@ -427,7 +438,9 @@ fn tell_events(mut out: &UnixStream, shared: &Shared, path: &str, manner: &Manne
     let memory_alone = left == Some(0) && !manner.endless_memory;
     // The headers go out before the subscription begins.
     for piece in HEADERS.chunks(HEADERS.len().div_ceil(if manner.slow_headers.is_zero() { 1 } else { 10 })) {
-        std::thread::sleep(manner.slow_headers / 10);
+        if client_goes(out, manner.slow_headers / 10)? {
+            return Ok(());
+        }
         out.write_all(piece)?;
     }
     let subscriber = Arc::new(Subscriber::default());

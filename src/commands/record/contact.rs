@@ -17,7 +17,7 @@ use super::tally::{Counted, Dropped};
 use crate::commands::now_nano;
 use crate::engine::{Chunks, Client, EngineError};
 use crate::error::chain;
-use crate::event::{Events, Identity};
+use crate::event::{Events, Identity, Mark};
 use crate::store::{Delivery, Full, GapChange, Queue, Reason, Rejection, SourceKey};
 use crate::stream::continuity::{Continuity, MEMORY, Verdict};
 use crate::stream::{Decoder, End, Item};
@@ -105,8 +105,10 @@ pub(super) struct Contact {
     /// The second look, and until when the stream must have caught up with what it told.
     look: Option<(Look, Instant)>,
     /// The newest event of the memory told last, or of an empty one the first that came then: all up to it is known.
-    complete: Option<Identity>,
+    complete: Option<Mark>,
     came: Came,
+    /// The last event that the stream brought.
+    came_last: Option<Mark>,
     /// When the engine was asked last for its memory, how many events came since, and, if it counts, which.
     asked: Instant,
     since_asked: usize,
@@ -146,6 +148,7 @@ impl Contact {
             look: None,
             complete: None,
             came: Came::default(),
+            came_last: None,
             asked: Instant::now(),
             since_asked: 0,
             came_since_asked: HashSet::new(),
@@ -305,6 +308,7 @@ impl Contact {
             doubt,
             look,
             came,
+            came_last,
             complete,
             since_asked,
             came_since_asked,
@@ -322,8 +326,15 @@ impl Contact {
                     held.events.push_redacted(&event, &plan.redaction);
                 }
                 *since_asked += 1;
-                // Who it is costs a hash: where nobody looks again, only the last one is asked for.
-                let alone = continuity.is_none() && plan.look_again.is_none() && doubt.is_none() && counter.is_none();
+                let mark = event.mark();
+                came.insert(mark);
+                *came_last = Some(mark);
+                complete.get_or_insert(mark);
+                if let Some((look, _)) = look {
+                    look.came(&mark);
+                }
+                // Who it is costs a hash of all of it, and in a quiet following only the last one is asked for.
+                let alone = continuity.is_none() && doubt.is_none() && counter.is_none();
                 if passes && plan.redaction.is_none() && alone {
                     *last = Last::Held;
                     return;
@@ -331,11 +342,6 @@ impl Contact {
                 let identity = event.identity();
                 if let Some(continuity) = continuity {
                     continuity.stream_brought(identity);
-                }
-                came.insert(identity);
-                complete.get_or_insert(identity);
-                if let Some((look, _)) = look {
-                    look.came(&identity);
                 }
                 if let Some(counter) = counter {
                     came_since_asked.insert(identity);
@@ -381,7 +387,7 @@ impl Contact {
                 if let Some(endless) = &memory.endless {
                     tracing::debug!("{endless}");
                 }
-                self.complete = memory.identities.last().copied();
+                self.complete = memory.marks.last().copied();
                 // Of an answer that does not end it is not known where the memory does, but what came is remembered.
                 let seen = self.claim.last_seen();
                 if let Some(counter) = &mut self.counter {
@@ -425,10 +431,10 @@ impl Contact {
 
     /// The second look: what the engine remembers now.
     fn looked(&mut self, mut memory: Memory) -> Result<(), Full> {
-        let newest = memory.identities.last().copied();
+        let newest = memory.marks.last().copied();
         let since = std::mem::replace(&mut self.complete, newest);
         let events = std::mem::take(&mut memory.events);
-        let mut look = Look::new(since, memory, &self.came, self.last_seen());
+        let mut look = Look::new(since, memory, &self.came, self.came_last);
         // Where nothing lies between the two memories, all that may be missing is in this one.
         let now = if look.overlaps() && look.shows_loss(&self.came) {
             events
@@ -466,16 +472,17 @@ impl Contact {
     fn end_look(&mut self) -> bool {
         let Some((mut look, _)) = self.look.take() else { return true };
         let stirred = look.stirred || look.is_caught_up(&self.came);
-        if let (false, Some(since), Some(oldest)) = (look.overlaps(), look.since, look.memory.identities.first())
+        if let (false, Some(since), Some(oldest)) = (look.overlaps(), look.since, look.memory.marks.first())
             && look.shows_loss(&self.came)
         {
-            let full = look.memory.identities.len() >= MEMORY;
+            let full = look.memory.marks.len() >= MEMORY;
             let reason = if full { Reason::Overrun } else { Reason::EngineRestart };
             // A stream that does not stir any more was well until then.
-            let last = self.last_seen().filter(|last| !stirred && last.time_nano <= oldest.time_nano);
+            let last = self.last_seen().map(|last| last.time_nano);
+            let last = last.filter(|last| !stirred && *last <= oldest.time_nano);
             self.counter.iter_mut().for_each(|counter| counter.tally.begin_anew());
             self.blind(GapChange::Blind {
-                from: Some(last.unwrap_or(since).time_nano),
+                from: Some(last.unwrap_or(since.time_nano)),
                 to: Some(oldest.time_nano),
                 reason,
                 detail: Some("the stream left out more than the engine remembers".into()),

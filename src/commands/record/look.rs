@@ -2,12 +2,12 @@
 //!
 //! Two memories, one after the other, that share an event prove that nothing lies between them, whatever the stream left
 //! out. Where more happened in between than an engine remembers, an event that it remembers and its stream passed over
-//! shows that it leaves out events, and then nothing is proven of those in between. Knows identities; reads no clock.
+//! shows that it leaves out events, and then nothing is proven of those in between. Knows marks; reads no clock.
 
 use std::collections::HashSet;
 
 use super::memory::Memory;
-use crate::event::Identity;
+use crate::event::Mark;
 
 /// How many of the events that came last are known at least: more than can come while a memory is on its way.
 const KEPT: usize = 8192;
@@ -19,19 +19,19 @@ const NEWER: usize = 32;
 /// The events that came last.
 #[derive(Debug, Default)]
 pub(super) struct Came {
-    young: HashSet<Identity>,
-    old: HashSet<Identity>,
+    young: HashSet<Mark>,
+    old: HashSet<Mark>,
 }
 
 impl Came {
-    pub(super) fn insert(&mut self, event: Identity) {
+    pub(super) fn insert(&mut self, event: Mark) {
         if self.young.len() == KEPT {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(event);
     }
 
-    fn contains(&self, event: &Identity) -> bool {
+    fn contains(&self, event: &Mark) -> bool {
         self.young.contains(event) || self.old.contains(event)
     }
 }
@@ -40,9 +40,9 @@ impl Came {
 #[derive(Debug)]
 pub(super) struct Look {
     /// The newest event of the memory before: all up to it is known.
-    pub(super) since: Option<Identity>,
+    pub(super) since: Option<Mark>,
     pub(super) memory: Memory,
-    members: HashSet<Identity>,
+    members: HashSet<Mark>,
     /// The stream has brought some of it.
     entered: bool,
     /// How many the stream has brought that are newer.
@@ -53,15 +53,15 @@ pub(super) struct Look {
 
 impl Look {
     /// `last` is the event that the stream brought last.
-    pub(super) fn new(since: Option<Identity>, memory: Memory, came: &Came, last: Option<Identity>) -> Look {
-        let members: HashSet<Identity> = memory.identities.iter().copied().collect();
+    pub(super) fn new(since: Option<Mark>, memory: Memory, came: &Came, last: Option<Mark>) -> Look {
+        let members: HashSet<Mark> = memory.marks.iter().copied().collect();
         let entered = members.iter().any(|event| came.contains(event));
         let newer = usize::from(entered && last.is_some_and(|last| !members.contains(&last)));
         Look { since, memory, members, entered, newer, stirred: false }
     }
 
     /// The stream has brought an event.
-    pub(super) fn came(&mut self, event: &Identity) {
+    pub(super) fn came(&mut self, event: &Mark) {
         let member = self.members.contains(event);
         self.newer += usize::from(self.entered && !member);
         self.entered |= member;
@@ -75,7 +75,7 @@ impl Look {
 
     /// Whether the stream has nothing of this memory still to bring.
     pub(super) fn is_caught_up(&self, came: &Came) -> bool {
-        self.newer >= NEWER || self.memory.identities.last().is_none_or(|newest| came.contains(newest))
+        self.newer >= NEWER || self.memory.marks.last().is_none_or(|newest| came.contains(newest))
     }
 
     /// Whether the stream, when it has caught up, has left something out.
@@ -90,13 +90,13 @@ mod tests {
     use crate::stream::continuity::MEMORY;
     use proptest::prelude::*;
 
-    fn id(n: i64) -> Identity {
-        Identity { time_nano: n, digest: [0; 16] }
+    fn id(n: i64) -> Mark {
+        Mark { time_nano: n, hash: 0 }
     }
 
     fn memory(newest: i64) -> Memory {
-        let identities = ((newest - MEMORY as i64 + 1).max(0)..=newest).map(id).collect();
-        Memory { identities, ..Memory::default() }
+        let marks = ((newest - MEMORY as i64 + 1).max(0)..=newest).map(id).collect();
+        Memory { marks, ..Memory::default() }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::engine::{Client, EngineError};
-use crate::event::{Events, Identity};
+use crate::event::{Events, Identity, Mark};
 use crate::store::Rejection;
 use crate::stream::{Decoder, Item, Rejected};
 
@@ -26,6 +26,7 @@ pub(super) struct Patience {
 pub(super) struct Memory {
     pub(super) events: Events,
     pub(super) identities: Vec<Identity>,
+    pub(super) marks: Vec<Mark>,
     pub(super) rejected: Vec<Rejection>,
     /// Why this may not be all of it: the answer did not end.
     pub(super) endless: Option<EngineError>,
@@ -40,6 +41,7 @@ pub(super) async fn take(client: &Client, max_event: usize, patience: Patience) 
     let mut each = |item: Item| match item {
         Item::Event(event) => {
             memory.identities.push(event.identity());
+            memory.marks.push(event.mark());
             memory.events.push(&event);
         }
         Item::Rejected(rejected) => memory.rejected.push(rejection(&rejected)),
