@@ -5,13 +5,13 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::select::{Filters, Window, find_source};
+use super::select::{History, find_source};
 use super::{Failure, Shared, now_nano};
 use crate::event::Event;
 use crate::output::{Format, Record};
 use crate::query::time::rfc3339;
 use crate::query::{Cut, Selection};
-use crate::store::{GapRow, Judge, Order, Reader, Reason, Snapshot, Stored};
+use crate::store::{GapRow, Order, Reader, Reason, Snapshot, Stored};
 
 /// How often a follower looks whether something was committed. An event is to be printed within 100 ms of its
 /// arrival, and the look costs a few microseconds.
@@ -21,12 +21,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    filters: Filters,
-    #[command(flatten)]
-    window: Window,
-    /// Of this source alone
-    #[arg(long, value_name = "NAME", help_heading = "Window")]
-    source: Option<String>,
+    history: History,
     /// Print the first N and stop
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "last", help_heading = "Output")]
     limit: Option<u64>,
@@ -62,7 +57,7 @@ enum FormatName {
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let selection = args.selection()?;
     let reader = Reader::open(&shared.db()?)?;
-    let source = args.source.as_deref().map(|name| find_source(&reader, name)).transpose()?;
+    let source = args.history.source.as_deref().map(|name| find_source(&reader, name)).transpose()?;
     let gaps = reader.gaps()?;
     if let Some(line) = blind(&gaps, &selection, source.as_ref().map(|s| s.1.as_str())) {
         tracing::warn!("{line}");
@@ -100,7 +95,7 @@ impl Args {
         if self.envelope && self.format != FormatName::Json {
             return Err(Failure::usage("--envelope is a form of its own").hint("leave out --format"));
         }
-        let mut selection = self.window.narrow(self.filters.selection()?, now_nano())?;
+        let mut selection = self.history.selection()?;
         selection.cut = match (self.limit, self.last) {
             (Some(most), _) => Cut::First(most),
             (None, Some(most)) => Cut::Last(most),
@@ -160,11 +155,7 @@ impl Query<'_> {
         each: impl FnMut(Stored) -> ControlFlow<io::Result<()>>,
     ) -> Result<(), Failure> {
         let passes = |event: &Event| self.selection.passes(event);
-        let judge = match () {
-            () if self.selection.is_everything() => Judge::All,
-            () if self.selection.looks_at_varying() => Judge::Each(&passes),
-            () => Judge::Alike(&passes),
-        };
+        let judge = self.selection.judge(&passes);
         match self.reader.events(&self.selection.ask(self.source), snapshot, order, judge, each)? {
             ControlFlow::Break(done) => Ok(done?),
             ControlFlow::Continue(()) => Ok(()),

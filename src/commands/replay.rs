@@ -14,19 +14,19 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::select::{Filters, Window, find_source};
+use super::select::{self, find_source};
 use super::{Failure, Shared, now_nano};
 use crate::event::{Event, retimed};
 use crate::query::{Cut, Selection};
 use crate::serve::{Address, Engine, FaultKind, Faults, History, Identity, Play, Speed};
-use crate::store::{Judge, Order, Reader};
+use crate::store::{Order, Reader};
 use crate::stream::fixtures;
 
 /// The flags of `replay`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Play these files in place of the store: NDJSON or json-seq, also as .gz or .zst; `-`: standard input
-    #[arg(value_name = "FIXTURE")]
+    #[arg(value_name = "FIXTURE", conflicts_with = "source")]
     fixtures: Vec<PathBuf>,
     /// How many times as fast as it was recorded; max: as fast as it is taken
     #[arg(long, value_name = "N|max", default_value = "1", help_heading = "Playing")]
@@ -42,12 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Playing")]
     seed: u64,
     #[command(flatten)]
-    filters: Filters,
-    #[command(flatten)]
-    window: Window,
-    /// Of this source alone
-    #[arg(long, value_name = "NAME", help_heading = "Window", conflicts_with = "fixtures")]
-    source: Option<String>,
+    history: select::History,
     /// The first N
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "last", help_heading = "Window")]
     limit: Option<u64>,
@@ -60,7 +55,7 @@ pub struct Args {
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
-    let mut selection = args.window.narrow(args.filters.selection()?, now_nano())?;
+    let mut selection = args.history.selection()?;
     selection.cut = match (args.limit, args.last) {
         (Some(most), _) => Cut::First(most),
         (None, Some(most)) => Cut::Last(most),
@@ -117,13 +112,10 @@ impl Args {
             return Ok(());
         }
         let reader = Reader::open(&shared.db()?)?;
-        let source = self.source.as_deref().map(|name| find_source(&reader, name)).transpose()?.map(|(id, _)| id);
+        let source =
+            self.history.source.as_deref().map(|name| find_source(&reader, name)).transpose()?.map(|(id, _)| id);
         let passes = |event: &Event| selection.passes(event);
-        let judge = match () {
-            () if selection.is_everything() => Judge::All,
-            () if selection.looks_at_varying() => Judge::Each(&passes),
-            () => Judge::Alike(&passes),
-        };
+        let judge = selection.judge(&passes);
         let snapshot = reader.snapshot(0)?;
         let instant = |raw: &[u8]| Event::parse(raw).map_or(0, |event| event.time_nano);
         if let Cut::Last(newest) = selection.cut {

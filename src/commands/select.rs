@@ -2,7 +2,7 @@
 
 use crate::query::{Cut, Filter, Selection, time};
 
-use super::Failure;
+use super::{Failure, now_nano};
 use crate::store::Reader;
 
 /// Which events.
@@ -53,6 +53,25 @@ pub struct Window {
     /// No later than; the same forms
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
+}
+
+/// Which events of history: filters, a window, a source.
+#[derive(Debug, Default, clap::Args)]
+pub struct History {
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    window: Window,
+    /// Of this source alone
+    #[arg(long, value_name = "NAME", help_heading = "Window")]
+    pub source: Option<String>,
+}
+
+impl History {
+    /// The selection that these flags make, of any number.
+    pub fn selection(&self) -> Result<Selection, Failure> {
+        self.window.narrow(self.filters.selection()?, now_nano())
+    }
 }
 
 impl Filters {

@@ -8,8 +8,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::select::{Filters, Window, find_source};
-use super::{Failure, Shared, now_nano};
+use super::select::{self, find_source};
+use super::{Failure, Shared};
 use crate::engine::ApiVersion;
 use crate::event::Event;
 use crate::query::Selection;
@@ -21,7 +21,7 @@ use crate::stream::fixtures;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Serve these files in place of the store: NDJSON or json-seq, also as .gz or .zst
-    #[arg(value_name = "FIXTURE")]
+    #[arg(value_name = "FIXTURE", conflicts_with = "source")]
     fixtures: Vec<PathBuf>,
     /// Where to listen: unix:///path (mode 0660) or tcp://127.0.0.1:2375; repeatable
     #[arg(long, value_name = "ADDRESS", required = true, help_heading = "Serving")]
@@ -39,12 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Serving")]
     tls_ca: Option<PathBuf>,
     #[command(flatten)]
-    filters: Filters,
-    #[command(flatten)]
-    window: Window,
-    /// Of this source alone
-    #[arg(long, value_name = "NAME", help_heading = "Window", conflicts_with = "fixtures")]
-    source: Option<String>,
+    history: select::History,
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
@@ -59,9 +54,9 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         return Err(Failure::usage(format!("{remote} can be reached from other machines, by anybody"))
             .hint("--tls-cert and --tls-key, or --allow-remote if that is meant"));
     }
-    let selection = args.window.narrow(args.filters.selection()?, now_nano())?;
+    let selection = args.history.selection()?;
     let engine = Arc::new(if args.fixtures.is_empty() {
-        stored(&shared.db()?, selection, args.source.as_deref())?
+        stored(&shared.db()?, selection, args.history.source.as_deref())?
     } else {
         let feed = Feed::default();
         for (instant, raw) in fixtures(&args.fixtures)? {

@@ -2,7 +2,7 @@
 
 use super::Filter;
 use crate::event::Event;
-use crate::store::{Ask, Order};
+use crate::store::{Ask, Judge, Order};
 
 /// Which events, in which order, and how many of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +72,15 @@ impl Selection {
     /// Whether it looks at attributes that vary from event to event of one actor.
     pub fn looks_at_varying(&self) -> bool {
         self.filter.looks_at_varying() || self.excludes.iter().any(Filter::looks_at_varying)
+    }
+
+    /// How the store is to judge events that may answer, given what lets them through.
+    pub fn judge<'a>(&self, passes: &'a dyn Fn(&Event) -> bool) -> Judge<'a> {
+        match () {
+            () if self.is_everything() => Judge::All,
+            () if self.looks_at_varying() => Judge::Each(passes),
+            () => Judge::Alike(passes),
+        }
     }
 
     /// What to ask of the store; the answer holds all that is selected, and perhaps more.
