@@ -19,7 +19,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 
-use crate::serve::{self, Address, FaultKind, Faults, Feed, History, Identity, ListenError};
+use crate::serve::{self, Address, FaultKind, Faults, Feed, History, ListenError};
 use crate::stream::{ReadError, fixtures};
 
 /// An engine that runs until it is dropped.
@@ -80,7 +80,7 @@ impl Engine {
     fn begin(feed: Feed, faults: Faults) -> Result<Engine, EngineError> {
         let folder = tempfile::Builder::new().prefix("events-engine-").tempdir()?;
         let address = Address::Unix(folder.path().join("docker.sock"));
-        let engine = serve::Engine::new(Identity::default(), History::Feed(feed.clone())).with_faults(faults);
+        let engine = serve::Engine::new(History::Feed(feed.clone())).with_faults(faults);
         let subscribers = engine.subscribers();
         let engine = Arc::new(engine);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

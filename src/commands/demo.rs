@@ -61,7 +61,7 @@ async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
     let id = "d3m00000-0000-4000-8000-000000000000".into();
     let identity = Identity { id, name: "demo".into(), ..Identity::default() };
     let feed = Feed::default();
-    let engine = Arc::new(Engine::new(identity, History::Feed(feed.clone())));
+    let engine = Arc::new(Engine::new(History::Feed(feed.clone())).with_identity(identity));
     let (remembered, later) = lines.split_at(REMEMBERED);
     remembered.iter().for_each(|line| feed.push(line.as_bytes()));
     let answering = engine

@@ -18,7 +18,7 @@ use super::select::{self, find_source};
 use super::{Failure, Shared, now_nano};
 use crate::event::{Event, retimed};
 use crate::query::{Cut, Selection};
-use crate::serve::{Address, Engine, FaultKind, Faults, History, Identity, Play, Speed};
+use crate::serve::{Address, Engine, FaultKind, Faults, History, Play, Speed};
 use crate::store::{Order, Reader};
 use crate::stream::fixtures;
 
@@ -70,7 +70,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         Ok(())
     })?;
     let play = Play::new(events, args.speed).retimed(args.retime);
-    let engine = Engine::new(Identity::default(), History::Play(play));
+    let engine = Engine::new(History::Play(play));
     let engine = Arc::new(engine.with_faults(Faults::new(args.faults.clone(), args.seed)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -1,6 +1,6 @@
 //! `events serve`: history answers as an engine, and goes on live.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +10,10 @@ use tokio::task::JoinSet;
 
 use super::select::{self, find_source};
 use super::{Failure, Shared};
-use crate::engine::ApiVersion;
 use crate::event::Event;
 use crate::query::Selection;
-use crate::serve::{Address, Archive, Engine, Feed, History, Identity, Tls};
-use crate::store::{Reader, SourceRow};
+use crate::serve::{Address, Archive, Engine, Feed, History, Tls};
+use crate::store::Reader;
 use crate::stream::fixtures;
 
 /// The flags of `serve`.
@@ -64,7 +63,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
                 feed.push(&raw);
             }
         }
-        Engine::new(Identity::default(), History::Feed(feed))
+        Engine::new(History::Feed(feed))
     });
     allow_connections();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -106,38 +105,9 @@ async fn serve(engine: Arc<Engine>, addresses: &[Address], tls: Option<&Tls>) ->
 }
 
 /// The engine that a store makes.
-pub(super) fn stored(path: &std::path::Path, selection: Selection, source: Option<&str>) -> Result<Engine, Failure> {
+fn stored(path: &Path, selection: Selection, source: Option<&str>) -> Result<Engine, Failure> {
     let reader = Reader::open(path)?;
     let source = source.map(|name| find_source(&reader, name)).transpose()?;
-    let sources = reader.sources()?;
-    let newest = sources
-        .iter()
-        .filter(|row| source.as_ref().is_none_or(|(id, _)| *id == row.id) && row.engine_id.is_some())
-        .max_by_key(|row| row.contacted_nano);
-    let identity = newest.map_or_else(Identity::default, identity);
     let archive = Archive::open(path, selection, source.as_ref().map(|(_, name)| name.as_str()))?;
-    Ok(Engine::new(identity, History::Archive(archive)))
-}
-
-/// An engine as it was when it was last reached.
-fn identity(source: &SourceRow) -> Identity {
-    #[derive(Default, serde::Deserialize)]
-    #[serde(default, rename_all = "PascalCase")]
-    struct Told {
-        api_version: String,
-        #[serde(rename = "MinAPIVersion")]
-        min_api_version: String,
-        version: String,
-    }
-    let told: Told = source.version.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let usual = Identity::default();
-    let version = |text: &str, usual: ApiVersion| text.parse().unwrap_or(usual);
-    Identity {
-        id: source.engine_id.clone().unwrap_or(usual.id),
-        name: source.name.clone(),
-        api: version(&told.api_version, usual.api),
-        oldest_api: version(&told.min_api_version, usual.oldest_api),
-        version: if told.version.is_empty() { usual.version } else { told.version },
-        told: source.version.clone(),
-    }
+    Ok(Engine::new(History::Archive(archive)))
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::Identity;
 use crate::event::Event;
 use crate::query::Selection;
 use crate::store::{Judge, Order, Place, Reader, Snapshot, StoreError, Stored};
@@ -76,6 +77,7 @@ struct Shared {
 struct Tail {
     place: Place,
     source: Option<i64>,
+    identity: Arc<Identity>,
     events: VecDeque<(i64, Bytes)>,
     bytes: usize,
     /// The last sequence that is not held any more: what comes after it is.
@@ -120,6 +122,11 @@ impl Archive {
             .map_err(|source| StoreError::Io { doing: "read", path: path.into(), source })?;
         let watch = Watch { stop: Some(stop), thread: Some(thread) };
         Ok(Archive { shared, readings: Arc::new(Semaphore::new(READINGS)), _watch: Arc::new(watch) })
+    }
+
+    /// Who the engine is whose history this is; of several, the one that was reached last.
+    pub(super) fn identity(&self) -> Arc<Identity> {
+        self.shared.tail().identity.clone()
     }
 
     /// The last position that is known now.
@@ -194,8 +201,15 @@ fn begin(path: &Path, source: Option<&str>) -> Result<(Reader, Tail, i64), Store
             Some(row.ok_or_else(|| cannot(io::Error::other(format!("it has no source '{name}'"))))?.id)
         }
     };
+    let identity = identity(&reader, source)?;
     let now = reader.snapshot(0)?.to;
-    Ok((reader, Tail { place, source, events: VecDeque::new(), bytes: 0, let_go: now }, now))
+    Ok((reader, Tail { place, source, identity, events: VecDeque::new(), bytes: 0, let_go: now }, now))
+}
+
+/// Who the source is, or whichever was reached last.
+fn identity(reader: &Reader, source: Option<i64>) -> Result<Arc<Identity>, StoreError> {
+    let sources = reader.sources()?;
+    Ok(Arc::new(Identity::of(sources.iter().filter(|row| source.is_none_or(|id| id == row.id)))))
 }
 
 impl Shared {
@@ -238,6 +252,8 @@ impl Shared {
         }
         let snapshot = reader.snapshot(self.newest.borrow().seq)?;
         let source = self.tail().source;
+        let identity = identity(reader, source)?;
+        self.tail().identity = identity;
         let passes = |event: &Event| self.selection.passes(event);
         let judge = if self.selection.is_everything() { Judge::All } else { Judge::Each(&passes) };
         let mut news = Vec::new();

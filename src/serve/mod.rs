@@ -7,10 +7,10 @@ mod events;
 mod fault;
 mod feed;
 mod form;
+mod identity;
 mod listen;
 mod play;
 
-use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -23,41 +23,11 @@ pub use archive::Archive;
 use events::Answer;
 pub use fault::{FaultKind, Faults, NoFault};
 pub use feed::Feed;
+pub use identity::Identity;
 pub use listen::{Address, ListenError, NoAddress, Tls, TlsError};
 pub use play::{NoSpeed, Play, Speed};
 
 use crate::engine::ApiVersion;
-
-/// Who the engine says it is.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// The engine's ID.
-    pub id: String,
-    /// The name of its machine.
-    pub name: String,
-    /// The newest version of the API it answers.
-    pub api: ApiVersion,
-    /// The oldest version of the API it answers.
-    pub oldest_api: ApiVersion,
-    /// Its own version.
-    pub version: String,
-    /// All it said on `/version` (JSON), if that is known.
-    pub told: Option<String>,
-}
-
-/// Who an engine is of whom nothing else is known.
-impl Default for Identity {
-    fn default() -> Self {
-        Identity {
-            id: "00000000-0000-4000-8000-000000000000".into(),
-            name: "events".into(),
-            api: ApiVersion(1, 51),
-            oldest_api: ApiVersion(1, 24),
-            version: env!("CARGO_PKG_VERSION").into(),
-            told: None,
-        }
-    }
-}
 
 /// What an engine tells of.
 #[derive(Clone, Debug)]
@@ -73,7 +43,8 @@ pub enum History {
 /// An engine made of events that were recorded.
 #[derive(Debug)]
 pub struct Engine {
-    identity: Identity,
+    /// Who it is where its history does not say.
+    identity: Arc<Identity>,
     history: History,
     faults: Faults,
     /// How many listen to events.
@@ -82,8 +53,14 @@ pub struct Engine {
 
 impl Engine {
     /// An engine that remembers all of this.
-    pub fn new(identity: Identity, history: History) -> Engine {
-        Engine { identity, history, faults: Faults::default(), subscribers: watch::channel(0).0 }
+    pub fn new(history: History) -> Engine {
+        Engine { identity: Arc::default(), history, faults: Faults::default(), subscribers: watch::channel(0).0 }
+    }
+
+    /// The same as somebody; a store knows itself whose it is.
+    #[must_use]
+    pub fn with_identity(self, identity: Identity) -> Engine {
+        Engine { identity: Arc::new(identity), ..self }
     }
 
     /// The same with streams that break.
@@ -107,6 +84,13 @@ impl Engine {
         tls: Option<&Tls>,
     ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
         listen::listen(address, tls.cloned(), Arc::new(move |request| self.answer(&request)))
+    }
+
+    fn identity(&self) -> Arc<Identity> {
+        match &self.history {
+            History::Archive(archive) => archive.identity(),
+            History::Feed(_) | History::Play(_) => self.identity.clone(),
+        }
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Answer> {
@@ -155,7 +139,7 @@ impl Engine {
 
     fn events(&self, request: &Request<Incoming>, version: Option<ApiVersion>) -> Response<Answer> {
         let accepted = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
-        let lines = version.unwrap_or(self.identity.api) >= ApiVersion(1, 52);
+        let lines = version.unwrap_or(self.identity().api) >= ApiVersion(1, 52);
         let kind = match accepted {
             Some("application/jsonl") => "application/jsonl",
             Some("application/x-ndjson") => "application/x-ndjson",
@@ -174,7 +158,7 @@ impl Engine {
     }
 
     fn refuse_version(&self, version: ApiVersion) -> Option<Response<Answer>> {
-        let Identity { api, oldest_api, .. } = self.identity;
+        let Identity { api, oldest_api, .. } = *self.identity();
         let message = if version > api {
             format!("client version {version} is too new. Maximum supported API version is {api}")
         } else if version < oldest_api {
@@ -187,10 +171,11 @@ impl Engine {
         Some(self.refuse(StatusCode::BAD_REQUEST, &message))
     }
 
-    fn version(&self) -> Cow<'_, str> {
-        let Identity { api, oldest_api, version, told, .. } = &self.identity;
+    fn version(&self) -> String {
+        let identity = self.identity();
+        let Identity { api, oldest_api, version, told, .. } = &*identity;
         if let Some(told) = told {
-            return Cow::Borrowed(told);
+            return told.clone();
         }
         let usual = serde_json::json!({
             "Platform": {"Name": "events"},
@@ -202,14 +187,15 @@ impl Engine {
             "Os": "linux",
             "Arch": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
         });
-        Cow::Owned(usual.to_string())
+        usual.to_string()
     }
 
     fn info(&self) -> serde_json::Value {
+        let identity = self.identity();
         serde_json::json!({
-            "ID": self.identity.id,
-            "Name": self.identity.name,
-            "ServerVersion": self.identity.version,
+            "ID": identity.id,
+            "Name": identity.name,
+            "ServerVersion": identity.version,
             "OSType": "linux",
             // As the lists of both say, which are empty.
             "Containers": 0,
@@ -235,7 +221,7 @@ impl Engine {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        let api = HeaderValue::try_from(self.identity.api.to_string()).expect("a version is ASCII");
+        let api = HeaderValue::try_from(self.identity().api.to_string()).expect("a version is ASCII");
         headers.insert("Api-Version", api);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert("Docker-Experimental", HeaderValue::from_static("false"));
