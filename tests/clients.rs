@@ -194,9 +194,14 @@ impl Query {
     }
 }
 
+/// The folder they were put into.
+fn clients() -> PathBuf {
+    std::env::var_os("CLIENTS").expect("CLIENTS names the folder of the clients").into()
+}
+
 /// A program of `tests/askers`, or one that was made from it.
 fn asker(words: &[&str], host: &str) -> Command {
-    let clients: PathBuf = std::env::var_os("CLIENTS").expect("CLIENTS names the folder of the clients").into();
+    let clients = clients();
     let mut command = Command::new(clients.join(words[0]));
     if let [_, script, more @ ..] = words {
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/askers").join(script)).args(more);
@@ -390,5 +395,29 @@ fn who_the_engine_is_is_told_too() {
     // What docker-py asserts of an engine.
     for host in both.hosts() {
         run(asker(&["bin/python", "docker_py_asserts.py"], host)).exited(0);
+    }
+}
+
+#[test]
+#[ignore = "needs the clients"]
+fn the_programs_of_the_readme_count_every_end_whatever_breaks() {
+    let folder = Folder::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
+    let block = |begin: &str| readme.split(begin).nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    std::fs::write(folder.path("crashes.py"), block("```python\n")).expect("a file");
+    let rust = std::fs::read_to_string(root.join("tests/askers/bollard/src/bin/crashes.rs")).expect("the source");
+    assert_eq!(block("```rust,ignore\n"), rust);
+    let said = readme.lines().find_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" died, ")));
+    let fixture = root.join("fixtures/docker-28.5.2.ndjson").display().to_string();
+    let path = |name: &str| clients().join(name).display().to_string();
+    for command in [vec![path("bin/python"), "crashes.py".into()], vec![path("bin/crashes")]] {
+        for faults in [&[][..], &["cut@6"], &["garbage@6"], &["cut@6", "restart@10", "split"], &["stall@3:0.1"]] {
+            let mut words = vec!["replay", &fixture, "--speed", "max"];
+            words.extend(faults.iter().flat_map(|fault| ["--fault", fault]));
+            words.push("--");
+            words.extend(command.iter().map(String::as_str));
+            assert_eq!(folder.lines(&words), [said.expect("what they print")], "{words:?}");
+        }
     }
 }

@@ -98,7 +98,7 @@ fn the_envelope_says_what_the_store_knows() {
     let folder = first_ten();
     let lines = folder.lines(&["query", "--envelope", "--limit", "2"]);
     // The name of the source and the gap of the first contact are the first of all.
-    assert!(lines[1].starts_with(r#"{"seq":4,"source":"sim","received":"20"#), "{}", lines[1]);
+    assert!(lines[1].starts_with(r#"{"seq":4,"source":"events","received":"20"#), "{}", lines[1]);
     assert!(lines[1].ends_with(&format!(r#"Z","event":{}}}"#, event(1))), "{}", lines[1]);
 }
 

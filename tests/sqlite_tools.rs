@@ -6,22 +6,23 @@ mod support;
 
 use std::process::Command;
 
+use events::testing::Engine;
 use support::command::{Folder, Running, run};
-use support::engine::{Engine, event, events};
+use support::engine::{event, events};
 
 /// A recorder at work: a store of 200 events that grows.
 fn at_work() -> (Folder, Engine, Running) {
     let folder = Folder::new();
-    let engine = Engine::start(folder.path("docker.sock"));
-    events(0..200).iter().for_each(|event| engine.happens(event));
-    let recorder = folder.record(&engine.host(), &[]);
+    let engine = Engine::start().unwrap();
+    events(0..200).iter().for_each(|event| engine.push(event));
+    let recorder = folder.record(&engine.docker_host(), &[]);
     folder.eventually_lines(&["query"], &events(0..200));
     (folder, engine, recorder)
 }
 
 /// After whatever the other program did, the recorder goes on.
 fn goes_on((folder, engine, recorder): (Folder, Engine, Running)) {
-    engine.happens(&event(200));
+    engine.push(event(200));
     folder.eventually_lines(&["query"], &events(0..201));
     recorder.stop();
 }

@@ -232,9 +232,9 @@ fn a_source_that_is_not_there_is_named_with_those_that_are() {
 #[test]
 fn a_name_that_means_something_to_sqlite_is_a_file_like_any_other() {
     let folder = Folder::new();
-    let engine = support::engine::Engine::start(folder.path("docker.sock"));
-    engine.happens(&support::engine::event(0));
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q", "--db", ":memory:"]).succeeded();
+    let engine = events::testing::Engine::start().unwrap();
+    engine.push(support::engine::event(0));
+    folder.run(&["record", "-H", &engine.docker_host(), "--until", "now", "-q", "--db", ":memory:"]).succeeded();
     assert_eq!(folder.lines(&["query", "--db", ":memory:"]), events(0..1));
 }
 

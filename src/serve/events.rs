@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::StatusCode;
 use hyper::body::{Body, Bytes, Frame};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::archive::{News, Position};
 use super::fault::{Act, Fault, Faults};
@@ -104,7 +106,7 @@ impl Subscription {
             // Who is gone needs no answer.
             let _: Result<(), Gone> = telling.await;
         });
-        Answer::Stream(answer)
+        Answer::Stream(Chunks { chunks: answer, flushed: Arc::default(), cutting: None })
     }
 
     /// Whether what was there before is asked for.
@@ -367,7 +369,41 @@ fn decode(text: &str) -> Result<Cow<'_, str>, String> {
 #[derive(Debug)]
 pub(super) enum Answer {
     Whole(Full<Bytes>),
-    Stream(mpsc::Receiver<Result<Bytes, Cut>>),
+    Stream(Chunks),
+}
+
+/// Events as they come, each a chunk.
+#[derive(Debug)]
+pub(super) struct Chunks {
+    chunks: mpsc::Receiver<Result<Bytes, Cut>>,
+    /// Told whenever all that was given to the connection has been written.
+    flushed: Arc<Notify>,
+    /// Where the stream is to be cut: waits for that.
+    cutting: Option<Pin<Box<OwnedNotified>>>,
+}
+
+impl Answer {
+    /// The same, on a connection that tells whenever all it was given has been written.
+    pub(super) fn on(mut self, connection: &Arc<Notify>) -> Answer {
+        if let Answer::Stream(chunks) = &mut self {
+            chunks.flushed = connection.clone();
+        }
+        self
+    }
+}
+
+impl Chunks {
+    /// The next chunk. A cut comes when those before it are written: hyper lets go of what it holds at an error.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        if self.cutting.is_none() {
+            match ready!(self.chunks.poll_recv(cx)) {
+                Some(Err(Cut)) => {}
+                chunk => return Poll::Ready(chunk),
+            }
+        }
+        let cutting = self.cutting.get_or_insert_with(|| Box::pin(self.flushed.clone().notified_owned()));
+        cutting.as_mut().poll(cx).map(|()| Some(Err(Cut)))
+    }
 }
 
 impl Body for Answer {
@@ -377,7 +413,7 @@ impl Body for Answer {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
             Answer::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Answer::Stream(chunks) => chunks.poll_recv(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
+            Answer::Stream(chunks) => chunks.poll_next(cx).map(|chunk| chunk.map(|chunk| chunk.map(Frame::data))),
         }
     }
 

@@ -24,6 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -302,9 +303,10 @@ async fn converse(mut stream: impl Stream, answers: Arc<Answers>) -> io::Result<
     if line > REQUEST_LINE || head.len() >= HELD {
         return refuse(&mut stream).await;
     }
-    let stream = Patient { head: head.into(), stream, waiting: None };
+    let flushed = Arc::new(Notify::new());
+    let stream = Patient { head: head.into(), stream, waiting: None, flushed: flushed.clone() };
     let service = service_fn(move |request| {
-        let answer = answers(request);
+        let answer = answers(request).map(|answer| answer.on(&flushed));
         async { Ok::<_, Infallible>(answer) }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -352,6 +354,8 @@ struct Patient<S> {
     stream: S,
     /// Runs while something waits to be taken.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Told when all is written.
+    flushed: Arc<Notify>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
@@ -373,6 +377,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            self.flushed.notify_waiters();
+        }
         self.or_too_long(cx, flushed)
     }
 

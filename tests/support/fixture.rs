@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::command::Folder;
-use super::engine::Engine;
+use events::testing::Engine;
 
 /// The path of a recording.
 pub fn path(name: &str) -> PathBuf {
@@ -25,8 +25,8 @@ pub fn lines(name: &str) -> Vec<String> {
 /// A folder whose store holds these events, recorded from an engine that remembered them (at most 256).
 pub fn recorded(events: &[String]) -> Folder {
     let folder = Folder::new();
-    let engine = Engine::start(folder.path("docker.sock"));
-    events.iter().for_each(|event| engine.happens(event));
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
+    let engine = Engine::start().expect("an engine starts");
+    events.iter().for_each(|event| engine.push(event));
+    folder.run(&["record", "-H", &engine.docker_host(), "--until", "now", "-q"]).succeeded();
     folder
 }
