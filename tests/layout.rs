@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use events::event::Event;
-use events::store::{Ask, Delivery, Judge, Order, Queue, Reader, SourceKey, Store, spawn_writer};
+use events::store::{Ask, Delivery, Judge, Limits, Order, Queue, Reader, SourceKey, Store, spawn_writer};
 use proptest::prelude::*;
 use support::fixture;
 
@@ -15,7 +15,7 @@ use support::fixture;
 fn store(path: &Path, lines: &[String], at_once: usize) -> u64 {
     let source = Arc::new(SourceKey { engine_id: Some("e".into()), name: "e".into(), renamed: false, host: None });
     let queue = Arc::new(Queue::new(1 << 30));
-    let writer = spawn_writer(Store::open_or_create(path).unwrap(), queue.clone(), u64::MAX);
+    let writer = spawn_writer(Store::open_or_create(path).unwrap(), queue.clone(), Limits::default());
     for (at, lines) in lines.chunks(at_once).enumerate() {
         let mut delivery = Delivery::new(source.clone(), 1_800_000_000_000_000_000 + at as i64);
         delivery.events = lines.iter().map(|line| Event::parse(line.as_bytes()).unwrap()).collect();

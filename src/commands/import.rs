@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use super::redact::Redact;
 use super::{Failure, Shared, now_nano};
 use crate::event::Redaction;
-use crate::store::{Delivery, Outcome, Queue, Rejection, SourceKey, Store, Written, spawn_writer};
+use crate::store::{Delivery, Limits, Outcome, Queue, Rejection, SourceKey, Store, Written, spawn_writer};
 use crate::stream::{Input, Item};
 
 /// How much may wait for the store, in bytes.
@@ -70,7 +70,7 @@ impl Import {
     fn begin(store: Store, source: &str, redaction: Redaction) -> Import {
         let key = SourceKey { engine_id: None, name: source.into(), renamed: false, host: None };
         let queue = Arc::new(Queue::attended(BUFFER));
-        Import { redaction, source: Arc::new(key), writer: spawn_writer(store, queue.clone(), u64::MAX), queue }
+        Import { redaction, source: Arc::new(key), writer: spawn_writer(store, queue.clone(), Limits::default()), queue }
     }
 
     fn take(&self, input: Input) -> Result<(), Failure> {

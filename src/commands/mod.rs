@@ -4,6 +4,7 @@ mod demo;
 mod failure;
 mod gaps;
 mod import;
+mod kept;
 mod logging;
 mod prune;
 mod query;

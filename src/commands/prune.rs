@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Failure, Shared, now_nano, size};
-use crate::query::time;
+use super::kept::Kept;
+use super::{Failure, Shared, now_nano};
 use crate::store::Store;
 
 /// Between two steps the recorder gets at the file.
@@ -13,12 +13,8 @@ const BREATH: Duration = Duration::from_millis(20);
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("limit").required(true).multiple(true).args(["retain", "max_size"])))]
 pub struct Args {
-    /// How long events are kept, as 90d
-    #[arg(long, value_name = "DURATION", help_heading = "Keeping")]
-    retain: Option<String>,
-    /// How large the file may be, as 2GiB: the oldest events go until it is no larger
-    #[arg(long, value_name = "SIZE", help_heading = "Keeping")]
-    max_size: Option<String>,
+    #[command(flatten)]
+    kept: Kept,
     /// Say what would go, and let nothing go
     #[arg(long, help_heading = "Keeping")]
     dry_run: bool,
@@ -26,12 +22,8 @@ pub struct Args {
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let now = now_nano();
-    let before = match &args.retain {
-        Some(text) => now.saturating_sub(time::parse_duration(text)?.as_nanos().try_into().unwrap_or(i64::MAX)),
-        None => i64::MIN,
-    };
-    let most =
-        args.max_size.as_deref().map(|text| size("--max-size", text)).transpose()?.map_or(u64::MAX, |n| n as u64);
+    let keep = args.kept.keep()?;
+    let (before, most) = (keep.oldest(now), keep.bytes.unwrap_or(u64::MAX));
     let path = shared.db()?;
     let mut store = Store::open(&path)?;
     let used = store.used_bytes()?;

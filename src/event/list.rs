@@ -114,6 +114,14 @@ impl Events {
         others
     }
 
+    /// Takes the events from a place on out of the list.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Events {
+        let after = self.iter().skip(at).map(|(event, _)| event).collect();
+        self.events.truncate(at);
+        after
+    }
+
     /// Leaves the events that pass in the list.
     pub fn retain(&mut self, passes: impl Fn(&Event) -> bool) {
         let stay: Vec<bool> = self.events.iter().map(|kept| passes(&self.event(kept))).collect();
@@ -189,6 +197,10 @@ mod tests {
         let (first, second) = events.split_at(100);
         let mut list = Events::from_iter(second.to_vec()).behind(first.iter().cloned().collect());
         assert!(list.iter().map(|(event, _)| event).eq(events.iter().cloned()));
+        let after = list.split_off(7);
+        assert!(list.iter().chain(after.iter()).map(|(event, _)| event).eq(events.iter().cloned()));
+        assert_eq!((list.len(), after.len()), (7, events.len() - 7));
+        list = after.behind(list);
         list.retain(|event| event.kind == "network");
         assert!(list.iter().map(|(event, _)| event).eq(events.iter().filter(|event| event.kind == "network").cloned()));
         assert!(Events::default().behind(Events::default()).is_empty());

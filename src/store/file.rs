@@ -204,7 +204,7 @@ fn has_wal(path: &Path) -> bool {
     with_suffix(path, "-wal").metadata().is_ok_and(|m| m.len() > 0)
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

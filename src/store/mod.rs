@@ -7,6 +7,7 @@ mod chain;
 mod disk;
 mod file;
 mod held;
+mod keep;
 pub mod layout;
 mod lines;
 mod lock;
@@ -28,16 +29,18 @@ use std::path::PathBuf;
 pub use chain::{Head, NoHead};
 pub use disk::unsafe_disk;
 pub use file::{APPLICATION_ID, Store};
+pub use keep::Keep;
 pub use layout::varies;
 pub use lock::{HostState, RecorderLock, RecorderState, recorder};
 pub use place::Place;
 pub use plan::{Actions, ActorPasses, ActorTest, Ask};
-pub use prune::Pruned;
+pub use prune::{Pruned, Sealed};
 pub use queue::{Full, Queue};
 pub use reader::{GapKnown, Judge, Order, Reader, Snapshot, Stored};
 pub use verify::{Fault, Verified};
 pub use writer::{
-    Delivery, GapChange, Outcome, REJECTED_ROWS, Rejection, SourceKey, Stored as Written, WriteFailed, spawn_writer,
+    Delivery, GapChange, Limits, Outcome, REJECTED_ROWS, Rejection, SourceKey, Stored as Written, WriteFailed,
+    spawn_writer,
 };
 
 use crate::event::Identity;

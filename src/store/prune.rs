@@ -4,19 +4,23 @@
 //! takes its place: an entry of the chain that says up to where, and which hash was there. What must outlive what goes
 //! (names of sources, gaps that reach beyond it) is entered again behind the seal.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::chain::{Hash, Head};
 use super::file::sqlite;
 use super::rows::{EXEC_REACH, Rows};
-use super::stretch::{self, Stretch};
 use super::{Store, StoreError};
 
-/// How many stretches go in one step: some ten thousand events, a tenth of a second.
-const STRETCHES: usize = 4;
+/// How many events go in one step: a tenth of a second.
+const EVENTS: u64 = 16_384;
 
 /// How many pages that were freed go back to the disk in one step.
-const PAGES: u32 = 1_000;
+const PAGES: u64 = 1_000;
+
+/// In so many stretches the farthest instant of a source is looked for, before all its events are asked.
+const LOOKED_INTO: usize = 8;
 
 /// What was pruned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,17 +31,37 @@ pub struct Pruned {
     pub upto: i64,
 }
 
+/// All that was ever pruned, as the last seal tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// How many events.
+    pub events: u64,
+    /// The last sequence of them.
+    pub upto: i64,
+    /// When that was, in nanoseconds since the epoch.
+    pub sealed_nano: i64,
+}
+
 impl Store {
-    /// Lets go of the oldest events, if all of those are older than an instant; `None` if there is nothing to let go of.
-    /// One step of many: to be called again until then.
+    /// Lets go of the oldest events, as far as all of those are older than an instant; `None` if there is nothing to let
+    /// go of. One step of many: to be called again until then.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`]; then nothing was let go of.
     pub fn prune(&mut self, before_nano: i64, now_nano: i64) -> Result<Option<Pruned>, StoreError> {
-        let pruned = step(&mut self.connection, before_nano, now_nano).map_err(sqlite("prune", self.path()))?;
+        let pruned = self.prune_step(before_nano, now_nano).map_err(sqlite("prune", self.path()))?;
         if pruned.is_some() {
-            self.give_back().map_err(sqlite("prune", self.path()))?;
+            give_back(&self.connection, PAGES).map_err(sqlite("prune", self.path()))?;
         }
+        Ok(pruned)
+    }
+
+    fn prune_step(&mut self, before_nano: i64, now_nano: i64) -> rusqlite::Result<Option<Pruned>> {
+        let db = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut rows = Rows::new();
+        rows.begin(&db)?;
+        let pruned = step(&db, &mut rows, before_nano, EVENTS, now_nano)?;
+        db.commit()?;
         Ok(pruned)
     }
 
@@ -46,12 +70,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn prunable(&self, before_nano: i64) -> Result<Option<Pruned>, StoreError> {
-        let look = || {
-            let stretches = stretch::all(&self.connection, 0)?;
-            let old = stretches.iter().take_while(|stretch| stretch.max_nano < before_nano);
-            reach(&self.connection, &old.cloned().collect::<Vec<_>>())
-        };
-        look().map_err(sqlite("read", self.path()))
+        reach(&self.connection, before_nano, i64::MAX as u64).map_err(sqlite("read", self.path()))
     }
 
     /// How many bytes the file would have without the pages that are free.
@@ -59,51 +78,89 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn used_bytes(&self) -> Result<u64, StoreError> {
-        let pragma = |name| self.connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, u64>(0));
-        let used = || Ok((pragma("page_count")? - pragma("freelist_count")?) * pragma("page_size")?);
-        used().map_err(sqlite("read", self.path()))
-    }
-
-    /// Gives pages that were freed back to the disk.
-    fn give_back(&self) -> rusqlite::Result<()> {
-        let mut vacuum = self.connection.prepare(&format!("PRAGMA incremental_vacuum({PAGES})"))?;
-        let mut pages = vacuum.query([])?;
-        while pages.next()?.is_some() {}
-        Ok(())
+        used_bytes(&self.connection).map_err(sqlite("read", self.path()))
     }
 }
 
-/// Up to where stretches can go: the chain's hash is known where a link stands.
-fn reach(db: &Connection, old: &[Stretch]) -> rusqlite::Result<Option<Pruned>> {
-    let (Some(first), Some(last)) = (old.first(), old.last()) else { return Ok(None) };
-    let upto: Option<i64> = db
-        .prepare_cached("SELECT max(seq) FROM link WHERE seq BETWEEN ?1 AND ?2")?
-        .query_row([first.first_seq, last.last_seq], |row| row.get(0))?;
+/// How many bytes the file would have without the pages that are free.
+pub(super) fn used_bytes(db: &Connection) -> rusqlite::Result<u64> {
+    Ok((number(db, "page_count")? - free_pages(db)?) * number(db, "page_size")?)
+}
+
+/// How many pages are free.
+pub(super) fn free_pages(db: &Connection) -> rusqlite::Result<u64> {
+    number(db, "freelist_count")
+}
+
+fn number(db: &Connection, pragma: &str) -> rusqlite::Result<u64> {
+    db.prepare_cached(&format!("PRAGMA {pragma}"))?.query_row([], |row| row.get(0))
+}
+
+/// Gives some of the pages that were freed back to the disk.
+pub(super) fn give_back(db: &Connection, pages: u64) -> rusqlite::Result<()> {
+    let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+    let mut pages = vacuum.query([])?;
+    while pages.next()?.is_some() {}
+    Ok(())
+}
+
+/// All that was ever pruned.
+pub(super) fn sealed(db: &Connection) -> rusqlite::Result<Option<Sealed>> {
+    db.prepare_cached("SELECT events, upto, sealed_nano FROM seal ORDER BY seq DESC LIMIT 1")?
+        .query_row([], |row| Ok(Sealed { events: row.get(0)?, upto: row.get(1)?, sealed_nano: row.get(2)? }))
+        .optional()
+}
+
+/// How far a beginning reaches whose events are all older than an instant, `most` of them at most: up to a link, for
+/// there the chain's hash is known.
+fn reach(db: &Connection, before_nano: i64, most: u64) -> rusqlite::Result<Option<Pruned>> {
+    let mut stretches =
+        db.prepare_cached("SELECT first_seq, last_seq, events, max_nano FROM stretch ORDER BY first_seq")?;
+    let mut stretches = stretches.query([])?;
+    let (mut reach, mut events) = (0, 0);
+    while let Some(row) = stretches.next()? {
+        let (first, last): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let (within, max_nano): (u64, i64) = (row.get(2)?, row.get(3)?);
+        if max_nano >= before_nano || events + within > most {
+            // Of this one a part may go.
+            let young = db
+                .prepare_cached("SELECT min(seq) FROM event WHERE seq BETWEEN ?1 AND ?2 AND time_nano >= ?3")?
+                .query_row([first, last, before_nano], |row| row.get::<_, Option<i64>>(0))?;
+            let most = i64::try_from(most - events).unwrap_or(i64::MAX);
+            let full = db
+                .prepare_cached("SELECT seq FROM event WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq LIMIT 1 OFFSET ?3")?
+                .query_row([first, last, most], |row| row.get::<_, i64>(0))
+                .optional()?;
+            reach = young.into_iter().chain(full).min().map_or(last, |not| not - 1);
+            break;
+        }
+        (reach, events) = (last, events + within);
+    }
+    let upto: Option<i64> =
+        db.prepare_cached("SELECT max(seq) FROM link WHERE seq <= ?1")?.query_row([reach], |row| row.get(0))?;
     let Some(upto) = upto else { return Ok(None) };
-    let events = db
-        .prepare_cached("SELECT count(*) FROM event WHERE seq BETWEEN ?1 AND ?2")?
-        .query_row([first.first_seq, upto], |row| row.get(0))?;
+    let events =
+        db.prepare_cached("SELECT count(*) FROM event WHERE seq <= ?1")?.query_row([upto], |row| row.get(0))?;
     Ok((events > 0).then_some(Pruned { events, upto }))
 }
 
-fn step(connection: &mut Connection, before_nano: i64, now_nano: i64) -> rusqlite::Result<Option<Pruned>> {
-    let db = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let stretches = stretch::all(&db, 0)?;
-    let old: Vec<Stretch> =
-        stretches.into_iter().take(STRETCHES).take_while(|stretch| stretch.max_nano < before_nano).collect();
-    let Some(pruned) = reach(&db, &old)? else { return Ok(None) };
+/// Lets go of a beginning whose events are all older than an instant, `most` of them at most, within the caller's
+/// transaction.
+pub(super) fn step(
+    db: &Connection,
+    rows: &mut Rows,
+    before_nano: i64,
+    most: u64,
+    now_nano: i64,
+) -> rusqlite::Result<Option<Pruned>> {
+    let Some(pruned) = reach(db, before_nano, most)? else { return Ok(None) };
     let upto = pruned.upto;
-    let Some(hash): Option<Hash> =
-        db.prepare_cached("SELECT hash FROM link WHERE seq = ?1")?.query_row([upto], |row| row.get(0)).optional()?
-    else {
-        return Ok(None);
-    };
-    let mut rows = Rows::new();
-    rows.begin(&db)?;
-    seal(&db, &mut rows, Head { seq: upto, hash }, &pruned, now_nano)?;
-    enter_again(&db, &mut rows, upto, before_nano)?;
-    keep_exec_ids(&db, upto)?;
-    let counted = count(&db, upto)?;
+    let hash: Hash =
+        db.prepare_cached("SELECT hash FROM link WHERE seq = ?1")?.query_row([upto], |row| row.get(0))?;
+    seal(db, rows, Head { seq: upto, hash }, &pruned, now_nano)?;
+    enter_again(db, rows, upto, before_nano)?;
+    keep_exec_ids(db, upto)?;
+    let gone = Gone::upto(db, upto)?;
     for table in ["event", "verbatim", "rejected", "gap", "naming", "link"] {
         db.prepare_cached(&format!("DELETE FROM {table} WHERE seq <= ?1"))?.execute([upto])?;
     }
@@ -114,12 +171,11 @@ fn step(connection: &mut Connection, before_nano: i64, now_nano: i64) -> rusqlit
     )?
     .execute([upto])?;
     db.prepare_cached("DELETE FROM arrival WHERE first_seq <= ?1")?.execute([upto])?;
-    cut_stretches(&db, upto)?;
-    forget_actors(&db, &counted.actors)?;
-    recount(&db, &counted)?;
-    // What was loaded before the stretches were cut is not stored over them.
-    rows.finish_chain(&db)?;
-    db.commit()?;
+    cut_stretches(db, upto)?;
+    forget_actors(db, &gone.actors)?;
+    recount(db, &gone)?;
+    rows.finish_chain(db)?;
+    rows.pruned();
     Ok(Some(pruned))
 }
 
@@ -172,23 +228,42 @@ fn keep_exec_ids(db: &Connection, upto: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// What goes: how many events of each source, and of which actors.
-struct Counted {
-    sources: Vec<(i64, i64)>,
+/// What goes.
+struct Gone {
+    sources: BTreeMap<i64, GoneOf>,
     actors: Vec<i64>,
 }
 
-fn count(db: &Connection, upto: i64) -> rusqlite::Result<Counted> {
-    let mut actors = db.prepare_cached("SELECT actor, count(*) FROM event WHERE seq <= ?1 GROUP BY actor")?;
-    let actors = actors.query_map([upto], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let actors = actors.collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
-    let mut source = db.prepare_cached("SELECT source FROM actor WHERE id = ?1")?;
-    let mut sources = std::collections::BTreeMap::new();
-    for (actor, events) in &actors {
-        *sources.entry(source.query_row([actor], |row| row.get(0))?).or_insert(0) += events;
+/// What goes of a source: how many events, and what they span.
+struct GoneOf {
+    events: u64,
+    min_nano: i64,
+    max_nano: i64,
+}
+
+impl Gone {
+    fn upto(db: &Connection, upto: i64) -> rusqlite::Result<Gone> {
+        let mut gone = Gone { sources: BTreeMap::new(), actors: Vec::new() };
+        let mut source = db.prepare_cached("SELECT source FROM actor WHERE id = ?1")?;
+        let mut actors = db.prepare_cached(
+            "SELECT actor, count(*), min(time_nano), max(time_nano) FROM event WHERE seq <= ?1 GROUP BY actor",
+        )?;
+        let mut actors = actors.query([upto])?;
+        while let Some(row) = actors.next()? {
+            let actor = row.get(0)?;
+            gone.actors.push(actor);
+            let more = GoneOf { events: row.get(1)?, min_nano: row.get(2)?, max_nano: row.get(3)? };
+            gone.sources
+                .entry(source.query_row([actor], |row| row.get(0))?)
+                .and_modify(|gone| {
+                    gone.events += more.events;
+                    gone.min_nano = gone.min_nano.min(more.min_nano);
+                    gone.max_nano = gone.max_nano.max(more.max_nano);
+                })
+                .or_insert(more);
+        }
+        Ok(gone)
     }
-    let actors = actors.into_iter().map(|(actor, _)| actor).collect();
-    Ok(Counted { sources: sources.into_iter().collect(), actors })
 }
 
 /// Actors of whom no event is left go too, but for the newest: an ID once given is never given again, so what others
@@ -219,43 +294,62 @@ fn cut_stretches(db: &Connection, upto: i64) -> rusqlite::Result<()> {
 }
 
 /// What the sources' rows say of their events is made true again.
-fn recount(db: &Connection, counted: &Counted) -> rusqlite::Result<()> {
-    let stretches = stretch::all(db, 0)?;
-    for (source, gone) in &counted.sources {
-        let first = farthest(db, *source, "min", stretches.iter().map(|stretch| (stretch.min_nano, stretch)))?;
-        let last = farthest(db, *source, "max", stretches.iter().map(|stretch| (-stretch.max_nano, stretch)))?;
-        db.prepare_cached("UPDATE source SET events = events - ?2, first_nano = ?3, last_nano = ?4 WHERE id = ?1")?
-            .execute(params![source, gone, first, last])?;
+fn recount(db: &Connection, gone: &Gone) -> rusqlite::Result<()> {
+    for (source, gone) in &gone.sources {
+        let (events, first, last): (u64, i64, i64) = db
+            .prepare_cached("SELECT events, first_nano, last_nano FROM source WHERE id = ?1")?
+            .query_row([source], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let events = events.saturating_sub(gone.events);
+        let (first, last) = match events {
+            0 => (None, None),
+            _ => (
+                if gone.min_nano > first { Some(first) } else { farthest(db, *source, Side::Oldest)? },
+                if gone.max_nano < last { Some(last) } else { farthest(db, *source, Side::Newest)? },
+            ),
+        };
+        db.prepare_cached("UPDATE source SET events = ?2, first_nano = ?3, last_nano = ?4 WHERE id = ?1")?
+            .execute(params![source, events, first, last])?;
     }
     Ok(())
 }
 
-/// The oldest (`min`) or newest (`max`) instant of a source: looked for in the stretches that reach farthest, as long as
-/// one that reaches farther may come.
-fn farthest<'s>(
-    db: &Connection,
-    source: i64,
-    which: &str,
-    stretches: impl Iterator<Item = (i64, &'s Stretch)>,
-) -> rusqlite::Result<Option<i64>> {
-    let mut stretches: Vec<_> = stretches.collect();
-    stretches.sort_unstable_by_key(|(reach, _)| *reach);
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Oldest,
+    Newest,
+}
+
+/// The oldest or newest instant of a source that has events: looked for in the stretches that reach farthest, as long as
+/// one that reaches farther may come; where it has nothing in the first of them, all its events are asked.
+fn farthest(db: &Connection, source: i64, side: Side) -> rusqlite::Result<Option<i64>> {
+    let (which, reach, order) = match side {
+        Side::Oldest => ("min", "min_nano", "ASC"),
+        Side::Newest => ("max", "max_nano", "DESC"),
+    };
+    let sign = if side == Side::Oldest { 1 } else { -1 };
+    let stretches: Vec<(i64, i64, i64)> = db
+        .prepare_cached(&format!("SELECT first_seq, last_seq, {reach} FROM stretch ORDER BY {reach} {order} LIMIT ?1"))?
+        .query_map([LOOKED_INTO + 1], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<_>>()?;
     let mut found: Option<i64> = None;
-    let sign = if which == "min" { 1 } else { -1 };
-    for (reach, stretch) in stretches {
-        if found.is_some_and(|found| found * sign <= reach) {
-            break;
+    for (first_seq, last_seq, reach) in stretches.iter().take(LOOKED_INTO) {
+        if found.is_some_and(|found| found * sign <= reach * sign) {
+            return Ok(found);
         }
         let here: Option<i64> = db
             .prepare_cached(&format!(
                 "SELECT {which}(time_nano) FROM event JOIN actor ON actor.id = event.actor
                  WHERE seq BETWEEN ?1 AND ?2 AND actor.source = ?3"
             ))?
-            .query_row([stretch.first_seq, stretch.last_seq, source], |row| row.get(0))?;
-        found = match (found, here) {
-            (Some(found), Some(here)) => Some(if found * sign <= here * sign { found } else { here }),
-            (found, here) => found.or(here),
-        };
+            .query_row([*first_seq, *last_seq, source], |row| row.get(0))?;
+        found = found.into_iter().chain(here).min_by_key(|instant| instant * sign);
     }
-    Ok(found)
+    match stretches.get(LOOKED_INTO) {
+        Some((.., reach)) if found.is_none_or(|found| found * sign > reach * sign) => db
+            .prepare_cached(&format!(
+                "SELECT {which}(time_nano) FROM event WHERE actor IN (SELECT id FROM actor WHERE source = ?1)"
+            ))?
+            .query_row([source], |row| row.get(0)),
+        _ => Ok(found),
+    }
 }

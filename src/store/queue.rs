@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -70,7 +70,7 @@ impl Queue {
             return Err(Full(Box::new(delivery)));
         }
         state.bytes += delivery.bytes();
-        state.events += delivery.events.len();
+        state.events += delivery.len();
         state.waiting.push_back(delivery);
         self.filled.notify_one();
         Ok(())
@@ -126,14 +126,18 @@ impl Queue {
 
     /// Waits for deliveries and takes all of them, as far as they hold no more than `events` events (but one
     /// delivery at least); `None` once the queue is closed and empty. A few are not taken before `when`, for more may
-    /// come. They count as buffered until [`stored`](Self::stored).
-    pub(super) fn take(&self, events: usize, when: Instant) -> Option<Vec<Delivery>> {
+    /// come. They count as buffered until [`stored`](Self::stored). Where nothing comes until `idle`, it takes none.
+    pub(super) fn take(&self, events: usize, when: Instant, idle: Option<Instant>) -> Option<Vec<Delivery>> {
         let mut state = self.state();
         while state.waiting.is_empty() {
             if state.closed {
                 return None;
             }
-            state = self.filled.wait(state).expect("no holder of this lock panics");
+            state = match idle.map(|idle| idle.saturating_duration_since(Instant::now())) {
+                None => self.filled.wait(state).expect("no holder of this lock panics"),
+                Some(Duration::ZERO) => return Some(Vec::new()),
+                Some(left) => self.filled.wait_timeout(state, left).expect("no holder of this lock panics").0,
+            };
         }
         while !state.closed && state.events < FEW && state.bytes <= self.budget / 2 {
             let left = when.saturating_duration_since(Instant::now());
@@ -145,7 +149,7 @@ impl Queue {
         let mut taken: Vec<Delivery> = Vec::new();
         let mut count = 0;
         while let Some(next) = state.waiting.front() {
-            count += next.events.len();
+            count += next.len();
             if !taken.is_empty() && count > events {
                 break;
             }
@@ -164,7 +168,7 @@ impl Queue {
         let mut state = self.state();
         state.head = Some(head);
         state.bytes -= deliveries.iter().map(Delivery::bytes).sum::<usize>();
-        state.events -= deliveries.iter().map(|d| d.events.len()).sum::<usize>();
+        state.events -= deliveries.iter().map(Delivery::len).sum::<usize>();
         drop(state);
         self.emptied.notify_all();
         self.drained.notify_waiters();

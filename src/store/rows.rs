@@ -114,6 +114,13 @@ impl Rows {
         self.forget();
     }
 
+    /// A beginning was pruned in this transaction: actors went with it, and events that exec IDs stood in.
+    pub(super) fn pruned(&mut self) {
+        self.actors.clear();
+        self.execs.clear();
+        self.loaded = false;
+    }
+
     /// Goes on where the tables end; to be called first in every transaction.
     pub(super) fn begin(&mut self, db: &Connection) -> rusqlite::Result<()> {
         if self.loaded {

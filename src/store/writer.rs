@@ -14,6 +14,8 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::chain::Kind;
 use super::file::sqlite;
 use super::lines::{COLUMNS, EventRow, Lines};
+use super::keep::{self, Keep, Keeper, Step};
+use super::prune;
 use super::recent::Recent;
 use super::rows::{Inserts, Rows, TOGETHER};
 use super::{Queue, Reason, Store, StoreError};
@@ -58,7 +60,9 @@ pub struct Delivery {
     pub source: Arc<SourceKey>,
     /// When it was read, in nanoseconds since the epoch.
     pub received_nano: i64,
-    /// Events; those already stored are dropped.
+    /// Events that were told before: they are stored if they are not, unless they were let go of.
+    pub again: Events,
+    /// Events behind those; the ones that are stored already are dropped.
     pub events: Events,
     /// What was no event.
     pub rejected: Vec<Rejection>,
@@ -82,6 +86,7 @@ impl Delivery {
         Delivery {
             source,
             received_nano,
+            again: Events::default(),
             events: Events::default(),
             rejected: Vec::new(),
             last_seen: None,
@@ -96,12 +101,17 @@ impl Delivery {
     /// What it costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
         let rejected: usize = self.rejected.iter().map(|r| r.bytes.len() + r.error.len() + 48).sum();
-        size_of::<Self>() + self.events.size() + rejected + self.containers.as_ref().map_or(0, String::len)
+        size_of::<Self>() + self.again.size() + self.events.size() + rejected + self.containers.as_ref().map_or(0, String::len)
+    }
+
+    /// How many events there are in it.
+    pub fn len(&self) -> usize {
+        self.again.len() + self.events.len()
     }
 
     /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.len() == 0
             && self.rejected.is_empty()
             && self.last_seen.is_none()
             && self.gap.is_none()
@@ -157,6 +167,8 @@ pub struct Stored {
     pub events: u64,
     /// Events dropped because they were there already.
     pub known: u64,
+    /// Events dropped because they are older than what is kept.
+    pub old: u64,
     /// Rejected lines stored.
     pub rejected: u64,
 }
@@ -165,6 +177,7 @@ impl std::ops::AddAssign for Stored {
     fn add_assign(&mut self, more: Stored) {
         self.events += more.events;
         self.known += more.known;
+        self.old += more.old;
         self.rejected += more.rejected;
     }
 }
@@ -191,12 +204,27 @@ pub struct WriteFailed {
 /// How many rejected lines of a source are kept unless told otherwise.
 pub const REJECTED_ROWS: u64 = 10_000;
 
-/// Starts the thread that stores what comes down the queue, until the queue is closed and empty. Of what is no event
-/// `rejected_limit` lines a source are kept; more are only counted.
-pub fn spawn_writer(store: Store, queue: Arc<Queue>, rejected_limit: u64) -> JoinHandle<Outcome> {
+/// How much is stored and kept; by default all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many rejected lines of a source; more are only counted.
+    pub rejected: u64,
+    /// How much stays.
+    pub keep: Keep,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { rejected: u64::MAX, keep: Keep::default() }
+    }
+}
+
+/// Starts the thread that stores what comes down the queue, until the queue is closed and empty; and lets go of what is
+/// not kept.
+pub fn spawn_writer(store: Store, queue: Arc<Queue>, limits: Limits) -> JoinHandle<Outcome> {
     std::thread::Builder::new()
         .name("writer".into())
-        .spawn(move || run(Writer::new(store, rejected_limit), &queue))
+        .spawn(move || run(Writer::new(store, limits), &queue))
         .expect("the system starts a thread")
 }
 
@@ -209,7 +237,11 @@ fn run(mut writer: Writer, queue: &Queue) -> Outcome {
 fn write(writer: &mut Writer, queue: &Queue) -> Outcome {
     let mut total = Stored::default();
     let mut next = Instant::now();
-    while let Some(deliveries) = queue.take(GROUP, next) {
+    while let Some(deliveries) = queue.take(GROUP, next, writer.keeper.as_ref().map(Keeper::next)) {
+        if deliveries.is_empty() {
+            writer.let_go(queue);
+            continue;
+        }
         next = Instant::now() + BETWEEN;
         let stored = match writer.store(&deliveries) {
             Ok(stored) => stored,
@@ -224,6 +256,7 @@ fn write(writer: &mut Writer, queue: &Queue) -> Outcome {
         };
         total += stored;
         queue.stored(&deliveries, writer.rows.head());
+        writer.let_go(queue);
     }
     Outcome { stored: total, failed: None }
 }
@@ -266,6 +299,8 @@ struct Source {
     key: Arc<SourceKey>,
     /// No event later than this is stored: a later one is new without looking.
     newest: i64,
+    /// Where something was pruned: what is older than this and was told before was let go of.
+    let_go: Option<i64>,
     /// How many rejected lines are kept of it.
     rejected: u64,
     /// What is stored at an instant, for those looked at last.
@@ -293,37 +328,61 @@ struct Writer {
     sources: HashMap<(bool, String), Source>,
     rows: Rows,
     lines: Lines,
-    /// How many rejected lines of a source are kept.
-    rejected_limit: u64,
+    limits: Limits,
+    /// Lets go of what is not kept.
+    keeper: Option<Keeper>,
     /// Changes when another connection has written: then what is remembered of where things end no longer holds.
     data_version: i64,
 }
 
 impl Writer {
-    fn new(store: Store, rejected_limit: u64) -> Self {
+    fn new(store: Store, limits: Limits) -> Self {
         Writer {
+            keeper: Keeper::new(limits.keep, store.path().into()),
             store,
             sources: HashMap::new(),
             rows: Rows::new(),
             lines: Lines::new(),
-            rejected_limit,
+            limits,
             data_version: -1,
         }
     }
 
     /// One commit.
     fn store(&mut self, deliveries: &[Delivery]) -> Result<Stored, StoreError> {
-        let result = self.transact(deliveries);
+        self.transact(|writing| writing.all(deliveries)).map_err(sqlite("write", self.store.path()))
+    }
+
+    /// A little of what is not kept goes, if it is time for that. What waits to be stored does not wait for long.
+    fn let_go(&mut self, queue: &Queue) {
+        let Some(mut keeper) = self.keeper.take() else { return };
+        if keeper.next() <= Instant::now() && !queue.is_closed() && !keeper.must_wait() {
+            match self.transact(|writing| keeper.step(writing.db, writing.rows)) {
+                Ok(step) => {
+                    if let Step::Pruned(_) = step {
+                        self.sources.clear();
+                    }
+                    keeper.done(&step);
+                }
+                Err(e) => keeper.failed(&sqlite("prune", self.store.path())(e)),
+            }
+        }
+        self.keeper = Some(keeper);
+    }
+
+    /// One transaction; after one that fails nothing is remembered.
+    fn transact<T>(&mut self, work: impl FnOnce(&mut Writing) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let result = self.try_transact(work);
         if result.is_err() {
             self.sources.clear();
             self.rows.forget();
             self.lines.forget();
         }
-        result.map_err(sqlite("write", self.store.path()))
+        result
     }
 
-    fn transact(&mut self, deliveries: &[Delivery]) -> rusqlite::Result<Stored> {
-        let Writer { store, sources, rows, lines, rejected_limit, data_version } = self;
+    fn try_transact<T>(&mut self, work: impl FnOnce(&mut Writing) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+        let Writer { store, sources, rows, lines, limits, data_version, .. } = self;
         let transaction = store.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version = transaction.query_row("PRAGMA data_version", [], |row| row.get(0))?;
         if version != *data_version {
@@ -333,23 +392,42 @@ impl Writer {
             *data_version = version;
         }
         rows.begin(&transaction)?;
-        let mut inserts = Inserts::prepare(&transaction)?;
+        let done = work(&mut Writing { db: &transaction, sources, rows, lines, limits })?;
+        transaction.commit()?;
+        Ok(done)
+    }
+}
+
+/// A transaction of the writer.
+struct Writing<'a> {
+    db: &'a Connection,
+    sources: &'a mut HashMap<(bool, String), Source>,
+    rows: &'a mut Rows,
+    lines: &'a mut Lines,
+    limits: &'a Limits,
+}
+
+impl Writing<'_> {
+    fn all(&mut self, deliveries: &[Delivery]) -> rusqlite::Result<Stored> {
+        let Writing { db, sources, rows, lines, limits } = self;
+        let db = *db;
+        let oldest_kept = limits.keep.oldest(keep::now_nano());
+        let mut inserts = Inserts::prepare(db)?;
         let mut stored = Stored::default();
         for delivery in deliveries {
             let key = &delivery.source;
             let same = (key.engine_id.is_some(), key.chain_name().to_owned());
             let known = sources.remove(&same).filter(|known| known.key == *key);
-            let source = known.map_or_else(|| find_or_add(&transaction, rows, key), Ok)?;
+            let source = known.map_or_else(|| find_or_add(db, rows, key), Ok)?;
             let source = sources.entry(same).or_insert(source);
-            let rejected_limit = *rejected_limit;
+            let rejected_limit = limits.rejected;
             let mut adding =
-                Adding { db: &transaction, inserts: &mut inserts, rows, lines, source, delivery, rejected_limit };
+                Adding { db, inserts: &mut inserts, rows, lines, source, delivery, oldest_kept, rejected_limit };
             adding.gap()?;
             adding.all(&mut stored)?;
         }
         drop(inserts);
-        rows.finish(&transaction)?;
-        transaction.commit()?;
+        rows.finish(db)?;
         Ok(stored)
     }
 }
@@ -357,17 +435,17 @@ impl Writer {
 fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqlite::Result<Source> {
     let found = match &key.engine_id {
         Some(engine) => db
-            .prepare_cached("SELECT id, last_nano FROM source WHERE engine_id = ?1")?
-            .query_row([engine], |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached("SELECT id, first_nano, last_nano FROM source WHERE engine_id = ?1")?
+            .query_row([engine], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?,
         None => db
-            .prepare_cached("SELECT id, last_nano FROM source WHERE engine_id IS NULL AND name = ?1")?
-            .query_row([&key.name], |row| Ok((row.get(0)?, row.get(1)?)))
+            .prepare_cached("SELECT id, first_nano, last_nano FROM source WHERE engine_id IS NULL AND name = ?1")?
+            .query_row([&key.name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?,
     };
-    let (id, newest): (i64, Option<i64>) =
+    let (id, oldest, newest): (i64, Option<i64>, Option<i64>) =
         match found {
-            Some((id, newest)) => {
+            Some((id, oldest, newest)) => {
                 db.prepare_cached("UPDATE source SET host = ?2 WHERE id = ?1 AND host IS NOT ?2")?
                     .execute(params![id, key.host])?;
                 if key.renamed {
@@ -379,7 +457,7 @@ fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqli
                         rows.add_naming(db, (id, key.chain_name()), &name)?;
                     }
                 }
-                (id, newest)
+                (id, oldest, newest)
             }
             None => {
                 let name = free_name(db, key, 0)?;
@@ -387,12 +465,14 @@ fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqli
                     .execute(params![key.engine_id, name, key.host])?;
                 let id = db.last_insert_rowid();
                 rows.add_naming(db, (id, key.chain_name()), &name)?;
-                (id, None)
+                (id, None, None)
             }
         };
     let rejected =
         db.prepare_cached("SELECT count(*) FROM rejected WHERE source = ?1")?.query_row([id], |row| row.get(0))?;
-    Ok(Source { id, key: key.clone(), newest: newest.unwrap_or(i64::MIN), rejected, at: Recent::new(INSTANTS) })
+    let let_go = prune::sealed(db)?.map(|_| oldest.unwrap_or(i64::MAX));
+    let newest = newest.unwrap_or(i64::MIN);
+    Ok(Source { id, key: key.clone(), newest, let_go, rejected, at: Recent::new(INSTANTS) })
 }
 
 /// The name of a source: its own, or one with the beginning of its ID if another source than `id` has that.
@@ -417,6 +497,7 @@ struct Adding<'a, 'db> {
     lines: &'a mut Lines,
     source: &'a mut Source,
     delivery: &'a Delivery,
+    oldest_kept: i64,
     rejected_limit: u64,
 }
 
@@ -424,11 +505,17 @@ impl Adding<'_, '_> {
     fn all(&mut self, stored: &mut Stored) -> rusqlite::Result<()> {
         let (mut added, mut first) = (0u64, i64::MAX);
         let (chain_name, received) = (self.delivery.source.chain_name(), self.delivery.received_nano);
-        let together = self.delivery.events.len() >= TOGETHER;
+        let together = self.delivery.len() >= TOGETHER;
         if together {
             self.rows.together(self.db, received)?;
         }
-        for (event, digest) in self.delivery.events.iter() {
+        let again = self.delivery.again.iter().map(|event| (event, true));
+        for ((event, digest), again) in again.chain(self.delivery.events.iter().map(|event| (event, false))) {
+            let let_go = again && self.source.let_go.is_some_and(|oldest| event.time_nano < oldest);
+            if let_go || event.time_nano < self.oldest_kept {
+                stored.old += 1;
+                continue;
+            }
             if event.time_nano <= self.source.newest && !self.is_new(&event)? {
                 stored.known += 1;
                 continue;

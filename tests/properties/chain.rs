@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use events::event::Event;
 use events::query::{Filter, Selection};
 use events::store::{
-    Delivery, GapChange, GapRow, Head, Judge, Order, Queue, Reader, Reason, RejectedRow, Rejection, Snapshot,
+    Delivery, GapChange, GapRow, Head, Judge, Limits, Order, Queue, Reader, Reason, RejectedRow, Rejection, Snapshot,
     SourceKey, Store, StoreError, spawn_writer,
 };
 
@@ -147,7 +147,7 @@ static STORE: LazyLock<Written> = LazyLock::new(|| {
         queue.push(delivery).expect("there is room");
     }
     queue.close();
-    let outcome = spawn_writer(Store::open_or_create(&path).expect("a store"), queue, u64::MAX).join();
+    let outcome = spawn_writer(Store::open_or_create(&path).expect("a store"), queue, Limits::default()).join();
     assert!(outcome.expect("the writer ends").failed.is_none());
 
     let verified = Reader::open(&path).and_then(|reader| reader.verify(&[], |fault| panic!("{fault}")));

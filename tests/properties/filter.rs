@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use events::event::{Event, Events};
 use events::query::{Filter, Selection};
-use events::store::{Actions, Ask, Delivery, Judge, Order, Queue, Reader, Snapshot, SourceKey, Store, spawn_writer};
+use events::store::{Actions, Ask, Delivery, Judge, Limits, Order, Queue, Reader, Snapshot, SourceKey, Store, spawn_writer};
 
 /// How many lines of the input are taken.
 const LINES: usize = 8;
@@ -45,7 +45,7 @@ thread_local! {
         queue.push(delivery).expect("there is room");
         queue.close();
         let store = Store::open_or_create(&path).expect("a store");
-        let outcome = spawn_writer(store, queue, u64::MAX).join().expect("the writer ends");
+        let outcome = spawn_writer(store, queue, Limits::default()).join().expect("the writer ends");
         assert!(outcome.failed.is_none());
         let reader = Reader::open(&path).expect("the store");
         (folder, reader)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use events::event::Event;
 use events::query::{Filter, Selection};
-use events::store::{Delivery, Judge, Order, Queue, Reader, Rejection, Snapshot, SourceKey, Store, spawn_writer};
+use events::store::{Delivery, Judge, Limits, Order, Queue, Reader, Rejection, Snapshot, SourceKey, Store, spawn_writer};
 use serde_json::json;
 
 /// How many lines of the input are taken, and of how many events the own filters are asked.
@@ -43,7 +43,7 @@ pub fn check(input: &[u8]) {
     queue.push(delivery).expect("there is room");
     queue.close();
     let store = Store::open_or_create(&path).expect("a store");
-    let outcome = spawn_writer(store, queue, u64::MAX).join().expect("the writer ends");
+    let outcome = spawn_writer(store, queue, Limits::default()).join().expect("the writer ends");
     assert!(outcome.failed.is_none(), "{:?}", outcome.failed);
     assert_eq!(outcome.stored.events, expected.len() as u64);
 

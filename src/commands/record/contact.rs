@@ -121,8 +121,9 @@ pub(super) struct Contact {
     /// Whether the engine is to be asked for its containers.
     inquire: bool,
     inquired: Instant,
-    /// What came and is not handed on yet.
+    /// What came and is not handed on yet; and how many of its events the memory told, not the stream.
     held: Delivery,
+    remembered: usize,
     /// The last event that came, whether it is to be stored or not.
     last: Last,
     /// Whether an event came that was not known before.
@@ -158,6 +159,7 @@ impl Contact {
             inquire: false,
             inquired: Instant::now(),
             held: delivery(source.clone()),
+            remembered: 0,
             decoder: Decoder::with_limit(plan.max_event),
             last: Last::None,
             news: false,
@@ -304,6 +306,7 @@ impl Contact {
     fn take(&mut self, decode: impl FnOnce(&mut Decoder, &mut dyn FnMut(Item))) {
         let Contact {
             held,
+            remembered,
             continuity,
             doubt,
             look,
@@ -342,6 +345,10 @@ impl Contact {
                 let identity = event.identity();
                 if let Some(continuity) = continuity {
                     continuity.stream_brought(identity);
+                    if claim.last_seen() == Some(identity) {
+                        let told = held.events.split_off(*remembered);
+                        held.again = told.behind(std::mem::take(&mut held.again));
+                    }
                 }
                 if let Some(counter) = counter {
                     came_since_asked.insert(identity);
@@ -393,14 +400,15 @@ impl Contact {
                 if let Some(counter) = &mut self.counter {
                     memory.identities.iter().for_each(|identity| counter.tally.came(*identity));
                 }
-                if memory.endless.is_none() || seen.is_some_and(|seen| memory.identities.contains(&seen)) {
+                let known = seen.and_then(|seen| memory.identities.iter().position(|identity| *identity == seen));
+                if memory.endless.is_none() || known.is_some() {
                     continuity.memory_told(memory.identities);
                 } else {
                     continuity.memory_unknown();
                     self.judge_by = Instant::now() + JUDGEMENT_ALONE;
                 }
                 // The stream should bring all of it too; what it does not is not lost by that.
-                self.remember(memory.events);
+                self.remember(memory.events, known);
                 self.judge();
                 if self.continuity.is_none() { self.hand_on() } else { Ok(()) }
             }
@@ -416,7 +424,8 @@ impl Contact {
             }
             (None, Ok(memory)) => {
                 self.tally_came(&memory.identities);
-                self.store_remembered(memory.events)
+                let known = self.complete.and_then(|known| memory.marks.iter().position(|mark| *mark == known));
+                self.store_remembered(memory.events, known)
             }
             (None, Err(e)) => {
                 tracing::debug!("{}", chain(&e));
@@ -433,6 +442,7 @@ impl Contact {
     fn looked(&mut self, mut memory: Memory) -> Result<(), Full> {
         let newest = memory.marks.last().copied();
         let since = std::mem::replace(&mut self.complete, newest);
+        let known = since.and_then(|since| memory.marks.iter().position(|mark| *mark == since));
         let events = std::mem::take(&mut memory.events);
         let mut look = Look::new(since, memory, &self.came, self.came_last);
         // Where nothing lies between the two memories, all that may be missing is in this one.
@@ -444,13 +454,14 @@ impl Contact {
         };
         self.look = Some((look, Instant::now() + STREAM_PATIENCE));
         self.settle_look();
-        self.store_remembered(now)?;
+        self.store_remembered(now, known)?;
         self.hand_on()
     }
 
-    fn store_remembered(&mut self, events: Events) -> Result<(), Full> {
-        let events = self.plan.selected(events);
-        if events.is_empty() { Ok(()) } else { self.queue.push(Delivery { events, ..delivery(self.source.clone()) }) }
+    fn store_remembered(&mut self, events: Events, known: Option<usize>) -> Result<(), Full> {
+        let (again, events) = self.plan.remembered(events, known);
+        let delivery = Delivery { again, events, ..delivery(self.source.clone()) };
+        if delivery.is_empty() { Ok(()) } else { self.queue.push(delivery) }
     }
 
     fn tally_came(&mut self, identities: &[Identity]) {
@@ -487,7 +498,7 @@ impl Contact {
                 reason,
                 detail: Some("the stream left out more than the engine remembers".into()),
             });
-            self.remember(std::mem::take(&mut look.memory.events));
+            self.remember(std::mem::take(&mut look.memory.events), None);
             return stirred;
         }
         let counted = self.counted.take();
@@ -547,10 +558,13 @@ impl Contact {
         self.queue.push(answer)
     }
 
-    /// What the engine remembers came before what its stream brings.
-    fn remember(&mut self, events: Events) {
-        let held = std::mem::take(&mut self.held.events);
-        self.held.events = held.behind(self.plan.selected(events));
+    /// What the engine remembers came before what its stream brings. It was told before up to and with the place `known`.
+    fn remember(&mut self, events: Events, known: Option<usize>) {
+        let (again, events) = self.plan.remembered(events, known);
+        let Delivery { again: told, events: held, .. } = &mut self.held;
+        self.remembered = events.len();
+        *told = std::mem::take(told).behind(again);
+        *held = std::mem::take(held).behind(events);
     }
 
     /// Takes the memory as all there is to come, and waits for the store if need be.
@@ -558,9 +572,11 @@ impl Contact {
         let mut continuity = Continuity::new(self.claim.last_seen());
         memory.identities.iter().for_each(|identity| continuity.stream_brought(*identity));
         self.last = memory.identities.last().map_or(Last::None, |identity| Last::Known(*identity));
+        let seen = self.claim.last_seen();
+        let known = memory.identities.iter().position(|identity| Some(*identity) == seen);
         continuity.memory_told(memory.identities);
         self.continuity = Some(continuity);
-        self.held.events = self.plan.selected(memory.events);
+        self.remember(memory.events, known);
         self.held.rejected = memory.rejected.into_iter().map(|rejected| self.plan.rejection(rejected)).collect();
         self.conclude();
         let mut handed_on = self.hand_on();
@@ -695,6 +711,12 @@ impl Plan {
         redacted
     }
 
+    /// Those of a memory that are to be stored: the ones told before, up to and with the place `known`, and the others.
+    fn remembered(&self, mut events: Events, known: Option<usize>) -> (Events, Events) {
+        let others = events.split_off(known.map_or(0, |known| known + 1));
+        (self.selected(events), self.selected(others))
+    }
+
     /// A rejected line as it is to be stored: what is no event cannot be redacted but as a whole.
     fn rejection(&self, rejection: Rejection) -> Rejection {
         if self.redaction.is_none() { rejection } else { rejection.redacted() }
@@ -711,7 +733,7 @@ impl Drop for Contact {
         self.settle_look();
         if let Some((look, _)) = self.look.take() {
             self.tally_came(&look.memory.identities);
-            self.remember(look.memory.events);
+            self.remember(look.memory.events, None);
         }
         if self.hand_on().is_err() {
             tracing::warn!("the buffer is full: the engine is asked again for what it sent last");

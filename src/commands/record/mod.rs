@@ -32,6 +32,7 @@ use collector::Collector;
 use file::Opened;
 use sources::Sources;
 
+use super::kept::Kept;
 use super::redact::Redact;
 use super::select::Filters;
 use super::{Failure, Shared, now_nano, size};
@@ -39,7 +40,7 @@ use crate::engine::{EngineError, Host, MetricsPage};
 use crate::error::chain;
 use crate::event::Redaction;
 use crate::query::{Selection, time};
-use crate::store::{Head, Outcome, Queue, REJECTED_ROWS, Written, spawn_writer, unsafe_disk};
+use crate::store::{Head, Limits, Outcome, Queue, REJECTED_ROWS, Written, spawn_writer, unsafe_disk};
 use crate::stream::DEFAULT_LINE_LIMIT;
 
 /// How often the end of the hash chain is logged.
@@ -75,6 +76,8 @@ pub struct Args {
     /// How many lines that are no event are kept of each engine; more are only counted
     #[arg(long, value_name = "N", default_value_t = REJECTED_ROWS, help_heading = "Recording")]
     rejected_limit: u64,
+    #[command(flatten)]
+    kept: Kept,
 }
 
 /// How often an engine is asked whether it is there: with the time it may take to answer, and twice, that is less than a
@@ -104,8 +107,8 @@ pub struct Plan {
     pub buffer: usize,
     /// The longest event, in bytes.
     pub max_event: usize,
-    /// How many lines that are no event are kept of each engine.
-    pub rejected_limit: u64,
+    /// How many lines that are no event are stored of each engine, and how much is kept.
+    pub limits: Limits,
 }
 
 /// When to stop.
@@ -133,7 +136,7 @@ impl Plan {
             metrics: BTreeMap::new(),
             buffer: 64 << 20,
             max_event: DEFAULT_LINE_LIMIT,
-            rejected_limit: REJECTED_ROWS,
+            limits: Limits { rejected: REJECTED_ROWS, ..Limits::default() },
         }
     }
 }
@@ -192,7 +195,7 @@ impl Args {
             ping: PING,
             buffer: size("--buffer", &self.buffer)?,
             max_event: size("--max-event", &self.max_event)?,
-            rejected_limit: self.rejected_limit,
+            limits: Limits { rejected: self.rejected_limit, keep: self.kept.keep()? },
         })
     }
 
@@ -264,6 +267,9 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
         stored.known,
         stored.rejected
     );
+    if stored.old > 0 {
+        tracing::info!("{} events were older than what is kept, and left out", stored.old);
+    }
     if let Some(not_stored) = not_stored {
         return Err(not_stored.into());
     }
@@ -299,7 +305,7 @@ async fn sitting(
 ) -> Ended {
     let places = [store.place().clone(), lock.place().clone()];
     let queue = Arc::new(Queue::new(plan.buffer));
-    let writer = spawn_writer(store, queue.clone(), plan.rejected_limit);
+    let writer = spawn_writer(store, queue.clone(), plan.limits);
     tracing::info!("recording {} into {}", names(&plan.hosts), plan.path.display());
 
     let (stopping, stopped) = tokio::sync::watch::channel(false);

@@ -1,0 +1,169 @@
+//! How much is kept while events are being stored: between two commits the writer lets go of a little of the oldest, and
+//! gives a little of the room back to the disk, so that nothing that comes waits long for it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rusqlite::Connection;
+
+use super::file::with_suffix;
+use super::prune::{self, Pruned};
+use super::rows::Rows;
+
+/// How much is kept; by default all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Events older than this go, and are not stored.
+    pub age: Option<Duration>,
+    /// The oldest events go while the file is larger, in bytes.
+    pub bytes: Option<u64>,
+}
+
+impl Keep {
+    /// The oldest instant that is kept at an instant, both in nanoseconds since the epoch.
+    pub fn oldest(&self, now_nano: i64) -> i64 {
+        let nanos = |age: Duration| i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+        self.age.map_or(i64::MIN, |age| now_nano.saturating_sub(nanos(age)))
+    }
+}
+
+/// How often it is looked whether something is to go.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Between two steps, so that the disk and others get their turn.
+const BETWEEN: Duration = Duration::from_millis(20);
+
+/// How long one step should take, without its commit; so many events go in it.
+const STEP: Duration = Duration::from_millis(10);
+const FEWEST: u64 = 256;
+const MOST: u64 = 8_192;
+
+/// Where the size has been reached so much more goes, a part of it, lest every few events something goes.
+const MARGIN: u64 = 64;
+
+/// How many pages go back to the disk in one step; and how many free ones are left for what comes next.
+const PAGES: u64 = 256;
+const FREE: u64 = 256;
+
+/// While a reader keeps the WAL from being begun anew, what a step writes makes it longer. From here on it is waited.
+const WAL: u64 = 16 << 20;
+
+/// After a step that failed.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// How often it is said what was let go of.
+const SAID: Duration = Duration::from_secs(3600);
+
+/// Lets go of what is not kept, step by step.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    keep: Keep,
+    path: PathBuf,
+    next: Instant,
+    events: u64,
+    /// The file is being made smaller.
+    shrinking: bool,
+    gone: u64,
+    said: Option<Instant>,
+    failing: bool,
+    waiting: bool,
+}
+
+/// What one step did.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Events went.
+    Pruned(Pruned),
+    /// Room went back to the disk.
+    GaveBack,
+    /// There is nothing to do.
+    Done,
+}
+
+impl Keeper {
+    /// `None` if all is kept.
+    pub(super) fn new(keep: Keep, path: PathBuf) -> Option<Keeper> {
+        (keep != Keep::default()).then(|| Keeper {
+            keep,
+            path,
+            next: Instant::now(),
+            events: FEWEST,
+            shrinking: false,
+            gone: 0,
+            said: None,
+            failing: false,
+            waiting: false,
+        })
+    }
+
+    /// When the next step is to be made.
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// Whether a reader keeps the WAL from being begun anew: then what goes would only make the disk fuller.
+    pub(super) fn must_wait(&mut self) -> bool {
+        let long = with_suffix(&self.path, "-wal").metadata().is_ok_and(|wal| wal.len() > WAL + WAL / 4);
+        if long && !self.waiting {
+            tracing::info!("{}: a reader keeps its WAL in use; what is to go waits for that", self.path.display());
+        }
+        self.waiting = long;
+        if long {
+            self.next = Instant::now() + AGAIN;
+        }
+        long
+    }
+
+    /// One step, in a transaction of the caller.
+    pub(super) fn step(&mut self, db: &Connection, rows: &mut Rows) -> rusqlite::Result<Step> {
+        let (begun, now) = (Instant::now(), now_nano());
+        let before = if self.is_too_large(db)? { i64::MAX } else { self.keep.oldest(now) };
+        if let Some(pruned) = prune::step(db, rows, before, self.events, now)? {
+            let took = begun.elapsed().max(Duration::from_micros(1));
+            let fitting = (self.events as f64 * STEP.as_secs_f64() / took.as_secs_f64()) as u64;
+            self.events = fitting.clamp(self.events / 2, self.events * 2).clamp(FEWEST, MOST);
+            prune::give_back(db, PAGES)?;
+            return Ok(Step::Pruned(pruned));
+        }
+        if prune::free_pages(db)? > FREE {
+            prune::give_back(db, PAGES)?;
+            return Ok(Step::GaveBack);
+        }
+        Ok(Step::Done)
+    }
+
+    fn is_too_large(&mut self, db: &Connection) -> rusqlite::Result<bool> {
+        let Some(most) = self.keep.bytes else { return Ok(false) };
+        let limit = if self.shrinking { most - most / MARGIN } else { most };
+        self.shrinking = prune::used_bytes(db)? > limit;
+        Ok(self.shrinking)
+    }
+
+    /// The step is on the disk.
+    pub(super) fn done(&mut self, step: &Step) {
+        self.failing = false;
+        if let Step::Pruned(pruned) = step {
+            self.gone += pruned.events;
+        }
+        let finished = *step == Step::Done;
+        self.next = Instant::now() + if finished { LOOK } else { BETWEEN };
+        if finished && self.gone > 0 && self.said.is_none_or(|said| said.elapsed() > SAID) {
+            tracing::info!("{} events were let go of, the oldest", std::mem::take(&mut self.gone));
+            self.said = Some(Instant::now());
+        }
+    }
+
+    /// The step was not made; why is said once.
+    pub(super) fn failed(&mut self, why: &dyn std::error::Error) {
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::warn!("{}; it is tried again", crate::error::chain(why));
+        }
+        self.next = Instant::now() + AGAIN;
+    }
+}
+
+/// Now, in nanoseconds since the epoch.
+pub(super) fn now_nano() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}
