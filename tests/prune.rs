@@ -5,7 +5,14 @@ mod support;
 use std::fs;
 
 use support::command::Folder;
+use support::engine::{Engine, event_at};
 use support::fixture;
+
+const DAY: i64 = 86_400_000_000_000;
+
+fn now() -> i64 {
+    chrono::Utc::now().timestamp_nanos_opt().unwrap()
+}
 
 /// Lines of a recording, `days` of it, one after another, as engines' clocks go: not strictly in order.
 fn days(days: i64) -> Vec<String> {
@@ -48,8 +55,8 @@ fn what_is_older_goes_and_the_rest_is_proven() {
     let ran = folder.run(&["prune", "--retain", &retain]).exited(0);
     let gone: usize = ran.stderr.split(' ').next().unwrap().parse().unwrap();
     assert!(dry.stderr.starts_with(&format!("{gone} of {} events would go", everything.len())), "{}", dry.stderr);
-    // Whole stretches go, none of them with anything younger.
-    assert!(gone > everything.len() / 4 && gone < everything.len() * 5 / 9, "{gone} of {}", everything.len());
+    // What goes is a beginning of it, to the link of the chain (each 64 entries) before the first that is younger.
+    assert!(gone > everything.len() / 2 - 300 && gone <= everything.len() / 2 + 300, "{gone} of {}", everything.len());
     let left = folder.lines(&["query", "-q"]);
     assert_eq!(left.len(), everything.len() - gone);
     let mut expected = lines[gone..].to_vec();
@@ -117,6 +124,103 @@ fn gaps_and_names_outlive_what_goes() {
     folder.run(&["prune", "-q", "--max-size", "100kB"]).succeeded();
     let envelopes = folder.json(&["query", "-q", "--envelope"]);
     assert!(envelopes.iter().all(|line| line["source"] == "imported" || line["source"] == "engine"));
+    verified(&folder);
+}
+
+/// So many events, an hour apart, the last one now.
+fn hours(numbers: std::ops::Range<u64>) -> Vec<String> {
+    let (now, end) = (now(), numbers.end);
+    numbers.map(|n| event_at(n, now - (end - 1 - n) as i64 * DAY / 24)).collect()
+}
+
+#[test]
+fn while_recording_what_is_too_old_goes_and_does_not_come_back() {
+    let (folder, lines) = (Folder::new(), hours(0..1000));
+    let engine = Engine::start(folder.path("docker.sock"));
+    lines[..240].iter().for_each(|line| engine.happens(line));
+    let recorder = folder.record(&engine.host(), &[]);
+    lines[240..].iter().for_each(|line| engine.happens(line));
+    folder.eventually_lines(&["query", "-q"], &lines);
+    recorder.stop();
+    let recorder = folder.record(&engine.host(), &["--retain", "20d"]);
+    // At most the entries up to the next link are older.
+    let left = folder.eventually("what is older than 20 days goes", || {
+        let left = folder.lines(&["query", "-q"]);
+        if left.len() < 480 + 64 { Ok(left) } else { Err(left.len()) }
+    });
+    assert!(left.len() >= 480 && lines.ends_with(&left), "{}", left.len());
+    let status = &folder.json(&["status", "--json"])[0];
+    let pruned = &status["db"]["pruned"];
+    assert_eq!(pruned["events"], 1000 - left.len());
+    assert!(left[0].contains(&format!("\"timeNano\":{}", parse_nano(&pruned["kept_from"]))), "{pruned}");
+    let shown = String::from_utf8(folder.run(&["status"]).succeeded().stdout).unwrap();
+    assert!(shown.contains(&format!("\npruned    {} events, ", 1000 - left.len())), "{shown}");
+    recorder.stop();
+    verified(&folder);
+    // All that the engine remembers is older than a day but for the last 24: nothing of it comes back.
+    let recorder = folder.record(&engine.host(), &["--retain", "1d"]);
+    folder.eventually("all but a day goes", || {
+        let left = folder.lines(&["query", "-q"]).len();
+        if left < 24 + 64 { Ok(()) } else { Err(left) }
+    });
+    let left = folder.lines(&["query", "-q"]);
+    engine.breaks_streams();
+    engine.happens(&event_at(1000, now()));
+    folder.eventually("it goes on", || {
+        let lines = folder.lines(&["query", "-q"]);
+        if lines.len() == left.len() + 1 { Ok(()) } else { Err(lines.len()) }
+    });
+    recorder.stop();
+    // A store that is new does not take what is older either, and has no gap for it.
+    let fresh = Folder::new();
+    let ran = fresh.run(&["record", "-H", &engine.host(), "--retain", "1d", "--until", "now"]).exited(0);
+    assert!(ran.stderr.contains(" events were older than what is kept, and left out"), "{}", ran.stderr);
+    assert_eq!(fresh.lines(&["query", "-q"]).len(), 25);
+    assert_eq!(fresh.json(&["gaps"]).len(), 1);
+    verified(&fresh);
+}
+
+fn parse_nano(time: &serde_json::Value) -> i64 {
+    events::query::time::parse_time(time.as_str().unwrap(), 0).unwrap()
+}
+
+#[test]
+fn while_recording_the_file_stays_small_and_what_the_engine_remembers_does_not_come_again() {
+    let folder = Folder::new();
+    let (quiet, busy) = (Engine::start(folder.path("quiet.sock")), Engine::start(folder.path("busy.sock")));
+    busy.is_called("BUSY", "busy");
+    (0..100).for_each(|n| quiet.happens(&event_at(n, now() - DAY)));
+    let words = ["record", "-H", &quiet.host(), "-H", &busy.host(), "--max-size", "300kB"];
+    let recorder = folder.start(&words);
+    let count = |source: &str| folder.lines(&["query", "-q", "--count", "--source", source])[0].parse::<u64>().unwrap();
+    folder.eventually("both are recorded", || {
+        let ran = folder.run(&["status", "--json"]);
+        let all = String::from_utf8(ran.stdout).unwrap();
+        if all.matches("\"connected\":true").count() == 2 { Ok(()) } else { Err(all) }
+    });
+    folder.eventually("the quiet one's are stored", || if count("sim") == 100 { Ok(()) } else { Err(()) });
+    let mut number = 1000;
+    folder.eventually("they go", || {
+        (0..500).for_each(|n| busy.happens(&event_at(number + n, now())));
+        number += 500;
+        let left = count("sim");
+        if left == 0 { Ok(()) } else { Err(left) }
+    });
+    let size = || fs::metadata(folder.db()).unwrap().len();
+    folder.eventually("the file is small", || if size() < 400_000 + (1 << 20) { Ok(()) } else { Err(size()) });
+    // The engine remembers all of them, and tells them again at each contact; a new one comes with them.
+    for round in 0..3 {
+        quiet.breaks_streams();
+        quiet.happens(&event_at(200 + round, now()));
+        folder.eventually("a new one is stored", || if count("sim") > round { Ok(()) } else { Err(()) });
+        assert_eq!(count("sim"), round + 1);
+    }
+    recorder.stop();
+    let recorder = folder.start(&words);
+    quiet.happens(&event_at(300, now()));
+    folder.eventually("a new one is stored", || if count("sim") > 3 { Ok(()) } else { Err(()) });
+    assert_eq!(count("sim"), 4);
+    recorder.stop();
     verified(&folder);
 }
 

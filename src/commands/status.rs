@@ -31,6 +31,17 @@ struct Db {
     path: String,
     bytes: u64,
     events: u64,
+    pruned: Option<Pruned>,
+}
+
+/// What was let go of.
+#[derive(Serialize)]
+struct Pruned {
+    events: u64,
+    /// When something was last.
+    at: String,
+    /// What is older went; null if nothing is left.
+    kept_from: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -80,8 +91,13 @@ impl Status {
             let hosts = recorder.iter().flat_map(|state| &state.hosts);
             engine.is_some() && hosts.into_iter().any(|host| host.connected && host.engine_id == *engine)
         };
-        let sources: Vec<Source> = reader
-            .sources()?
+        let rows = reader.sources()?;
+        let pruned = reader.pruned()?.map(|sealed| Pruned {
+            events: sealed.events,
+            at: rfc3339(sealed.sealed_nano),
+            kept_from: rows.iter().filter_map(|row| row.first_nano).min().map(rfc3339),
+        });
+        let sources: Vec<Source> = rows
             .into_iter()
             .map(|row| Source {
                 connected: connected(&row.engine_id),
@@ -100,6 +116,7 @@ impl Status {
             path: path.display().to_string(),
             bytes: bytes_on_disk(path),
             events: sources.iter().map(|source| source.events).sum(),
+            pruned,
         };
         let recorder = Recorder {
             running: recorder.is_some(),
@@ -112,6 +129,10 @@ impl Status {
     fn for_people(&self) -> String {
         let mut text = String::new();
         let _ = writeln!(text, "store     {} ({} events, {})", self.db.path, self.db.events, size(self.db.bytes));
+        if let Some(Pruned { events, at, kept_from }) = &self.db.pruned {
+            let kept = kept_from.as_ref().map_or("nothing is left".into(), |from| format!("what is left begins {from}"));
+            let _ = writeln!(text, "pruned    {events} events, the last at {at}; {kept}");
+        }
         let _ = match self.recorder.pid {
             Some(pid) => writeln!(text, "recorder  running, pid {pid}, {} events waiting", self.recorder.buffered),
             None => writeln!(text, "recorder  not running"),

@@ -16,7 +16,7 @@ use super::lines::{EventRow, Lines};
 use super::order::Ordered;
 use super::plan::{Ask, Plan};
 use super::verify::{self, Fault, Verified};
-use super::{GapRow, Head, RejectedRow, SourceRow, StoreError};
+use super::{GapRow, Head, RejectedRow, Sealed, SourceRow, StoreError, prune};
 use crate::event::Event;
 
 /// How many events are given out together, and from how many bytes on no more.
@@ -200,6 +200,14 @@ impl Reader {
     /// [`StoreError::Sqlite`] where the file cannot be read at all.
     pub fn verify(&self, noted: &[Head], each: impl FnMut(Fault)) -> Result<Verified, StoreError> {
         verify::walk(&self.connection, noted, each).map_err(sqlite("verify", &self.path))
+    }
+
+    /// All that was ever pruned; `None` if nothing was.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn pruned(&self) -> Result<Option<Sealed>, StoreError> {
+        prune::sealed(&self.connection).map_err(sqlite("read", &self.path))
     }
 
     /// Every gap, in the order they were found.
