@@ -207,7 +207,7 @@ fn while_recording_the_file_stays_small_and_what_the_engine_remembers_does_not_c
         if left == 0 { Ok(()) } else { Err(left) }
     });
     let size = || fs::metadata(folder.db()).unwrap().len();
-    folder.eventually("the file is small", || if size() < 400_000 + (1 << 20) { Ok(()) } else { Err(size()) });
+    folder.eventually("the file is small", || if size() <= 300_000 { Ok(()) } else { Err(size()) });
     // The engine remembers all of them, and tells them again at each contact; a new one comes with them.
     for round in 0..3 {
         quiet.breaks_streams();

@@ -41,9 +41,9 @@ const MOST: u64 = 8_192;
 /// Where the size has been reached so much more goes, a part of it, lest every few events something goes.
 const MARGIN: u64 = 64;
 
-/// How many pages go back to the disk in one step; and how many free ones are left for what comes next.
+/// How many pages go back to the disk in one step. Free ones are left for what comes next, such a part of all.
 const PAGES: u64 = 256;
-const FREE: u64 = 256;
+const FREE: u64 = 64;
 
 /// While a reader keeps the WAL from being begun anew, what a step writes makes it longer. From here on it is waited.
 const WAL: u64 = 16 << 20;
@@ -67,6 +67,8 @@ pub(super) struct Keeper {
     said: Option<Instant>,
     failing: bool,
     waiting: bool,
+    /// What was done is not in the file yet.
+    unsettled: bool,
 }
 
 /// What one step did.
@@ -93,6 +95,7 @@ impl Keeper {
             said: None,
             failing: false,
             waiting: false,
+            unsettled: false,
         })
     }
 
@@ -125,7 +128,7 @@ impl Keeper {
             prune::give_back(db, PAGES)?;
             return Ok(Step::Pruned(pruned));
         }
-        if prune::free_pages(db)? > FREE {
+        if prune::free_pages(db)? > prune::pages(db)? / FREE {
             prune::give_back(db, PAGES)?;
             return Ok(Step::GaveBack);
         }
@@ -146,11 +149,23 @@ impl Keeper {
             self.gone += pruned.events;
         }
         let finished = *step == Step::Done;
+        self.unsettled |= !finished;
         self.next = Instant::now() + if finished { LOOK } else { BETWEEN };
         if finished && self.gone > 0 && self.said.is_none_or(|said| said.elapsed() > SAID) {
             tracing::info!("{} events were let go of, the oldest", std::mem::take(&mut self.gone));
             self.said = Some(Instant::now());
         }
+    }
+
+    /// When nothing more is to go the file is made as small as it can be. Only moves pages from the WAL, and waits for
+    /// nobody.
+    pub(super) fn settle(&mut self, db: &Connection, step: &Step) -> rusqlite::Result<()> {
+        if self.unsettled && *step == Step::Done {
+            let (pages, moved): (i64, i64) =
+                db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
+            self.unsettled = moved < pages;
+        }
+        Ok(())
     }
 
     /// The step was not made; why is said once.

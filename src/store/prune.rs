@@ -84,7 +84,12 @@ impl Store {
 
 /// How many bytes the file would have without the pages that are free.
 pub(super) fn used_bytes(db: &Connection) -> rusqlite::Result<u64> {
-    Ok((number(db, "page_count")? - free_pages(db)?) * number(db, "page_size")?)
+    Ok((pages(db)? - free_pages(db)?) * number(db, "page_size")?)
+}
+
+/// How many pages there are.
+pub(super) fn pages(db: &Connection) -> rusqlite::Result<u64> {
+    number(db, "page_count")
 }
 
 /// How many pages are free.

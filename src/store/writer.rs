@@ -363,6 +363,9 @@ impl Writer {
                         self.sources.clear();
                     }
                     keeper.done(&step);
+                    if let Err(e) = keeper.settle(&self.store.connection, &step) {
+                        keeper.failed(&sqlite("write", self.store.path())(e));
+                    }
                 }
                 Err(e) => keeper.failed(&sqlite("prune", self.store.path())(e)),
             }
