@@ -1,11 +1,14 @@
 //! The commands, one file each, named as the user types it: the only place where the stages meet.
 
+mod backup;
 mod demo;
 mod failure;
 mod gaps;
 mod import;
+mod interrupt;
 mod kept;
 mod logging;
+mod progress;
 mod prune;
 mod query;
 pub mod record;
@@ -84,6 +87,8 @@ enum Command {
     Verify(verify::Args),
     /// Let go of the oldest part of the record
     Prune(prune::Args),
+    /// Copy the store while it is recorded into
+    Backup(backup::Args),
     /// Play a recording through all of it, with nothing installed
     Demo(demo::Args),
 }
@@ -110,6 +115,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Rejected(args) => rejected::run(&cli.shared, args),
         Command::Verify(args) => verify::run(&cli.shared, args),
         Command::Prune(args) => prune::run(&cli.shared, args),
+        Command::Backup(args) => backup::run(&cli.shared, args),
         Command::Serve(args) => serve::run(&cli.shared, args),
         Command::Replay(args) => replay::run(&cli.shared, args),
         Command::Demo(args) => demo::run(&cli.shared, args),

@@ -3,6 +3,7 @@
 //! Events are stored as the bytes they came as; whatever stands beside them only serves to find them. A reader never
 //! writes, never waits for the writer, and never makes a file.
 
+mod backup;
 mod chain;
 mod disk;
 mod file;
@@ -26,6 +27,7 @@ mod writer;
 
 use std::path::PathBuf;
 
+pub use backup::Copied;
 pub use chain::{Head, NoHead};
 pub use disk::unsafe_disk;
 pub use file::{APPLICATION_ID, Store};
@@ -167,6 +169,10 @@ pub enum StoreError {
     ReadOnly { path: PathBuf },
     #[error("cannot record into {}: a recorder{} does so already", path.display(), pid.map(|p| format!(" (pid {p})")).unwrap_or_default())]
     Recorded { path: PathBuf, pid: Option<u32> },
+    #[error("cannot write {}: {}", path.display(), if *itself { "it is the store itself" } else { "there is a file already" })]
+    Exists { path: PathBuf, itself: bool },
+    #[error("cannot write {}: {bytes} bytes are needed, and {free} are free", path.display())]
+    NoRoom { path: PathBuf, bytes: u64, free: u64 },
     #[error("cannot {doing} {}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot {doing} {}", path.display())]
@@ -188,6 +194,8 @@ impl StoreError {
             StoreError::Newer { .. } => "use a newer version of events; the file is left as it is".into(),
             StoreError::Older { .. } => "`events record` brings it to the newest version".into(),
             StoreError::ReadOnly { path } => format!("chmod u+w {}, or name another file with --db", path.display()),
+            StoreError::Exists { itself: true, .. } | StoreError::NoRoom { .. } => "name another file".into(),
+            StoreError::Exists { itself: false, .. } => "name another file, or --force".into(),
             StoreError::Recorded { .. } => "name another file with --db, or give that recorder this host too".into(),
             StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 "run as the user it belongs to".into()

@@ -97,6 +97,10 @@ impl Reader {
         &self.path
     }
 
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Every source, in the order they were first reached.
     ///
     /// # Errors
