@@ -43,7 +43,7 @@ fn standard_input_is_read_and_what_is_no_event_is_rejected() {
         "3 stored, 0 skipped, 1 rejected\nevents: 1 lines were no events (hint: `events rejected` shows them)\n"
     );
     assert_eq!(folder.lines(&["query"]), events(0..3));
-    assert_eq!(folder.json(&["rejected"])[0]["error"], "not JSON: expected a value at byte 0");
+    assert_eq!(folder.json(&["rejected"])[0]["error"], "standard input:3: not JSON: expected a value at byte 0");
 }
 
 #[test]

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::file::{self, sqlite};
-use super::{Head, Reader, StoreError};
+use super::{Head, Reader, Store, StoreError};
 
 /// How many pages are copied at once: a megabyte, some milliseconds.
 const PAGES: i32 = 256;
@@ -59,6 +59,23 @@ impl Reader {
         if replace { whole.persist(to) } else { whole.persist_noclobber(to) }.map_err(|e| io("make")(e.error))?;
         std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("write"))?;
         Ok(Some(copied))
+    }
+
+    /// Opens a store for reading, of whatever schema: of an older one a copy is read that has the newest, and it is left
+    /// as it is.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and there is no room for the copy among the temporary files.
+    pub fn open_any(path: &Path) -> Result<(Reader, Option<TempPath>), StoreError> {
+        match Reader::open(path) {
+            Err(StoreError::Older { .. }) => {}
+            other => return other.map(|reader| (reader, None)),
+        }
+        let io = |source| StoreError::Io { doing: "copy", path: path.into(), source };
+        let copy = NamedTempFile::with_prefix(".events-import-").map_err(io)?.into_temp_path();
+        file::copy_any(path, &copy)?;
+        drop(Store::open(&copy)?);
+        Ok((Reader::open(&copy)?, Some(copy)))
     }
 
     /// Copies into an empty file that is there.

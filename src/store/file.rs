@@ -173,6 +173,15 @@ impl Store {
     }
 }
 
+/// Whether there is an SQLite database at a path, ours or not; told from its first bytes.
+pub fn is_database(path: &Path) -> bool {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let gate = Gate::enter();
+    let mut found = [0; MAGIC.len()];
+    gate.holds(path)
+        || (path.is_file() && File::open(path).is_ok_and(|mut file| file.read_exact(&mut found).is_ok() && found == *MAGIC))
+}
+
 /// Opens a store for reading: the connection can write nothing into it.
 pub(super) fn open_to_read(path: &Path) -> Result<(Connection, Held), StoreError> {
     let mut gate = Gate::enter();
@@ -198,6 +207,16 @@ pub(super) fn open_to_read(path: &Path) -> Result<(Connection, Held), StoreError
         return Err(StoreError::Older { path: path.into(), found, known: SCHEMA });
     }
     Ok((connection, held))
+}
+
+/// Copies a store of whatever schema into an empty file that is there.
+pub(super) fn copy_any(path: &Path, into: &Path) -> Result<(), StoreError> {
+    let mut gate = Gate::enter();
+    recognise(&gate, path)?;
+    let from = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let _held = gate.hold(path);
+    drop(gate);
+    from.backup("main", into, None).map_err(sqlite("copy", path))
 }
 
 fn has_wal(path: &Path) -> bool {

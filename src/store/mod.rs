@@ -30,7 +30,7 @@ use std::path::PathBuf;
 pub use backup::Copied;
 pub use chain::{Head, NoHead};
 pub use disk::unsafe_disk;
-pub use file::{APPLICATION_ID, Store};
+pub use file::{APPLICATION_ID, Store, is_database};
 pub use keep::Keep;
 pub use layout::varies;
 pub use lock::{HostState, RecorderLock, RecorderState, recorder};
@@ -103,6 +103,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// By the name that `gaps` prints.
+    pub fn named(name: &str) -> Option<Reason> {
+        let all = [
+            Reason::FirstContact,
+            Reason::Disconnected,
+            Reason::EngineRestart,
+            Reason::Overrun,
+            Reason::BufferFull,
+            Reason::DroppedByEngine,
+            Reason::StoreFailed,
+        ];
+        all.into_iter().find(|reason| reason.as_str() == name)
+    }
+
     /// The name that `gaps` prints.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::chain::Kind;
 use super::file::sqlite;
@@ -38,19 +38,12 @@ pub struct SourceKey {
     /// The engine's own ID; `None` for imports, which are told apart by name.
     pub engine_id: Option<String>,
     /// What to call it: an engine's own name, or one that a user gave. If another source has it, it is told apart by
-    /// the beginning of the ID.
+    /// the beginning of the ID, and an import by `-imported`.
     pub name: String,
     /// Whether to call it so from now on even if it has a name already.
     pub renamed: bool,
-    /// Where it is reached now.
+    /// Where it is reached now; `None` where that is not known, and what is known stays.
     pub host: Option<String>,
-}
-
-impl SourceKey {
-    /// What the hash chain calls it: the engine's own ID, or the name of an import.
-    fn chain_name(&self) -> &str {
-        self.engine_id.as_deref().unwrap_or(&self.name)
-    }
 }
 
 /// What one reading brought from one source.
@@ -60,6 +53,8 @@ pub struct Delivery {
     pub source: Arc<SourceKey>,
     /// When it was read, in nanoseconds since the epoch.
     pub received_nano: i64,
+    /// When each of the events was read, in their order, where that was not at one instant.
+    pub each_received_nano: Vec<i64>,
     /// Events that were told before: they are stored if they are not, unless they were let go of.
     pub again: Events,
     /// Events behind those; the ones that are stored already are dropped.
@@ -86,6 +81,7 @@ impl Delivery {
         Delivery {
             source,
             received_nano,
+            each_received_nano: Vec::new(),
             again: Events::default(),
             events: Events::default(),
             rejected: Vec::new(),
@@ -101,7 +97,7 @@ impl Delivery {
     /// What it costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
         let rejected: usize = self.rejected.iter().map(|r| r.bytes.len() + r.error.len() + 48).sum();
-        size_of::<Self>() + self.again.size() + self.events.size() + rejected + self.containers.as_ref().map_or(0, String::len)
+        size_of::<Self>() + self.each_received_nano.len() * size_of::<i64>() + self.again.size() + self.events.size() + rejected + self.containers.as_ref().map_or(0, String::len)
     }
 
     /// How many events there are in it.
@@ -295,6 +291,8 @@ const INSTANTS: usize = 64;
 #[derive(Debug)]
 struct Source {
     id: i64,
+    /// What the hash chain calls it: the engine's own ID, or the name of an import.
+    chain_name: String,
     /// As it was called and where it was reached when it was last looked at.
     key: Arc<SourceKey>,
     /// No event later than this is stored: a later one is new without looking.
@@ -419,7 +417,7 @@ impl Writing<'_> {
         let mut stored = Stored::default();
         for delivery in deliveries {
             let key = &delivery.source;
-            let same = (key.engine_id.is_some(), key.chain_name().to_owned());
+            let same = (key.engine_id.is_some(), key.engine_id.as_ref().unwrap_or(&key.name).clone());
             let known = sources.remove(&same).filter(|known| known.key == *key);
             let source = known.map_or_else(|| find_or_add(db, rows, key), Ok)?;
             let source = sources.entry(same).or_insert(source);
@@ -436,60 +434,80 @@ impl Writing<'_> {
 }
 
 fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqlite::Result<Source> {
-    let found = match &key.engine_id {
+    let row = |row: &Row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+    let found: Option<(i64, String, Option<i64>, Option<i64>)> = match &key.engine_id {
         Some(engine) => db
-            .prepare_cached("SELECT id, first_nano, last_nano FROM source WHERE engine_id = ?1")?
-            .query_row([engine], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .prepare_cached("SELECT id, name, first_nano, last_nano FROM source WHERE engine_id = ?1")?
+            .query_row([engine], row)
             .optional()?,
         None => db
-            .prepare_cached("SELECT id, first_nano, last_nano FROM source WHERE engine_id IS NULL AND name = ?1")?
-            .query_row([&key.name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .prepare_cached(
+                "SELECT id, name, first_nano, last_nano FROM source WHERE engine_id IS NULL AND name IN (?1, ?2)
+                 ORDER BY name",
+            )?
+            .query_row([&key.name, &imported(&key.name)], row)
             .optional()?,
     };
-    let (id, oldest, newest): (i64, Option<i64>, Option<i64>) =
-        match found {
-            Some((id, oldest, newest)) => {
+    let chain_name = |name: &str| key.engine_id.as_deref().unwrap_or(name).to_owned();
+    let (id, name, oldest, newest) = match found {
+        Some((id, name, oldest, newest)) => {
+            if let Some(host) = &key.host {
                 db.prepare_cached("UPDATE source SET host = ?2 WHERE id = ?1 AND host IS NOT ?2")?
-                    .execute(params![id, key.host])?;
-                if key.renamed {
-                    let name = free_name(db, key, id)?;
-                    let renamed = db
-                        .prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
-                        .execute(params![id, name])?;
-                    if renamed > 0 {
-                        rows.add_naming(db, (id, key.chain_name()), &name)?;
-                    }
+                    .execute(params![id, host])?;
+            }
+            if key.renamed {
+                let name = free_name(db, key, id)?;
+                let renamed = db
+                    .prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
+                    .execute(params![id, name])?;
+                if renamed > 0 {
+                    rows.add_naming(db, (id, &chain_name(&name)), &name)?;
                 }
-                (id, oldest, newest)
             }
-            None => {
-                let name = free_name(db, key, 0)?;
-                db.prepare_cached("INSERT INTO source (engine_id, name, host) VALUES (?1, ?2, ?3)")?
-                    .execute(params![key.engine_id, name, key.host])?;
-                let id = db.last_insert_rowid();
-                rows.add_naming(db, (id, key.chain_name()), &name)?;
-                (id, None, None)
-            }
-        };
-    let rejected =
-        db.prepare_cached("SELECT count(*) FROM rejected WHERE source = ?1")?.query_row([id], |row| row.get(0))?;
-    let let_go = prune::sealed(db)?.map(|_| oldest.unwrap_or(i64::MAX));
-    let newest = newest.unwrap_or(i64::MIN);
-    Ok(Source { id, key: key.clone(), newest, let_go, rejected, at: Recent::new(INSTANTS) })
+            (id, name, oldest, newest)
+        }
+        None => {
+            let name = free_name(db, key, 0)?;
+            db.prepare_cached("INSERT INTO source (engine_id, name, host) VALUES (?1, ?2, ?3)")?
+                .execute(params![key.engine_id, name, key.host])?;
+            let id = db.last_insert_rowid();
+            rows.add_naming(db, (id, &chain_name(&name)), &name)?;
+            (id, name, None, None)
+        }
+    };
+    Ok(Source {
+        id,
+        chain_name: chain_name(&name),
+        key: key.clone(),
+        newest: newest.unwrap_or(i64::MIN),
+        let_go: prune::sealed(db)?.map(|_| oldest.unwrap_or(i64::MAX)),
+        rejected: db
+            .prepare_cached("SELECT count(*) FROM rejected WHERE source = ?1")?
+            .query_row([id], |row| row.get(0))?,
+        at: Recent::new(INSTANTS),
+    })
 }
 
 /// The name of a source: its own, or one with the beginning of its ID if another source than `id` has that.
 fn free_name(db: &Connection, key: &SourceKey, id: i64) -> rusqlite::Result<String> {
-    let digits: String = key.engine_id.iter().flat_map(|id| id.chars()).filter(char::is_ascii_alphanumeric).collect();
     let base = if key.name.is_empty() { "engine" } else { &key.name };
     let mut taken = db.prepare_cached("SELECT 1 FROM source WHERE name = ?1 AND id <> ?2")?;
+    let Some(engine_id) = &key.engine_id else {
+        return Ok(if taken.exists(params![base, id])? { imported(base) } else { base.to_owned() });
+    };
+    let digits: String = engine_id.chars().filter(char::is_ascii_alphanumeric).collect();
     let candidates = [base.to_owned(), format!("{base}-{:.8}", digits), format!("{base}-{digits}")];
     for name in candidates {
         if !taken.exists(params![name, id])? {
             return Ok(name);
         }
     }
-    Ok(format!("{base}-{}", key.engine_id.as_deref().unwrap_or_default()))
+    Ok(format!("{base}-{engine_id}"))
+}
+
+/// What an import is called whose name an engine has.
+fn imported(name: &str) -> String {
+    format!("{name}-imported")
 }
 
 /// One delivery on its way into the tables.
@@ -507,13 +525,15 @@ struct Adding<'a, 'db> {
 impl Adding<'_, '_> {
     fn all(&mut self, stored: &mut Stored) -> rusqlite::Result<()> {
         let (mut added, mut first) = (0u64, i64::MAX);
-        let (chain_name, received) = (self.delivery.source.chain_name(), self.delivery.received_nano);
-        let together = self.delivery.len() >= TOGETHER;
+        let Delivery { received_nano, each_received_nano, .. } = self.delivery;
+        let together = each_received_nano.is_empty() && self.delivery.len() >= TOGETHER;
         if together {
-            self.rows.together(self.db, received)?;
+            self.rows.together(self.db, *received_nano)?;
         }
+        let mut each_received = each_received_nano.iter();
         let again = self.delivery.again.iter().map(|event| (event, true));
         for ((event, digest), again) in again.chain(self.delivery.events.iter().map(|event| (event, false))) {
+            let received = *each_received.next().unwrap_or(received_nano);
             let let_go = again && self.source.let_go.is_some_and(|oldest| event.time_nano < oldest);
             if let_go || event.time_nano < self.oldest_kept {
                 stored.old += 1;
@@ -525,7 +545,7 @@ impl Adding<'_, '_> {
             }
             self.rows.add(
                 (self.db, self.inserts),
-                (self.source.id, chain_name),
+                (self.source.id, &self.source.chain_name),
                 (&event, digest),
                 received,
                 together,
@@ -628,7 +648,7 @@ impl Adding<'_, '_> {
         self.source.rejected += 1;
         let received = self.delivery.received_nano;
         let fields = [&received.to_le_bytes()[..], rejection.error.as_bytes(), &rejection.bytes];
-        let seq = self.rows.chained(Kind::Rejected, self.delivery.source.chain_name(), &fields);
+        let seq = self.rows.chained(Kind::Rejected, &self.source.chain_name, &fields);
         self.db
             .prepare_cached(
                 "INSERT INTO rejected (seq, source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -662,6 +682,6 @@ impl Adding<'_, '_> {
         if (&known.0, known.1.as_deref(), known.2.as_deref()) == (to, reason, detail) {
             return Ok(());
         }
-        self.rows.add_gap(self.db, (self.source.id, self.delivery.source.chain_name()), (*from, *to), reason, detail)
+        self.rows.add_gap(self.db, (self.source.id, &self.source.chain_name), (*from, *to), reason, detail)
     }
 }

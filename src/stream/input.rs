@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -15,6 +17,8 @@ const READ: usize = 1 << 20;
 pub struct Input {
     name: String,
     reader: Box<dyn Read>,
+    size: Option<u64>,
+    done: Arc<AtomicU64>,
 }
 
 /// Something that cannot be read.
@@ -33,26 +37,49 @@ impl ReadError {
 }
 
 impl Input {
-    /// Opens a file; `-` is standard input. What ends in `.gz`, `.zst` or `.zstd` is decompressed as it is read.
+    /// Opens a file; `-` is standard input. What is compressed with gzip or zstd, which its beginning tells, is
+    /// decompressed as it is read.
     ///
     /// # Errors
     /// It cannot be opened.
     pub fn open(path: &Path) -> Result<Input, ReadError> {
         if path == Path::new("-") {
-            return Ok(Input { name: "standard input".into(), reader: Box::new(io::stdin().lock()) });
+            return Input::of("standard input".into(), io::stdin().lock(), None);
         }
         let name = path.display().to_string();
         let cannot_read = |source| ReadError { name: name.clone(), source };
         let file = File::open(path).map_err(cannot_read)?;
-        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        let metadata = file.metadata().map_err(cannot_read)?;
+        if metadata.is_dir() {
             return Err(cannot_read(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory")));
         }
-        let reader: Box<dyn Read> = match path.extension().and_then(|suffix| suffix.to_str()) {
-            Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(file)),
-            Some("zst" | "zstd") => Box::new(zstd::Decoder::new(file).map_err(cannot_read)?),
-            _ => Box::new(file),
+        Input::of(name, file, metadata.is_file().then_some(metadata.len()))
+    }
+
+    fn of(name: String, reader: impl Read + 'static, size: Option<u64>) -> Result<Input, ReadError> {
+        let done = Arc::<AtomicU64>::default();
+        let mut reader = Counted { reader, done: done.clone() };
+        let mut beginning = Vec::new();
+        let cannot_read = |source| ReadError { name: name.clone(), source };
+        (&mut reader).take(4).read_to_end(&mut beginning).map_err(cannot_read)?;
+        let (gzip, zstd) = (beginning.starts_with(b"\x1f\x8b"), beginning == zstd::zstd_safe::MAGICNUMBER.to_le_bytes());
+        let reader = io::Cursor::new(beginning).chain(reader);
+        let reader: Box<dyn Read> = match (gzip, zstd) {
+            (true, _) => Box::new(flate2::read::MultiGzDecoder::new(reader)),
+            (_, true) => Box::new(zstd::Decoder::new(reader).map_err(cannot_read)?),
+            _ => Box::new(reader),
         };
-        Ok(Input { name, reader })
+        Ok(Input { name, reader, size, done })
+    }
+
+    /// How many bytes it has, compressed if it is; `None` where that is not known.
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// How many of them are read, as it goes on.
+    pub fn done(&self) -> Arc<AtomicU64> {
+        self.done.clone()
     }
 
     /// Its name, for messages.
@@ -86,6 +113,20 @@ impl Input {
                 return Ok(());
             }
         }
+    }
+}
+
+/// Counts the bytes that are read.
+struct Counted<R> {
+    reader: R,
+    done: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.done.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
     }
 }
 

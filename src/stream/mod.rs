@@ -32,6 +32,8 @@ pub struct Rejected<'a> {
     pub bytes: &'a [u8],
     /// What is wrong with it.
     pub reason: Reason,
+    /// Which line of the stream it stands in, from 1.
+    pub line: u64,
 }
 
 /// Why a line was rejected.
@@ -62,6 +64,8 @@ pub enum End {
 #[derive(Debug)]
 pub struct Decoder {
     splitter: Splitter,
+    /// How many lines have ended.
+    lines: u64,
 }
 
 impl Default for Decoder {
@@ -73,20 +77,25 @@ impl Default for Decoder {
 impl Decoder {
     /// A decoder that rejects lines longer than `limit` bytes.
     pub fn with_limit(limit: usize) -> Self {
-        Decoder { splitter: Splitter::with_limit(limit) }
+        Decoder { splitter: Splitter::with_limit(limit), lines: 0 }
     }
 
     /// Takes the next bytes of the stream and calls `each` with whatever they complete.
     pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Item)) {
-        self.splitter.push(bytes, |piece| read(piece, false, &mut each));
+        let Decoder { splitter, lines } = self;
+        splitter.push(bytes, |piece| {
+            *lines += 1;
+            read(piece, *lines, false, &mut each);
+        });
     }
 
     /// The stream has ended: calls `each` with what is left, if anything is. A last line without its end is an event
     /// if it is one as it stands. Afterwards the decoder is as new.
     pub fn finish(&mut self, mut each: impl FnMut(Item)) -> End {
         let mut end = End::Clean;
+        let line = std::mem::take(&mut self.lines) + 1;
         self.splitter.finish(|piece| {
-            read(piece, true, &mut |item| {
+            read(piece, line, true, &mut |item| {
                 if let Item::Rejected(Rejected { reason: Reason::Cut, .. }) = item {
                     end = End::Cut;
                 }
@@ -105,11 +114,11 @@ impl Decoder {
 /// The record separator that json-seq puts before an event; it may not stand raw inside JSON.
 const SEPARATOR: u8 = 0x1E;
 
-/// Reads a line; `last` if the stream has ended in it.
-fn read(piece: Piece, last: bool, each: &mut dyn FnMut(Item)) {
+/// Reads the line of a number; `last` if the stream has ended in it.
+fn read(piece: Piece, number: u64, last: bool, each: &mut dyn FnMut(Item)) {
     let line = match piece {
         Piece::Line(line) => line,
-        Piece::TooLong { head, length } => return each(reject(head, Reason::TooLong(length))),
+        Piece::TooLong { head, length } => return each(reject(head, number, Reason::TooLong(length))),
     };
     let line = trim(line.strip_prefix(&[SEPARATOR]).unwrap_or(line));
     if line.is_empty() {
@@ -117,21 +126,21 @@ fn read(piece: Piece, last: bool, each: &mut dyn FnMut(Item)) {
     }
     match Event::parse(line) {
         Ok(event) => each(Item::Event(event)),
-        Err(e) => read_records(line, e, last, each),
+        Err(e) => read_records(line, number, e, last, each),
     }
 }
 
 /// A line that is no event: the records in it if one of them is, or else all of it as it stands.
-fn read_records(line: &[u8], error: NotAnEvent, last: bool, each: &mut dyn FnMut(Item)) {
+fn read_records(line: &[u8], number: u64, error: NotAnEvent, last: bool, each: &mut dyn FnMut(Item)) {
     let records = || line.split(|byte| *byte == SEPARATOR).map(trim).filter(|record| !record.is_empty());
     if !records().any(|record| Event::parse(record).is_ok()) {
-        return each(reject(line, reason(line, error, last)));
+        return each(reject(line, number, reason(line, error, last)));
     }
     let mut records = records().peekable();
     while let Some(record) = records.next() {
         match Event::parse(record) {
             Ok(event) => each(Item::Event(event)),
-            Err(e) => each(reject(record, reason(record, e, last && records.peek().is_none()))),
+            Err(e) => each(reject(record, number, reason(record, e, last && records.peek().is_none()))),
         }
     }
 }
@@ -155,6 +164,6 @@ fn is_begun(record: &[u8], error: &NotAnEvent) -> bool {
     }
 }
 
-fn reject(bytes: &[u8], reason: Reason) -> Item<'_> {
-    Item::Rejected(Rejected { bytes: &bytes[..bytes.len().min(REJECTED_LIMIT)], reason })
+fn reject(bytes: &[u8], line: u64, reason: Reason) -> Item<'_> {
+    Item::Rejected(Rejected { bytes: &bytes[..bytes.len().min(REJECTED_LIMIT)], reason, line })
 }

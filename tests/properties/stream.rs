@@ -31,7 +31,7 @@ fn given(mut bytes: &[u8], limit: usize, mut size: impl FnMut() -> usize) -> (Ve
     let mut keep = |item: Item| {
         all.push(match item {
             Item::Event(event) => Given::Event(event.raw().into()),
-            Item::Rejected(Rejected { bytes, reason }) => match reason {
+            Item::Rejected(Rejected { bytes, reason, .. }) => match reason {
                 Reason::NotAnEvent(_) => Given::Rejected(bytes.into()),
                 Reason::TooLong(length) => Given::TooLong(bytes.into(), length),
                 Reason::Cut => Given::Cut(bytes.into()),
