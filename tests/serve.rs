@@ -422,6 +422,30 @@ fn a_command_is_played_to_and_its_status_given_back() {
 }
 
 #[test]
+fn a_stream_that_is_cut_has_brought_all_before_the_cut() {
+    let folder = Folder::new();
+    let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
+    let lines = fixture::lines("docker-28.5.2.ndjson");
+    let faults: Vec<String> = (1..=20).map(|at| format!("--fault=cut@{}", at * 12)).collect();
+    let mut words = vec!["replay", &path, "--speed", "max"];
+    words.extend(faults.iter().map(String::as_str));
+    words.extend(["--", "sh", "-c", "echo $DOCKER_HOST; exec sleep 100"]);
+    let mut replay = folder.start(&words);
+    let host = next(&replay.printed());
+    let socket = Path::new(host.strip_prefix("unix://").unwrap());
+    for at in (1..=20).map(|at| at * 12) {
+        let answer = ask(socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n").all();
+        let (half, before) = answer.chunks.split_last().unwrap();
+        let expected = first_of(&lines, lines.len());
+        assert_eq!((answer.whole, before.len()), (false, at));
+        assert!(expected[at].as_bytes().starts_with(half), "{at}");
+    }
+    assert_eq!(ask(socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n").all().chunks.len(), lines.len());
+    replay.signal("TERM");
+    replay.ended().exited(143);
+}
+
+#[test]
 fn signals_are_passed_on_and_nothing_is_left_behind() {
     let folder = Folder::new();
     let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
