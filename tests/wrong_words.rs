@@ -225,7 +225,7 @@ fn a_store_in_a_folder_that_is_not_there_says_how_to_make_it() {
 #[test]
 fn a_source_that_is_not_there_is_named_with_those_that_are() {
     let folder = fixture::recorded(&events(0..3));
-    let line = format!("{} has no source 'nope' (hint: it has sim)", folder.db().display());
+    let line = format!("{} has no source 'nope' (hint: it has events)", folder.db().display());
     folder.run(&["query", "--source", "nope"]).failed(1, &line);
 }
 
