@@ -1,6 +1,6 @@
 //! The flags that select events, the same for every command that does.
 
-use crate::query::{Cut, Filter, Selection, time};
+use crate::query::{Filter, Selection, time};
 
 use super::{Failure, now_nano};
 use crate::store::Reader;
@@ -16,6 +16,9 @@ pub struct Filters {
     /// Take away what matches, in the same grammar; each by itself
     #[arg(long, value_name = "K=V")]
     exclude: Vec<String>,
+    /// Leave out the exec events of containers' own health checks, known by the command in their configuration
+    #[arg(long)]
+    no_healthchecks: bool,
     /// --filter type=V: container, image, network, volume, daemon, …
     #[arg(long = "type", value_name = "V")]
     kind: Vec<String>,
@@ -97,7 +100,7 @@ impl Filters {
             exclude.add(words)?;
             excludes.push(exclude);
         }
-        Ok(Selection { filter, excludes, cut: Cut::All, ..Selection::default() })
+        Ok(Selection { filter, excludes, no_healthchecks: self.no_healthchecks, ..Selection::default() })
     }
 }
 

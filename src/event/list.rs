@@ -33,6 +33,8 @@ struct Kept {
     attributes: Range<usize>,
     texts: [Option<Place>; 9],
     time_nano: i64,
+    /// See [`Events::mark_last`].
+    healthcheck: bool,
 }
 
 impl Events {
@@ -66,6 +68,7 @@ impl Events {
             attributes: first..attributes.len(),
             texts: event.texts.all().map(|text| text.map(place)),
             time_nano: event.time_nano,
+            healthcheck: false,
         });
     }
 
@@ -75,6 +78,16 @@ impl Events {
             Some(text) => self.push(&Event::parse(text.as_bytes()).expect("it is an event still")),
             None => self.push(event),
         }
+    }
+
+    /// The event at the end of the list is of a container's own health check, which its bytes do not tell any more.
+    pub fn mark_last(&mut self) {
+        self.events.iter_mut().last().into_iter().for_each(|kept| kept.healthcheck = true);
+    }
+
+    /// Of each event, whether it was marked as that of a health check.
+    pub fn marks(&self) -> impl Iterator<Item = bool> {
+        self.events.iter().map(|kept| kept.healthcheck)
     }
 
     /// How many there are.

@@ -4,6 +4,7 @@
 //! `ID`, and an integer `timeNano` or `time`. Everything else is [`NotAnEvent`]. Of a key that stands twice the last
 //! one counts, as in the engine's own parser. This module knows nothing of sockets, files or databases.
 
+mod exec;
 mod json;
 mod list;
 mod quote;
@@ -14,6 +15,7 @@ use std::borrow::Cow;
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+pub use exec::{EXEC_DIE, Exec, exec_command};
 pub use json::Malformed;
 use json::{Cursor, Quoted};
 pub use list::Events;

@@ -67,18 +67,22 @@ pub(super) struct Healthchecks {
     pairs: Recent<(i64, i64), Verdict>,
     /// By the sequence of the first event of an exec.
     execs: Recent<i64, Verdict>,
+    untold: Untold,
 }
 
-impl Healthchecks {
-    pub(super) fn new() -> Self {
+impl Default for Healthchecks {
+    fn default() -> Self {
         Healthchecks {
             shapes: Recent::new(SHAPES),
             containers: Recent::new(ACTORS),
             pairs: Recent::new(PAIRS),
             execs: Recent::new(EXECS),
+            untold: Untold::default(),
         }
     }
+}
 
+impl Healthchecks {
     /// Whether an event is of a health check.
     pub(super) fn judge(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<Verdict> {
         let verdict = match self.said(db, row.shape)? {
@@ -91,12 +95,19 @@ impl Healthchecks {
         Ok(verdict)
     }
 
-    /// Adds an event that could not be told apart.
-    pub(super) fn note(&mut self, db: &Connection, actor: i64, untold: &mut Untold) -> rusqlite::Result<()> {
+    /// An event of this actor is given out though it could not be told apart.
+    pub(super) fn note(&mut self, db: &Connection, actor: i64) -> rusqlite::Result<()> {
         let container = self.container(db, actor)?;
-        untold.events += 1;
-        untold.containers.insert((container.source, container.id.clone()));
+        self.untold.events += 1;
+        self.untold.containers.insert((container.source, container.id.clone()));
         Ok(())
+    }
+
+    /// Adds what could not be told apart since this was asked last.
+    pub(super) fn tell(&mut self, all: &mut Untold) {
+        let Untold { events, containers } = std::mem::take(&mut self.untold);
+        all.events += events;
+        all.containers.extend(containers);
     }
 
     /// The end of a command, which does not repeat it: what an event before it with the same exec ID is.

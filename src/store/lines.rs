@@ -61,6 +61,10 @@ impl EventRow {
 }
 
 impl EventRow {
+    pub(super) fn exec_id(&self) -> Option<&Value<'static>> {
+        self.varying.exec_id()
+    }
+
     /// Whether it has an `exec_id`.
     pub(super) fn has_exec_id(&self) -> bool {
         self.varying.exec_id().is_some()

@@ -6,6 +6,7 @@
 mod chain;
 mod disk;
 mod file;
+mod healthcheck;
 mod held;
 pub mod layout;
 mod lines;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 pub use chain::{Head, NoHead};
 pub use disk::unsafe_disk;
 pub use file::{APPLICATION_ID, Store};
+pub use healthcheck::Untold;
 pub use layout::varies;
 pub use lock::{HostState, RecorderLock, RecorderState, recorder};
 pub use place::Place;
@@ -69,6 +71,8 @@ pub struct SourceRow {
     pub skew_nano: Option<i64>,
     /// What the engine said of itself on `/version`, as JSON.
     pub version: Option<String>,
+    /// How many events of health checks were not stored.
+    pub healthchecks_left_out: u64,
 }
 
 impl SourceRow {

@@ -36,6 +36,8 @@ pub struct Ask {
     pub actors: Vec<Vec<String>>,
     /// Actors whose attributes pass a test.
     pub test: Option<ActorTest>,
+    /// But no events of containers' own health checks.
+    pub no_healthchecks: bool,
 }
 
 /// Which actions to look for.

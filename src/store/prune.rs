@@ -102,10 +102,14 @@ fn step(connection: &mut Connection, before_nano: i64, now_nano: i64) -> rusqlit
     rows.begin(&db)?;
     seal(&db, &mut rows, Head { seq: upto, hash }, &pruned, now_nano)?;
     enter_again(&db, &mut rows, upto, before_nano)?;
+    let healthchecks = healthchecks_to_keep(&db, upto)?;
     keep_exec_ids(&db, upto)?;
     let counted = count(&db, upto)?;
-    for table in ["event", "verbatim", "rejected", "gap", "naming", "link"] {
+    for table in ["event", "verbatim", "rejected", "gap", "naming", "healthcheck", "link"] {
         db.prepare_cached(&format!("DELETE FROM {table} WHERE seq <= ?1"))?.execute([upto])?;
+    }
+    for (source, chain_name, container, command) in healthchecks {
+        rows.add_healthcheck(&db, (source, &chain_name), &container, &command)?;
     }
     // The arrival that the first event left belongs to begins with it from now on.
     db.prepare_cached(
@@ -160,6 +164,21 @@ fn enter_again(db: &Connection, rows: &mut Rows, upto: i64, before_nano: i64) ->
         rows.add_gap(db, (source, &chain_name), (row.get(2)?, row.get(3)?), reason.as_deref(), detail.as_deref())?;
     }
     Ok(())
+}
+
+/// How containers check their health that are still there or have events left: entered again once those that stood there
+/// before are gone.
+fn healthchecks_to_keep(db: &Connection, upto: i64) -> rusqlite::Result<Vec<(i64, String, String, String)>> {
+    let mut kept = db.prepare_cached(
+        "SELECT source.id, ifnull(engine_id, name), h.container, h.command
+         FROM healthcheck AS h JOIN source ON source.id = h.source
+         WHERE h.seq <= ?1 AND (
+             EXISTS (SELECT 1 FROM actor JOIN event ON event.actor = actor.id
+                     WHERE actor.actor_id = h.container AND actor.source = h.source AND event.seq > ?1)
+             OR EXISTS (SELECT 1 FROM snapshot WHERE snapshot.source = h.source AND instr(containers, h.container)))
+         ORDER BY h.seq",
+    )?;
+    kept.query_map([upto], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
 }
 
 /// An exec ID that is named by an event that goes is written out where it is referred to.

@@ -4,6 +4,7 @@
 //! what is left. No read transaction lasts longer than one step of some thousand rows, so a reader that takes an hour
 //! keeps no checkpoint waiting; and since a sequence once given never changes, what it sees is one moment all the same.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::file::{open_to_read, sources, sqlite};
+use super::healthcheck::{Healthchecks, Untold, Verdict};
 use super::held::Held;
 use super::lines::{EventRow, Lines};
 use super::order::Ordered;
@@ -80,6 +82,7 @@ pub struct Reader {
     connection: Connection,
     _held: Held,
     path: PathBuf,
+    untold: RefCell<Untold>,
 }
 
 impl Reader {
@@ -89,7 +92,7 @@ impl Reader {
     /// A file that is not there or is not ours is named; none is made.
     pub fn open(path: &Path) -> Result<Reader, StoreError> {
         let (connection, held) = open_to_read(path)?;
-        Ok(Reader { connection, _held: held, path: path.into() })
+        Ok(Reader { connection, _held: held, path: path.into(), untold: RefCell::default() })
     }
 
     /// The file.
@@ -156,7 +159,7 @@ impl Reader {
         let plan = Plan::make(db, ask, snapshot)?;
         let mut ordered = Ordered::new(&plan, order);
         let mut lines = Lines::new();
-        let mut judged = Judged::new(judge);
+        let mut judged = Judged::new(judge, ask.no_healthchecks);
         let mut batch = Batch::default();
         // The first ones are given out at once.
         let mut most = 16;
@@ -169,6 +172,7 @@ impl Reader {
                 judged.take(db, &mut lines, &row, &mut batch)?;
             }
             moment.finish()?;
+            judged.tell(&mut self.untold.borrow_mut());
             if batch.rows.is_empty() {
                 return Ok(ControlFlow::Continue(()));
             }
@@ -179,6 +183,12 @@ impl Reader {
             }
             most = BATCH;
         }
+    }
+
+    /// Of the events given out by all readings that were to have none of health checks: those of which it could not be
+    /// told.
+    pub fn untold(&self) -> Untold {
+        self.untold.borrow().clone()
     }
 
     /// How an ask is gone about, a line a step.
@@ -317,16 +327,31 @@ struct Judged<'a> {
     judge: Judge<'a>,
     /// Of the events of a shape on an actor, where they are alike.
     known: HashMap<(i64, i64), bool>,
+    /// Where those of health checks are not let through.
+    healthchecks: Option<Healthchecks>,
     line: Vec<u8>,
 }
 
 impl<'a> Judged<'a> {
-    fn new(judge: Judge<'a>) -> Self {
-        Judged { judge, known: HashMap::new(), line: Vec::new() }
+    fn new(judge: Judge<'a>, no_healthchecks: bool) -> Self {
+        let healthchecks = no_healthchecks.then(Healthchecks::default);
+        Judged { judge, known: HashMap::new(), healthchecks, line: Vec::new() }
+    }
+
+    /// Tells what could not be told apart since this was asked last.
+    fn tell(&mut self, all: &mut Untold) {
+        self.healthchecks.iter_mut().for_each(|healthchecks| healthchecks.tell(all));
     }
 
     /// Puts an event into the batch, if it passes.
     fn take(&mut self, db: &Connection, lines: &mut Lines, row: &EventRow, batch: &mut Batch) -> rusqlite::Result<()> {
+        let healthcheck = match &mut self.healthchecks {
+            Some(healthchecks) => healthchecks.judge(db, row)?,
+            None => Verdict::Other,
+        };
+        if healthcheck == Verdict::HealthCheck {
+            return Ok(());
+        }
         let key = (row.shape, row.actor);
         let known = if let Judge::Alike(_) = self.judge { self.known.get(&key).copied() } else { None };
         if known == Some(false) {
@@ -345,6 +370,9 @@ impl<'a> Judged<'a> {
             }
         };
         if passes {
+            if let (Verdict::Untold, Some(healthchecks)) = (healthcheck, &mut self.healthchecks) {
+                healthchecks.note(db, row.actor)?;
+            }
             batch.lines.extend_from_slice(&self.line);
             batch.rows.push((row.seq, lines.source(db, row)?, lines.received_nano(db, row)?, batch.lines.len()));
         }

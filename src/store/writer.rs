@@ -74,6 +74,10 @@ pub struct Delivery {
     pub version: Option<String>,
     /// The containers the source has now, as a JSON array, if it was asked.
     pub containers: Option<String>,
+    /// Containers that were seen, each with the command that checks its health, as exec events repeat it; empty: none.
+    pub healthchecks: Vec<(String, String)>,
+    /// How many events of health checks were left out.
+    pub left_out: u64,
 }
 
 impl Delivery {
@@ -90,13 +94,17 @@ impl Delivery {
             skew_nano: None,
             version: None,
             containers: None,
+            healthchecks: Vec::new(),
+            left_out: 0,
         }
     }
 
     /// What it costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
         let rejected: usize = self.rejected.iter().map(|r| r.bytes.len() + r.error.len() + 48).sum();
-        size_of::<Self>() + self.events.size() + rejected + self.containers.as_ref().map_or(0, String::len)
+        let noted: usize = self.healthchecks.iter().map(|(id, command)| id.len() + command.len() + 48).sum();
+        let containers = self.containers.as_ref().map_or(0, String::len);
+        size_of::<Self>() + self.events.size() + rejected + noted + containers
     }
 
     /// Whether it says nothing.
@@ -108,6 +116,8 @@ impl Delivery {
             && self.skew_nano.is_none()
             && self.version.is_none()
             && self.containers.is_none()
+            && self.healthchecks.is_empty()
+            && self.left_out == 0
     }
 }
 
@@ -428,7 +438,7 @@ impl Adding<'_, '_> {
         if together {
             self.rows.together(self.db, received)?;
         }
-        for (event, digest) in self.delivery.events.iter() {
+        for ((event, digest), marked) in self.delivery.events.iter().zip(self.delivery.events.marks()) {
             if event.time_nano <= self.source.newest && !self.is_new(&event)? {
                 stored.known += 1;
                 continue;
@@ -436,7 +446,7 @@ impl Adding<'_, '_> {
             self.rows.add(
                 (self.db, self.inserts),
                 (self.source.id, chain_name),
-                (&event, digest),
+                (&event, digest, marked),
                 received,
                 together,
             )?;
@@ -478,6 +488,14 @@ impl Adding<'_, '_> {
                 .prepare_cached("INSERT OR REPLACE INTO snapshot (source, taken_nano, containers) VALUES (?1, ?2, ?3)")?
                 .execute(params![self.source.id, self.delivery.received_nano, containers])?;
         }
+        for (container, command) in &self.delivery.healthchecks {
+            self.healthcheck(container, command)?;
+        }
+        if self.delivery.left_out > 0 {
+            self.db
+                .prepare_cached("UPDATE source SET healthchecks_left_out = healthchecks_left_out + ?2 WHERE id = ?1")?
+                .execute(params![self.source.id, self.delivery.left_out])?;
+        }
         if let Some(seen) = self.delivery.last_seen {
             self.db
                 .prepare_cached("UPDATE source SET seen_nano = ?2, seen_digest = ?3 WHERE id = ?1")?
@@ -486,6 +504,18 @@ impl Adding<'_, '_> {
         stored.events += added;
         stored.rejected += rejected;
         Ok(())
+    }
+
+    /// How a container checks its health, which never changes; nothing is stored that is known already.
+    fn healthcheck(&mut self, container: &str, command: &str) -> rusqlite::Result<()> {
+        let known = self
+            .db
+            .prepare_cached("SELECT 1 FROM healthcheck WHERE source = ?1 AND container = ?2 AND command = ?3")?
+            .exists(params![self.source.id, container, command])?;
+        if known {
+            return Ok(());
+        }
+        self.rows.add_healthcheck(self.db, (self.source.id, self.delivery.source.chain_name()), container, command)
     }
 
     /// Whether no event of this source like this one is stored; it then counts as stored.
