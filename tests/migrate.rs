@@ -54,7 +54,7 @@ fn a_reader_says_what_to_do() {
     let folder = of_schema_1();
     let before = fs::read(folder.db()).unwrap();
     let line = format!(
-        "cannot read {}: its schema is version 1, this program reads version 3 (hint: `events record` brings it to the newest version)",
+        "cannot read {}: its schema is version 1, this program reads version 4 (hint: `events record` brings it to the newest version)",
         folder.db().display()
     );
     folder.run(&["query"]).failed(1, &line);

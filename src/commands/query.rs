@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::select::{History, find_source};
+use super::select::{History, find_source, say_untold};
 use super::{Failure, Shared, now_nano};
 use crate::event::Event;
 use crate::output::{Format, Record};
@@ -73,6 +73,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     }
     if args.count {
         println(format_args!("{}", query.count(snapshot)?))?;
+        say_untold(&reader, &mut false);
         return Ok(());
     }
     let mut printer = Printer {
@@ -87,7 +88,9 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         Cut::All | Cut::First(_) => query.print(snapshot, selection.order(), &mut printer)?,
     }
     printer.out.flush()?;
-    if args.follow { query.follow(snapshot, &mut printer) } else { Ok(()) }
+    let mut said = false;
+    say_untold(&reader, &mut said);
+    if args.follow { query.follow(snapshot, &mut printer, said) } else { Ok(()) }
 }
 
 impl Args {
@@ -205,7 +208,7 @@ impl Query<'_> {
     }
 
     /// Prints what is committed after the snapshot, until the window ends or enough is printed.
-    fn follow<W: Write>(&self, mut snapshot: Snapshot, to: &mut Printer<W>) -> Result<(), Failure> {
+    fn follow<W: Write>(&self, mut snapshot: Snapshot, to: &mut Printer<W>, mut said: bool) -> Result<(), Failure> {
         let mut seen = None;
         while to.left > 0 {
             let over = self.selection.until.is_some_and(|until| now_nano() > until);
@@ -216,6 +219,7 @@ impl Query<'_> {
                 to.learn(self.reader)?;
                 self.print(snapshot, Order::Arrival, to)?;
                 to.out.flush()?;
+                say_untold(self.reader, &mut said);
             }
             if over {
                 break;

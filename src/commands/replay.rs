@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::select::{self, find_source};
+use super::select::{self, find_source, say_all_untold, say_untold};
 use super::{Failure, Shared, now_nano};
 use crate::event::{Event, retimed};
 use crate::query::{Cut, Selection};
@@ -98,6 +98,7 @@ impl Args {
             Cut::All | Cut::Last(_) => usize::MAX,
         };
         if !self.fixtures.is_empty() {
+            say_all_untold(selection);
             let mut events = fixtures(&self.fixtures)?;
             events.retain(|(instant, raw)| {
                 selection.spans(*instant) && Event::parse(raw).is_ok_and(|event| selection.passes(&event))
@@ -127,6 +128,7 @@ impl Args {
                         if (kept.len() as u64) < newest { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
                     })?;
             }
+            say_untold(&reader, &mut false);
             for raw in kept.iter().rev() {
                 each(instant(raw), raw)?;
             }
@@ -143,6 +145,7 @@ impl Args {
                 Err(e) => ControlFlow::Break(Err(e)),
             }
         })?;
+        say_untold(&reader, &mut false);
         if let ControlFlow::Break(done) = done { Ok(done?) } else { Ok(()) }
     }
 

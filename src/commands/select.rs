@@ -114,6 +114,23 @@ impl Window {
     }
 }
 
+/// Says of which events a reading could not tell whether they are of health checks, if it was to leave these out; once.
+pub fn say_untold(reader: &Reader, said: &mut bool) {
+    let untold = reader.untold();
+    if !untold.is_none() && !std::mem::replace(said, true) {
+        tracing::warn!("{untold}");
+    }
+}
+
+/// The same of files, in which no configuration stands.
+pub fn say_all_untold(selection: &Selection) {
+    if selection.no_healthchecks {
+        tracing::warn!(
+            "how containers check their health does not stand in files of events: nothing is left out of them"
+        );
+    }
+}
+
 /// The source that a user names: its row and its name.
 pub fn find_source(reader: &Reader, name: &str) -> Result<(i64, String), Failure> {
     let sources = reader.sources()?;

@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::select::{self, find_source};
+use super::select::{self, find_source, say_all_untold};
 use super::{Failure, Shared};
 use crate::event::Event;
 use crate::query::Selection;
@@ -57,6 +57,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let engine = Arc::new(if args.fixtures.is_empty() {
         stored(&shared.db()?, selection, args.history.source.as_deref())?
     } else {
+        say_all_untold(&selection);
         let feed = Feed::default();
         for (instant, raw) in fixtures(&args.fixtures)? {
             if Event::parse(&raw).is_ok_and(|event| selection.spans(instant) && selection.passes(&event)) {

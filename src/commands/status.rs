@@ -44,6 +44,8 @@ struct Source {
     connected: bool,
     gaps: u64,
     rejected: u64,
+    /// How many events of health checks `record --no-healthchecks` has not stored.
+    healthchecks_left_out: u64,
     /// How far the engine's clock is ahead of the recorder's.
     clock_skew_ms: Option<i64>,
 }
@@ -93,6 +95,7 @@ impl Status {
                 first: row.first_nano.map(rfc3339),
                 last: row.last_nano.map(rfc3339),
                 rejected: row.rejected,
+                healthchecks_left_out: row.healthchecks_left_out,
                 clock_skew_ms: row.skew_nano.map(|nano| nano / 1_000_000),
             })
             .collect();
@@ -131,6 +134,9 @@ impl Status {
                 _ => String::new(),
             };
             let _ = writeln!(text, "  events    {}{span}", source.events);
+            if source.healthchecks_left_out > 0 {
+                let _ = writeln!(text, "  left out  {} events of health checks", source.healthchecks_left_out);
+            }
             if let Some(skew) = source.clock_that_is_off() {
                 let _ = writeln!(text, "  clock     {skew}");
             }

@@ -33,7 +33,7 @@ struct Kept {
     attributes: Range<usize>,
     texts: [Option<Place>; 9],
     time_nano: i64,
-    /// See [`Events::mark_last`].
+    /// See [`Events::mark`].
     healthcheck: bool,
 }
 
@@ -80,7 +80,15 @@ impl Events {
         }
     }
 
-    /// The event at the end of the list is of a container's own health check, which its bytes do not tell any more.
+    /// Marks the events that are of a container's own health check, which their bytes do not tell any more.
+    pub fn mark(&mut self, mut is_one: impl FnMut(&Event) -> bool) {
+        for at in 0..self.events.len() {
+            let is_one = is_one(&self.event(&self.events[at]));
+            self.events[at].healthcheck |= is_one;
+        }
+    }
+
+    /// Marks the last one.
     pub fn mark_last(&mut self) {
         self.events.iter_mut().last().into_iter().for_each(|kept| kept.healthcheck = true);
     }
@@ -128,7 +136,7 @@ impl Events {
     }
 
     /// Leaves the events that pass in the list.
-    pub fn retain(&mut self, passes: impl Fn(&Event) -> bool) {
+    pub fn retain(&mut self, mut passes: impl FnMut(&Event) -> bool) {
         let stay: Vec<bool> = self.events.iter().map(|kept| passes(&self.event(kept))).collect();
         let mut stay = stay.into_iter();
         self.events.retain(|_| stay.next() == Some(true));

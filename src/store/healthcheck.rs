@@ -4,6 +4,7 @@
 //! matter whether that became known before or after the event. Where nothing is known, nothing is one.
 
 use std::collections::HashSet;
+use std::fmt::{Display, Formatter};
 use std::rc::Rc;
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -30,6 +31,28 @@ pub struct Untold {
     pub events: u64,
     /// Their containers: source and ID.
     pub containers: HashSet<(i64, String)>,
+}
+
+impl Untold {
+    /// Adds an event of a container.
+    pub(super) fn add(&mut self, container: (i64, String)) {
+        self.events += 1;
+        self.containers.insert(container);
+    }
+
+    /// Whether all could be told apart.
+    pub fn is_none(&self) -> bool {
+        self.events == 0
+    }
+}
+
+impl Display for Untold {
+    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+        let number = |n, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
+        let containers = number(self.containers.len() as u64, "container");
+        let events = number(self.events, "exec event");
+        write!(f, "how {containers} checked health was never seen, so nothing is left out of the {events} there")
+    }
 }
 
 /// What an event is.
@@ -67,7 +90,6 @@ pub(super) struct Healthchecks {
     pairs: Recent<(i64, i64), Verdict>,
     /// By the sequence of the first event of an exec.
     execs: Recent<i64, Verdict>,
-    untold: Untold,
 }
 
 impl Default for Healthchecks {
@@ -77,7 +99,6 @@ impl Default for Healthchecks {
             containers: Recent::new(ACTORS),
             pairs: Recent::new(PAIRS),
             execs: Recent::new(EXECS),
-            untold: Untold::default(),
         }
     }
 }
@@ -95,19 +116,10 @@ impl Healthchecks {
         Ok(verdict)
     }
 
-    /// An event of this actor is given out though it could not be told apart.
-    pub(super) fn note(&mut self, db: &Connection, actor: i64) -> rusqlite::Result<()> {
+    /// The container that an actor is: its source and its ID.
+    pub(super) fn container_of(&mut self, db: &Connection, actor: i64) -> rusqlite::Result<(i64, String)> {
         let container = self.container(db, actor)?;
-        self.untold.events += 1;
-        self.untold.containers.insert((container.source, container.id.clone()));
-        Ok(())
-    }
-
-    /// Adds what could not be told apart since this was asked last.
-    pub(super) fn tell(&mut self, all: &mut Untold) {
-        let Untold { events, containers } = std::mem::take(&mut self.untold);
-        all.events += events;
-        all.containers.extend(containers);
+        Ok((container.source, container.id.clone()))
     }
 
     /// The end of a command, which does not repeat it: what an event before it with the same exec ID is.

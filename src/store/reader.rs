@@ -172,11 +172,14 @@ impl Reader {
                 judged.take(db, &mut lines, &row, &mut batch)?;
             }
             moment.finish()?;
-            judged.tell(&mut self.untold.borrow_mut());
             if batch.rows.is_empty() {
                 return Ok(ControlFlow::Continue(()));
             }
+            let mut untold = std::mem::take(&mut batch.untold);
             for stored in batch.stored() {
+                if let Some(container) = untold.remove(&stored.seq) {
+                    self.untold.borrow_mut().add(container);
+                }
                 if let ControlFlow::Break(value) = each(stored) {
                     return Ok(ControlFlow::Break(value));
                 }
@@ -304,6 +307,9 @@ struct Batch {
     /// Sequence, source, when it was read, and where its line ends.
     rows: Vec<(i64, i64, i64, usize)>,
     lines: Vec<u8>,
+    /// Those, by sequence, of which it cannot be told whether they are of health checks, though that was asked: their
+    /// containers.
+    untold: HashMap<i64, (i64, String)>,
 }
 
 impl Batch {
@@ -338,11 +344,6 @@ impl<'a> Judged<'a> {
         Judged { judge, known: HashMap::new(), healthchecks, line: Vec::new() }
     }
 
-    /// Tells what could not be told apart since this was asked last.
-    fn tell(&mut self, all: &mut Untold) {
-        self.healthchecks.iter_mut().for_each(|healthchecks| healthchecks.tell(all));
-    }
-
     /// Puts an event into the batch, if it passes.
     fn take(&mut self, db: &Connection, lines: &mut Lines, row: &EventRow, batch: &mut Batch) -> rusqlite::Result<()> {
         let healthcheck = match &mut self.healthchecks {
@@ -371,7 +372,7 @@ impl<'a> Judged<'a> {
         };
         if passes {
             if let (Verdict::Untold, Some(healthchecks)) = (healthcheck, &mut self.healthchecks) {
-                healthchecks.note(db, row.actor)?;
+                batch.untold.insert(row.seq, healthchecks.container_of(db, row.actor)?);
             }
             batch.lines.extend_from_slice(&self.line);
             batch.rows.push((row.seq, lines.source(db, row)?, lines.received_nano(db, row)?, batch.lines.len()));

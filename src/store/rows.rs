@@ -324,15 +324,8 @@ impl Rows {
     }
 
     /// The shape of an event, and whether it has a form.
-    fn shape(
-        &mut self,
-        db: &Connection,
-        form: Option<i64>,
-        exec: i64,
-        event: &Event,
-    ) -> rusqlite::Result<(i64, bool)> {
-        let hash =
-            self.hash_of([form.unwrap_or(0), exec], [&event.kind, &event.scope, &event.action].into_iter());
+    fn shape(&mut self, db: &Connection, form: Option<i64>, exec: i64, event: &Event) -> rusqlite::Result<(i64, bool)> {
+        let hash = self.hash_of([form.unwrap_or(0), exec], [&event.kind, &event.scope, &event.action].into_iter());
         if let Some(row) = self.shapes.get(&hash) {
             return Ok((*row, form.is_some()));
         }

@@ -10,6 +10,7 @@ mod collector;
 mod contact;
 mod counter;
 mod file;
+mod healthchecks;
 mod inquiry;
 mod look;
 mod meanwhile;
@@ -241,7 +242,7 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
     let mut sources = Sources::default();
     let mut stored = Written::default();
     let (not_stored, mut failed) = loop {
-        sources = sources.in_another(std::mem::take(&mut file.rows));
+        sources = sources.in_another(std::mem::take(&mut file.rows), std::mem::take(&mut file.healthchecks));
         let shared = Arc::new(sources);
         let ended = sitting(&plan, file, &shared, &board, over.as_mut()).await;
         stored += ended.outcome.stored;
