@@ -46,6 +46,7 @@ on_engines! {
         a_gap_says_what_became_of_the_containers,
         text_is_what_the_docker_client_prints,
         history_follows_an_engine_to_another_socket,
+        health_checks_are_left_out_and_what_people_run_stays,
     ]
 }
 
@@ -313,6 +314,86 @@ fn a_gap_says_what_became_of_the_containers(version: &'static str) {
     }
     for (name, id) in [("calm", &calm), ("seen", &seen)] {
         assert!(!detail.contains(&called(name, id)), "{detail}");
+    }
+}
+
+fn health_checks_are_left_out_and_what_people_run_stays(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), Folder::new());
+    let alone = ["--network", "none", "--health-interval", "1s", "--health-cmd"];
+    let run = |name: &str, words: &[&str]| {
+        engine
+            .docker(&[&["run", "-d", "--stop-signal", "KILL", "--name", name][..], words, &["sleep", "1000"]].concat())
+    };
+    let check = "test -d / && echo \"a  b\" é <&>";
+    // One that was there before, one that comes later, and one that has it from its image, with a shell of its own.
+    let before = run("before", &[&alone[..], &[check, "busybox"]].concat());
+    folder.eventually("it is checked", || {
+        if engine.memory().iter().any(|line| line.contains("exec_die")) { Ok(()) } else { Err(()) }
+    });
+    let recorder = folder.record(&engine.host(), &[]);
+    let (without, db) = (Folder::new(), folder.db());
+    let leaving_out = without.record(&engine.host(), &["--no-healthchecks"]);
+    let later = run("later", &[&alone[..], &["true", "busybox"]].concat());
+    let saved = folder.path("busybox.tar");
+    let saved = saved.to_str().expect("a path is text");
+    engine.docker(&["export", "-o", saved, "before"]);
+    let changes = [
+        "--change",
+        "SHELL [\"/bin/busybox\", \"sh\", \"-c\"]",
+        "--change",
+        "HEALTHCHECK --interval=1s CMD echo of the image",
+    ];
+    engine.docker(&[&["import"][..], &changes, &[saved, "checked:1"]].concat());
+    let image = run("image", &["--network", "none", "checked:1"]);
+    let calm = engine.container(&["--name", "calm", "--network", "none"]);
+    for name in ["before", "later", "image", "calm"] {
+        engine.docker(&["exec", name, "echo", name]);
+    }
+    // In another container it is a person's; in the same one nothing in the events tells them apart.
+    engine.docker(&["exec", "calm", "/bin/sh", "-c", "true"]);
+    engine.docker(&["exec", "later", "/bin/sh", "-c", "true"]);
+    let execs = |folder: &Folder, words: &[&str]| -> Vec<(String, String)> {
+        let lines = folder.json(&[&["query", "-q", "--type", "container"], words].concat());
+        let exec = |line: &Value| {
+            let (action, id) = (line["Action"].as_str()?, line["Actor"]["ID"].as_str()?);
+            action.starts_with("exec_").then(|| (id.to_owned(), action.to_owned()))
+        };
+        lines.iter().filter_map(exec).collect()
+    };
+    folder.eventually("each is checked, again and again", || {
+        let all = execs(&folder, &[]);
+        let checks = |id: &String| all.iter().filter(|(of, action)| of == id && action == "exec_die").count();
+        let counts = [&before, &later, &image].map(checks);
+        if counts.iter().all(|count| *count > 3) { Ok(()) } else { Err(counts) }
+    });
+    recorder.stop();
+    leaving_out.stop();
+    let echo = |id: &String, command: &str| {
+        ["exec_create: ", "exec_start: "]
+            .map(|step| (id.clone(), format!("{step}{command}")))
+            .into_iter()
+            .chain([(id.clone(), "exec_die".to_owned())])
+    };
+    let mut expected: Vec<_> =
+        echo(&before, "echo before").chain(echo(&later, "echo later")).chain(echo(&image, "echo image")).collect();
+    expected.extend(echo(&calm, "echo calm"));
+    expected.extend(echo(&calm, "/bin/sh -c true"));
+    let mut left = execs(&folder, &["--no-healthchecks"]);
+    // One that ran when the recorder stopped has no end, and one that ran when it began no beginning.
+    left.sort();
+    expected.sort();
+    assert_eq!(left, expected, "{}", db.display());
+    let mut stored = execs(&without, &[]);
+    stored.sort();
+    assert_eq!(stored, expected);
+    let all = execs(&folder, &[]).len();
+    let counted = the_source(&without)["healthchecks_left_out"].as_u64().expect("a number") as usize;
+    // The two recorders do not stop at the same moment.
+    assert!(counted > 30 && counted.abs_diff(all - expected.len()) <= 20, "{counted} of {all}");
+    let healthy = |folder: &Folder| folder.lines(&["query", "-q", "--action", "health_status"]).len();
+    assert_eq!((healthy(&folder), healthy(&without)), (3, 3));
+    for folder in [&folder, &without] {
+        folder.run(&["verify", "-q"]).succeeded();
     }
 }
 

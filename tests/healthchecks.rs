@@ -7,7 +7,6 @@ use std::fs;
 use serde_json::{Value, json};
 use support::command::{Folder, Running};
 use support::engine::{Engine, event};
-use support::fixture;
 
 const CHECK: &str = "/bin/sh -c test -f /ok";
 
@@ -401,17 +400,4 @@ fn how_a_container_is_configured_outlives_a_pruning() {
     folder.run(&["prune", "-q", "--max-size", "1"]).succeeded();
     verified(&folder);
     assert_eq!(names(), [] as [&str; 0]);
-}
-
-#[test]
-fn a_store_of_the_schema_before_knows_no_health_checks_yet() {
-    let folder = Folder::new();
-    fs::copy(fixture::path("stores/schema-3.db"), folder.db()).unwrap();
-    let ran = folder.run(&["query", "--no-healthchecks"]).exited(1);
-    assert!(ran.stderr.contains("its schema is version 3"), "{}", ran.stderr);
-    folder.run(&["import", "-q"]).succeeded();
-    let ran = folder.run(&["query", "--no-healthchecks"]).exited(0);
-    assert_eq!(ran.lines().len(), 308);
-    assert!(ran.stderr.contains("was never seen"), "{}", ran.stderr);
-    verified(&folder);
 }

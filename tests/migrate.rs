@@ -77,3 +77,23 @@ fn a_migration_that_fails_in_the_middle_leaves_the_old_file_whole() {
     assert!(ran.stderr.contains("cannot bring"), "{}", ran.stderr);
     assert_eq!(count(&folder), (1, 240));
 }
+
+/// Schema 3: the same session, recorded and imported. Its chain goes on.
+#[test]
+fn a_store_of_schema_3_is_brought_along_with_its_chain() {
+    let folder = Folder::new();
+    fs::copy(fixture::path("stores/schema-3.db"), folder.db()).unwrap();
+    let ran = folder.run(&["query"]).exited(1);
+    assert!(ran.stderr.contains("its schema is version 3, this program reads version 4"), "{}", ran.stderr);
+    folder.run(&["import", "-q"]).succeeded();
+    let mut lines = fixture::lines("docker-28.5.2.ndjson");
+    lines.extend_from_slice(&fixture::lines("docker-26.1.5.ndjson")[..60]);
+    lines.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
+    assert_eq!(folder.lines(&["query", "-q"]), lines);
+    let noted = "312:1d42354acdddddc48bd0967f32d1ebde012f774aab81dbb95c8acb91d604d78f";
+    folder.run(&["verify", "-q", "--head", noted]).succeeded();
+    // How its containers check their health was not asked then.
+    let ran = folder.run(&["query", "--no-healthchecks", "--source", "engine"]).exited(0);
+    assert_eq!(ran.lines().len(), 248);
+    assert!(ran.stderr.contains("checked health was never seen"), "{}", ran.stderr);
+}
