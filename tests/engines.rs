@@ -320,31 +320,29 @@ fn a_gap_says_what_became_of_the_containers(version: &'static str) {
 fn health_checks_are_left_out_and_what_people_run_stays(version: &'static str) {
     let (engine, folder) = (Engine::start(version), Folder::new());
     let alone = ["--network", "none", "--health-interval", "1s", "--health-cmd"];
-    let run = |name: &str, words: &[&str]| {
+    let start = |name: &str, words: &[&str]| {
         engine
             .docker(&[&["run", "-d", "--stop-signal", "KILL", "--name", name][..], words, &["sleep", "1000"]].concat())
     };
     let check = "test -d / && echo \"a  b\" é <&>";
     // One that was there before, one that comes later, and one that has it from its image, with a shell of its own.
-    let before = run("before", &[&alone[..], &[check, "busybox"]].concat());
+    let before = start("before", &[&alone[..], &[check, "busybox"]].concat());
     folder.eventually("it is checked", || {
         if engine.memory().iter().any(|line| line.contains("exec_die")) { Ok(()) } else { Err(()) }
     });
-    let recorder = folder.record(&engine.host(), &[]);
+    let recorder = folder.record(&engine.host, &[]);
     let (without, db) = (Folder::new(), folder.db());
-    let leaving_out = without.record(&engine.host(), &["--no-healthchecks"]);
-    let later = run("later", &[&alone[..], &["true", "busybox"]].concat());
-    let saved = folder.path("busybox.tar");
-    let saved = saved.to_str().expect("a path is text");
-    engine.docker(&["export", "-o", saved, "before"]);
-    let changes = [
-        "--change",
-        "SHELL [\"/bin/busybox\", \"sh\", \"-c\"]",
-        "--change",
-        "HEALTHCHECK --interval=1s CMD echo of the image",
-    ];
-    engine.docker(&[&["import"][..], &changes, &[saved, "checked:1"]].concat());
-    let image = run("image", &["--network", "none", "checked:1"]);
+    let leaving_out = without.record(&engine.host, &["--no-healthchecks"]);
+    let later = start("later", &[&alone[..], &["true", "busybox"]].concat());
+    let context = folder.path("checked");
+    std::fs::create_dir(&context).expect("a folder can be made");
+    let lines =
+        ["FROM busybox", r#"SHELL ["/bin/busybox", "sh", "-c"]"#, "HEALTHCHECK --interval=1s CMD echo of the image"];
+    std::fs::write(context.join("Dockerfile"), lines.join("\n")).expect("a file can be made");
+    let mut build = engine.client(&["build", "-t", "checked:1", context.to_str().expect("a path is text")]);
+    build.env("DOCKER_BUILDKIT", "0");
+    run(build).exited(0);
+    let image = start("image", &["--network", "none", "checked:1"]);
     let calm = engine.container(&["--name", "calm", "--network", "none"]);
     for name in ["before", "later", "image", "calm"] {
         engine.docker(&["exec", name, "echo", name]);
