@@ -2,7 +2,8 @@
 //!
 //! The chain can be proven from any place whose hash is known; so what goes is always a beginning of it, and a *seal*
 //! takes its place: an entry of the chain that says up to where, and which hash was there. What must outlive what goes
-//! (names of sources, gaps that reach beyond it) is entered again behind the seal.
+//! (names of sources, gaps that reach beyond it, how containers check their health that are still there) is entered
+//! again behind the seal.
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
