@@ -58,7 +58,7 @@ fn happen(engine: &Engine, events: &[String]) {
     events.iter().for_each(|event| engine.happens(event));
 }
 
-/// What the engine did to the record's count of what was left out.
+/// How many events were left out, as `status` says.
 fn left_out(folder: &Folder) -> u64 {
     folder.json(&["status", "--json"])[0]["sources"][0]["healthchecks_left_out"].as_u64().unwrap()
 }
@@ -158,7 +158,7 @@ fn what_is_known_goes_for_what_came_before_and_is_followed_and_served() {
     let start = of("web", "start", "", 20);
     engine.happens(&start);
     noted(&folder, "web");
-    assert_eq!(folder.lines(&["query", "--no-healthchecks"]), [start.clone()]);
+    assert_eq!(folder.lines(&["query", "--no-healthchecks"]), std::slice::from_ref(&start));
     let mut follower = folder.start(&["query", "--no-healthchecks", "--follow", "--limit", "3"]);
     let lines = follower.printed();
     assert_eq!(support::command::next(&lines), start);
@@ -175,7 +175,7 @@ fn what_is_known_goes_for_what_came_before_and_is_followed_and_served() {
         support::command::run(client);
         let db = folder.path("of-served.db").display().to_string();
         let ran = folder.run(&["query", "-q", "--db", &db]);
-        let expected = [&[start.clone()], &runs("web", "id", 40)[..2]].concat();
+        let expected = [std::slice::from_ref(&start), &runs("web", "id", 40)[..2]].concat();
         if ran.lines() == expected { Ok(()) } else { Err(ran.report()) }
     });
 }
