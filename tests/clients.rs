@@ -8,6 +8,7 @@
 mod command;
 #[path = "support/docker.rs"]
 #[allow(dead_code)]
+#[allow(dead_code)]
 mod docker;
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@
 #[allow(dead_code)]
 mod command;
 #[path = "support/docker.rs"]
+#[allow(dead_code)]
 mod docker;
 
 use std::collections::{BTreeMap, BTreeSet};

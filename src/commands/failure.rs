@@ -4,12 +4,12 @@ use std::io;
 use std::process::ExitCode;
 
 use super::LogFormat;
-use crate::engine::{EngineError, HostError, MetricsPageError};
+use crate::engine::{EngineError, HostError, MetricsPageError, TlsError};
 use crate::error::chain;
 use crate::event::RedactionError;
 use crate::query::time::TimeError;
 use crate::query::{FilterError, SelectionError};
-use crate::serve::{ListenError, TlsError};
+use crate::serve::ListenError;
 use crate::store::{StoreError, WriteFailed};
 use crate::stream::ReadError;
 
@@ -144,7 +144,7 @@ impl From<MetricsPageError> for Failure {
 
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Failure {
-        Failure::usage(error.to_string()).hint(error.hint())
+        Failure::usage(chain(&error)).hint(error.hint())
     }
 }
 

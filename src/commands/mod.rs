@@ -3,6 +3,7 @@
 mod demo;
 mod failure;
 mod gaps;
+mod hosts;
 mod import;
 mod logging;
 mod prune;

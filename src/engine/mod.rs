@@ -5,8 +5,12 @@
 
 mod connect;
 mod containers;
+mod context;
 mod host;
 mod metrics;
+mod options;
+mod ssh;
+pub(crate) mod tls;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -21,6 +25,11 @@ use tokio::task::JoinSet;
 pub use containers::{Listed, Times};
 pub use host::{DEFAULT_SOCKET, Endpoint, Host, HostError};
 pub use metrics::{MetricsPage, MetricsPageError};
+pub use options::ClientOptions;
+pub use ssh::Ssh;
+pub use tls::TlsError;
+
+use connect::Refusal;
 
 /// The newest version of the API that this client knows.
 const NEWEST_API: ApiVersion = ApiVersion(1, 51);
@@ -59,8 +68,14 @@ impl EngineError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+        if let Some(refusal) = Refusal::behind(self) {
+            return refusal.hint();
+        }
         let (host, source) = match self {
             EngineError::Connect { host, source } => (host, source),
+            EngineError::Status { message, .. } if message.contains("HTTP request to an HTTPS server") => {
+                return Some("it speaks TLS: --tlsverify with --tlscacert FILE, or --tls".into());
+            }
             EngineError::Silent { host, .. } | EngineError::Status { host, .. } | EngineError::Endless { host, .. } => {
                 return Some(format!("is that a Docker Engine? `docker -H {host} version`"));
             }
@@ -218,10 +233,12 @@ impl Client {
 
     async fn exchange(&self, path: &str) -> Result<Response<Answer>, EngineError> {
         let host = || self.host.to_string();
-        let http = |source| EngineError::Http { host: host(), path: path.into(), source };
-        let socket = connect::connect(&self.host.endpoint)
-            .await
-            .map_err(|source| EngineError::Connect { host: host(), source })?;
+        let http = |source: hyper::Error| match Refusal::behind(&source).or_else(|| self.silently_refused(&source)) {
+            Some(refusal) => EngineError::Connect { host: host(), source: std::io::Error::other(refusal) },
+            None => EngineError::Http { host: host(), path: path.into(), source },
+        };
+        let socket =
+            connect::connect(&self.host).await.map_err(|source| EngineError::Connect { host: host(), source })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(socket).await.map_err(http)?;
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -246,6 +263,13 @@ impl Client {
             Err(_) => String::new(),
         };
         Err(EngineError::Status { host: host(), path: path.into(), status, message })
+    }
+
+    /// Under TLS 1.3 an engine that wants a certificate says so after the handshake, or not at all.
+    fn silently_refused(&self, error: &hyper::Error) -> Option<Refusal> {
+        let shows_none = self.host.tls.as_ref().is_some_and(|tls| !tls.shows_one());
+        let why = || "it ends the connection without an answer, as if it wanted a certificate".into();
+        (shows_none && !error.is_parse()).then(|| Refusal::new(why(), tls::SHOW_ONE))
     }
 
     fn silent(&self, path: &str, after: Duration) -> EngineError {

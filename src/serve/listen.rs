@@ -19,8 +19,6 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
@@ -28,10 +26,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::events::Answer;
+use crate::engine::{TlsError, tls};
 
 /// How long the head of a request may take.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -121,46 +120,20 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Certificates or keys that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum TlsError {
-    #[error("cannot read {}: {source}", path.display())]
-    Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
-    #[error("cannot use {} with {}", certificate.display(), key.display())]
-    Pair { certificate: PathBuf, key: PathBuf, source: tokio_rustls::rustls::Error },
-    #[error("cannot use the certificates of {}: {why}", path.display())]
-    Authorities { path: PathBuf, why: String },
-}
-
 impl Tls {
     /// With a certificate and its key; with authorities, only clients that show a certificate of theirs are answered.
     ///
     /// # Errors
     /// [`TlsError`].
     pub fn new(certificate: &Path, key: &Path, authorities: Option<&Path>) -> Result<Tls, TlsError> {
-        let pem = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TlsError::Pem { path, source }
-        };
-        let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, TlsError> {
-            CertificateDer::pem_file_iter(path)
-                .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-                .map_err(pem(path))
-        };
-        let chain = certificates(certificate)?;
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
+        let (chain, secret) = (tls::certificates(certificate)?, tls::key(key)?);
         let builder = ServerConfig::builder();
         let builder = match authorities {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let wrong = |why: String| TlsError::Authorities { path: path.into(), why };
-                let mut roots = RootCertStore::empty();
-                for authority in certificates(path)? {
-                    roots.add(authority).map_err(|e| wrong(e.to_string()))?;
-                }
-                let verifier =
-                    WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|e| wrong(e.to_string()))?;
+                let roots = Arc::new(tls::authorities(path)?);
+                let verifier = WebPkiClientVerifier::builder(roots).build().map_err(|e| wrong(e.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };

@@ -24,7 +24,7 @@ use events::Answer;
 pub use fault::{FaultKind, Faults, NoFault};
 pub use feed::Feed;
 pub use identity::Identity;
-pub use listen::{Address, ListenError, NoAddress, Tls, TlsError};
+pub use listen::{Address, ListenError, NoAddress, Tls};
 pub use play::{NoSpeed, Play, Speed};
 
 use crate::engine::ApiVersion;

@@ -85,8 +85,11 @@ impl Folder {
 
     /// Starts `events` and lets it run.
     pub fn start(&self, words: &[&str]) -> Running {
+        self.start_command(self.command(words))
+    }
+
+    fn start_command(&self, mut command: Command) -> Running {
         let stderr = self.path(&format!("stderr-{}", fastrand::u64(..)));
-        let mut command = self.command(words);
         command.stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a file for stderr"));
         let what = format!("{command:?}");
         Running { child: command.spawn().expect("the binary starts"), what, stderr }
@@ -94,9 +97,14 @@ impl Folder {
 
     /// Starts `events record` for a host, and waits until it is connected.
     pub fn record(&self, host: &str, more: &[&str]) -> Running {
-        let mut words = vec!["record", "-H", host];
-        words.extend(more);
-        let recorder = self.start(&words);
+        self.record_in(&std::env::var("PATH").unwrap_or_default(), host, more)
+    }
+
+    /// The same, with another PATH.
+    pub fn record_in(&self, path: &str, host: &str, more: &[&str]) -> Running {
+        let mut command = self.command(&[&["record", "-H", host][..], more].concat());
+        command.env("PATH", path);
+        let recorder = self.start_command(command);
         let pid = recorder.pid();
         self.eventually("the recorder is connected", || {
             let ran = self.run(&["status", "--json"]);
