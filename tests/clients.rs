@@ -8,7 +8,6 @@
 mod command;
 #[path = "support/docker.rs"]
 #[allow(dead_code)]
-#[allow(dead_code)]
 mod docker;
 
 use std::collections::BTreeMap;

@@ -13,13 +13,14 @@ mod command;
 mod docker;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use certificates::{Authority, Certificate};
-use command::{Folder, Ran, Running, eventually, run};
+use command::{Folder, Running, eventually, run};
 use docker::{Engine, same_lines};
 use serde_json::Value;
 
@@ -29,7 +30,7 @@ const EVENT: &str = r#"{"Type":"container","Action":"start","Actor":{"ID":"c1","
 
 /// `events serve` behind TLS: an engine of one event.
 struct Server {
-    running: Running,
+    _running: Running,
     at: String,
 }
 
@@ -40,10 +41,10 @@ impl Server {
         let day = folder.path("day.ndjson");
         fs::write(&day, format!("{EVENT}\n")).expect("a file");
         let listen = format!("tcp://{at}");
-        let running =
+        let _running =
             folder.start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], words].concat());
         eventually("it is listened there", || TcpStream::connect(&at).map(drop));
-        Server { running, at }
+        Server { _running, at }
     }
 
     fn under_tls(folder: &Folder, own: &Certificate, more: &[&str]) -> Server {
@@ -72,77 +73,78 @@ fn what_is_wrong_with_a_certificate_is_one_clear_line() {
     let good = Server::under_tls(&folder, &good, &["--tls-ca", text(&ours.file)]);
     let expired = Server::under_tls(&folder, &ours.signs(&dir, "expired", &["127.0.0.1"], 1), &[]);
     let elsewhere = Server::under_tls(&folder, &ours.signs(&dir, "elsewhere", &["box.example"], 30), &[]);
-    let in_clear = Server::start(&folder, &[]);
 
-    let trusting = ["--tlsverify", "--tlscacert", text(&ours.file)];
-    let with = |own: &Certificate| ["--tlscert".to_owned(), text(&own.file).into(), "--tlskey".into(), text(&own.key).into()];
-    let (with_client, with_stranger) = (with(&client), with(&stranger));
-    let own = |words: &[String; 4], before: &[&str]| -> Vec<String> {
-        before.iter().map(|word| (*word).to_owned()).chain(words.iter().cloned()).collect()
+    let (closes, talks) = (answers(""), answers("HTTP/1.0 400 Bad Request\r\n\r\nThis is no TLS\n"));
+
+    let usual = std::env::var("PATH").unwrap_or_default();
+    let tried = |server: &str, authority: &Authority, own: Option<&Certificate>| -> Vec<String> {
+        let (host, authority) = (format!("tcp://{server}"), text(&authority.file).to_owned());
+        let mut words = vec!["-H".into(), host, "--tlsverify".into(), "--tlscacert".into(), authority];
+        if let Some(own) = own {
+            words.extend(["--tlscert", text(&own.file), "--tlskey", text(&own.key)].map(str::to_owned));
+        }
+        words
     };
-    let plain = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
-    let names_file = "--tlscacert FILE names the authority that signed it";
-    let shows_one = "--tlscert FILE and --tlskey FILE, or DOCKER_CERT_PATH";
+    let names_file = "(hint: --tlscacert FILE names the authority that signed it)";
+    let shows_one = "(hint: --tlscert FILE and --tlskey FILE, or DOCKER_CERT_PATH)";
+    let renew = "(hint: renew it at the engine; or is the clock of this machine wrong?)";
+    let in_name = "(hint: reach the engine by a name that stands in it)";
+    let no_tls = "(hint: is TLS spoken on that port? An engine without TLS is at tcp://, without --tls)";
     let cases = [
         (
-            &good,
-            own(&with_client, &["--tlsverify", "--tlscacert", text(&theirs.file)]),
-            ("its certificate is signed by nobody who is trusted here".to_owned(), names_file),
+            &good.at,
+            tried(&good.at, &theirs, Some(&client)),
+            "its certificate is signed by nobody who is trusted here",
+            names_file,
         ),
-        (&good, plain(&trusting), ("it wants a certificate of ours".into(), shows_one)),
+        (&good.at, tried(&good.at, &ours, None), "it wants a certificate of ours", shows_one),
         (
-            &good,
-            own(&with_stranger, &trusting),
-            ("it does not take our certificate, or wants one".into(), shows_one),
+            &good.at,
+            tried(&good.at, &ours, Some(&stranger)),
+            "it does not take our certificate, or wants one",
+            shows_one,
         ),
+        (&expired.at, tried(&expired.at, &ours, None), "its certificate expired at 20", renew),
         (
-            &expired,
-            plain(&trusting),
-            ("its certificate expired at ".into(), "renew it at the engine; or is the clock of this machine wrong?"),
+            &elsewhere.at,
+            tried(&elsewhere.at, &ours, None),
+            "its certificate is for box.example, not for 127.0.0.1",
+            in_name,
         ),
-        (
-            &elsewhere,
-            plain(&trusting),
-            (
-                "its certificate is for box.example, not for 127.0.0.1".into(),
-                "reach the engine by a name that stands in it",
-            ),
-        ),
-        (
-            &in_clear,
-            plain(&trusting),
-            (
-                "what it answers is no TLS".into(),
-                "is TLS spoken on that port? An engine without TLS is at tcp://, without --tls",
-            ),
-        ),
+        (&closes, tried(&closes, &ours, None), "it ends the connection when TLS is spoken", no_tls),
+        (&talks, tried(&talks, &ours, None), "what it answers is no TLS", no_tls),
     ];
-    // Each tries for some seconds; all of them at once.
-    let tried: Vec<Running> = cases
-        .iter()
-        .enumerate()
-        .map(|(at, (server, words, _))| {
-            let (host, db) = (format!("tcp://{}", server.at), folder.path(&format!("{at}.db")));
-            let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            folder.start(&[&["record", "-q", "--until", "now", "-H", &host, "--db", text(&db)][..], &words].concat())
-        })
-        .collect();
-    for (tried, (server, words, (why, hint))) in tried.into_iter().zip(cases) {
-        let ran = tried.ended().exited(1);
-        let begins = format!("events: cannot connect to tcp://{}: {why}", server.at);
-        assert!(ran.stderr.lines().last().is_some_and(|line| line.starts_with(&begins)), "{words:?}: {}", ran.report());
-        assert!(ran.stderr.ends_with(&format!("(hint: {hint})\n")), "{}", ran.report());
+    let words: Vec<Vec<&str>> = cases.iter().map(|(_, words, ..)| words.iter().map(String::as_str).collect()).collect();
+    let said = failures(&folder, &words.iter().map(|words| (usual.as_str(), &words[..])).collect::<Vec<_>>());
+    for (line, (at, _, why, hint)) in said.iter().zip(&cases) {
+        let begins = format!("events: cannot connect to tcp://{at}: {why}");
+        assert!(line.starts_with(&begins) && line.ends_with(hint), "{line}\ninstead of {begins}… {hint}");
     }
     // And what is right is taken, by whichever of the words.
-    let host = format!("tcp://{}", good.at);
-    for words in [own(&with_client, &trusting), own(&with_client, &["--tls"])] {
-        let db = folder.path(&format!("good-{}.db", words.len()));
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let record = [&["record", "-q", "--until", "now", "-H", &host, "--db", text(&db)][..], &words].concat();
-        folder.run(&record).succeeded();
+    let verified = tried(&good.at, &ours, Some(&client));
+    let (host, shown) =
+        ([&verified[0][..], &verified[1]], [&verified[5][..], &verified[6], &verified[7], &verified[8]]);
+    for (db, words) in [
+        ("verified", verified.iter().map(String::as_str).collect()),
+        ("anyone", [&host[..], &["--tls"], &shown].concat()),
+    ] {
+        let db = folder.path(db);
+        folder.run(&[&["record", "-q", "--until", "now", "--db", text(&db)][..], &words].concat()).succeeded();
         assert_eq!(folder.lines(&["query", "-q", "--db", text(&db)]), [EVENT]);
     }
-    drop((good.running, expired, elsewhere, in_clear));
+}
+
+/// Somewhere that has one answer to whatever is sent, and ends the connection.
+fn answers(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client.write_all(answer.as_bytes());
+        }
+    });
+    at
 }
 
 #[test]
@@ -170,9 +172,9 @@ fn a_certificate_renewed_on_the_disk_is_taken_without_a_restart() {
 // --- ssh
 
 /// A folder for PATH with this as its `ssh`.
-fn path_with_ssh(folder: &Folder, script: &str) -> String {
-    let bin = folder.path("bin");
-    fs::create_dir_all(&bin).expect("a folder");
+fn path_with_ssh(folder: &Folder, name: &str, script: &str) -> String {
+    let bin = folder.path(name);
+    fs::create_dir(&bin).expect("a folder");
     let ssh = bin.join("ssh");
     fs::write(&ssh, format!("#!/bin/sh\n{script}\n")).expect("a file");
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -184,26 +186,35 @@ fn with_path(mut command: Command, path: &str) -> Command {
     command
 }
 
+/// What `record` says in the end of hosts that cannot be reached, each in its PATH; all of them at once.
+fn failures(folder: &Folder, tried: &[(&str, &[&str])]) -> Vec<String> {
+    let one = |(at, (path, words)): (usize, &(&str, &[&str]))| {
+        let db = folder.path(&format!("{at}.db"));
+        folder.start_in(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], words].concat())
+    };
+    let tried: Vec<Running> = tried.iter().enumerate().map(one).collect();
+    let said = tried.into_iter().map(|tried| {
+        let ran = tried.ended().exited(1);
+        ran.stderr.lines().last().unwrap_or_default().to_owned()
+    });
+    said.collect()
+}
+
 #[test]
 fn what_ssh_says_is_the_error() {
     let folder = Folder::new();
-    let record = |path: &str| {
-        let command = folder.command(&["record", "-q", "--until", "now", "-H", "ssh://me@box"]);
-        run(with_path(command, path)).exited(1).stderr
-    };
-    let words = "echo 'Warning: of no meaning' >&2; echo 'ssh: Could not resolve hostname box: Name unknown' >&2; exit 255";
-    let hint = "(hint: does `ssh` reach it by itself, with no password asked for and its host key known?)\n";
-    let expected =
-        format!("events: cannot connect to ssh://me@box: ssh: Could not resolve hostname box: Name unknown {hint}");
-    assert_eq!(record(&path_with_ssh(&folder, words)), expected);
-    assert_eq!(record(&path_with_ssh(&folder, &format!("head -c 1 >/dev/null; {words}"))), expected);
-    let said = record(&path_with_ssh(&folder, "echo 'sh: docker: not found' >&2; exit 127"));
-    assert!(said.starts_with("events: cannot connect to ssh://me@box: sh: docker: not found (hint: "), "{said}");
-    let said = record("/nowhere");
-    assert_eq!(
-        said,
-        "events: cannot connect to ssh://me@box: there is no ssh program (hint: install it: openssh-client)\n"
-    );
+    let words = "echo 'Warning: of no meaning' >&2; echo 'ssh: Could not resolve hostname box: Unknown' >&2; exit 255";
+    let at_once = path_with_ssh(&folder, "at-once", words);
+    let asked = path_with_ssh(&folder, "asked", &format!("head -c 1 >/dev/null; {words}"));
+    let no_docker = path_with_ssh(&folder, "no-docker", "echo 'sh: docker: not found' >&2; exit 127");
+    let host: &[&str] = &["-H", "ssh://me@box"];
+    let said = failures(&folder, &[(&at_once, host), (&asked, host), (&no_docker, host), ("/nowhere", host)]);
+    let unknown = "ssh: Could not resolve hostname box: Unknown \
+                   (hint: does `ssh` reach it by itself, with no password asked for and its host key known?)";
+    let no_docker = "sh: docker: not found \
+                     (hint: the docker client must be there, in the PATH of a command that ssh runs)";
+    let expected = [unknown, unknown, no_docker, "there is no ssh program (hint: install it: openssh-client)"];
+    assert_eq!(said, expected.map(|why| format!("events: cannot connect to ssh://me@box: {why}")));
 }
 
 #[test]
@@ -211,7 +222,7 @@ fn an_ssh_that_does_not_end_is_made_to() {
     let folder = Folder::new();
     let pids = folder.path("pids");
     let stubborn = format!("trap '' TERM; echo $$ >> {}; exec sleep 1000", pids.display());
-    let path = path_with_ssh(&folder, &stubborn);
+    let path = path_with_ssh(&folder, "stubborn", &stubborn);
     let mut command = with_path(folder.command(&["record", "-q", "-H", "ssh://me@box"]), &path);
     let mut recorder = command.spawn().expect("it starts");
     let started = || -> Vec<u32> {
@@ -250,7 +261,8 @@ impl TlsEngine {
         let client = authority.signs(&dir, "client", &["client"], 30);
         let stranger = Authority::new(&dir, "other").signs(&dir, "stranger", &["client"], 30);
         let [ca, cert, key] = [&authority.file, &server.file, &server.key].map(|path| text(path).to_owned());
-        let words = ["-H", "tcp://0.0.0.0:2376", "--tlsverify", "--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key];
+        let words =
+            ["-H", "tcp://0.0.0.0:2376", "--tlsverify", "--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key];
         let listens = words.map(str::to_owned).to_vec();
         let engine = Engine::start_with("newest", &words);
         let near = Some(engine.near());
@@ -289,7 +301,6 @@ fn a_real_engine_behind_tls_is_recorded() {
     tls.engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
     tls.engine.docker(&["network", "create", "team"]);
     records_the_memory(&folder, &tls.engine);
-    // What became of containers while it was away is asked the same way.
     tls.engine.container(&["--name", "web", "--network", "none"]);
     records_the_memory(&folder, &tls.engine);
     tls.engine.stop();
@@ -300,13 +311,19 @@ fn a_real_engine_behind_tls_is_recorded() {
     recorder.stop();
     tls.start_again();
     let recorder = folder.record(TLS_HOST, &tls.words());
+    tls.engine.docker(&["start", "web"]);
+    let start = ["query", "-q", "--action", "start", "--container", "web", "--count"];
+    folder.eventually_lines(&start, &["2".to_owned()]);
+    recorder.stop();
+    // What is forgotten is asked of the engine, beside the stream.
+    tls.engine.docker(&["kill", "web"]);
+    tls.engine.stop();
+    tls.start_again();
+    let recorder = folder.record(TLS_HOST, &tls.words());
     folder.eventually("the gap says what became of the container", || {
         let gaps = folder.lines(&["gaps"]);
         if gaps.iter().any(|gap| gap.contains("meanwhile: web (")) { Ok(()) } else { Err(gaps) }
     });
-    tls.engine.docker(&["start", "web"]);
-    let start = ["query", "-q", "--action", "start", "--container", "web", "--count"];
-    folder.eventually_lines(&start, &["2".to_owned()]);
     recorder.stop();
 }
 
@@ -318,7 +335,8 @@ fn what_a_real_engine_refuses_is_one_clear_line() {
     let ca = text(&tls.authority.file);
     let shows_one = "(hint: --tlscert FILE and --tlskey FILE, or DOCKER_CERT_PATH)";
     let by_name = "tcp://127.0.0.2:2376";
-    let stranger = ["--tlsverify", "--tlscacert", ca, "--tlscert", text(&tls.stranger.file), "--tlskey", text(&tls.stranger.key)];
+    let stranger =
+        ["--tlsverify", "--tlscacert", ca, "--tlscert", text(&tls.stranger.file), "--tlskey", text(&tls.stranger.key)];
     let cases: [(&str, &[&str], &[&str]); 5] = [
         (TLS_HOST, &["--tlsverify", "--tlscacert", ca], &["certificate", shows_one]),
         (TLS_HOST, &stranger, &["it does not take our certificate, or wants one", shows_one]),
@@ -330,19 +348,12 @@ fn what_a_real_engine_refuses_is_one_clear_line() {
             &["cannot connect to tcp://127.0.0.1:2375: Connection refused (hint: is a Docker Engine running there?"],
         ),
     ];
-    let tried: Vec<Running> = cases
-        .iter()
-        .enumerate()
-        .map(|(at, (host, words, _))| {
-            let db = folder.path(&format!("{at}.db"));
-            folder.start(&[&["record", "-q", "--until", "now", "-H", host, "--db", text(&db)][..], words].concat())
-        })
-        .collect();
-    for (tried, (host, words, said)) in tried.into_iter().zip(cases) {
-        let ran = tried.ended().exited(1);
-        let line = ran.stderr.lines().last().unwrap_or_default();
-        for part in said {
-            assert!(line.contains(part), "{host} {words:?}, {part}: {}", ran.report());
+    let usual = std::env::var("PATH").unwrap_or_default();
+    let words: Vec<Vec<&str>> = cases.iter().map(|(host, words, _)| [&["-H", *host][..], words].concat()).collect();
+    let tried: Vec<(&str, &[&str])> = words.iter().map(|words| (usual.as_str(), &words[..])).collect();
+    for (line, (host, words, parts)) in failures(&folder, &tried).iter().zip(cases) {
+        for part in parts {
+            assert!(line.contains(part), "{host} {words:?}: {line}\nwithout {part}");
         }
     }
 }
@@ -454,15 +465,15 @@ impl Sshd {
         fs::write(
             &config,
             format!(
-                "Host *\nIdentityFile {}\nIdentitiesOnly yes\nUserKnownHostsFile {}\nStrictHostKeyChecking yes\n\
-                 Host alias\nHostName 127.0.0.1\nPort {port}\nUser root\n",
+                "Host unknown\nUserKnownHostsFile /dev/null\nHost *\nIdentityFile {}\nIdentitiesOnly yes\nUserKnownHostsFile {}\nStrictHostKeyChecking yes\n\
+                 Host alias unknown\nHostName 127.0.0.1\nPort {port}\nUser root\n",
                 shown("own_key"),
                 shown("known_hosts")
             ),
         )
         .expect("a file");
         // ssh looks for its configuration in the home that the system has for the user.
-        let path = path_with_ssh(folder, &format!("exec /usr/bin/ssh -F {} \"$@\"", config.display()));
+        let path = path_with_ssh(folder, "bin", &format!("exec /usr/bin/ssh -F {} \"$@\"", config.display()));
         Sshd { child, path, config, port }
     }
 
@@ -519,7 +530,7 @@ fn an_engine_is_recorded_through_a_real_sshd() {
     engine.docker(&["network", "create", "team"]);
     folder.eventually_lines(&["query", "-q", "--network", "team", "--count"], &["1".to_owned()]);
     recorder.stop();
-    assert_eq!(sshd.processes(0), 0);
+    assert_eq!(sshd.processes(u32::MAX), 0);
 
     let recorder = folder.record_in(&sshd.path, &host, &[]);
     assert_ne!(sshd.processes(recorder.pid()), 0);
@@ -528,50 +539,49 @@ fn an_engine_is_recorded_through_a_real_sshd() {
         0 => Ok(()),
         running => Err(running),
     });
+    what_goes_wrong_is_one_clear_line(&folder, &sshd);
 }
 
-#[test]
-#[ignore = "needs a Docker Engine and an sshd"]
-fn what_goes_wrong_with_a_real_sshd_is_one_clear_line() {
-    let (folder, engine) = (Folder::new(), Engine::start("newest"));
-    let sshd = Sshd::start(&folder, &engine);
-    let free = free_port();
-    let fails = |host: &str, before: &dyn Fn()| {
-        before();
-        let once = ["record", "-q", "--until", "now", "-H", host];
-        let ran: Ran = run(with_path(folder.command(&once), &sshd.path)).exited(1);
-        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.report());
-        ran.stderr
-    };
+fn what_goes_wrong_is_one_clear_line(folder: &Folder, sshd: &Sshd) {
     let at = format!("127.0.0.1:{}", sshd.port);
-    let nothing = || ();
-    let said = fails(&format!("ssh://root@127.0.0.1:{free}"), &nothing);
-    assert!(said.contains(": ssh: connect to host 127.0.0.1 port ") && said.contains("Connection refused (hint: "), "{said}");
-    let said = fails(&format!("ssh://root@{at}/nowhere.sock"), &nothing);
-    assert!(said.contains("/nowhere.sock"), "{said}");
-    let said = fails(&format!("ssh://nobody@{at}"), &nothing);
-    assert!(said.contains("Permission denied (publickey)"), "{said}");
-    let said = fails(&format!("ssh://root@{at}"), &|| fs::write(folder.path("known_hosts"), "").expect("a file"));
-    assert!(said.contains(": Host key verification failed. (hint: "), "{said}");
+    let hosts = [
+        (
+            format!("ssh://root@127.0.0.1:{}", free_port()),
+            "ssh: connect to host 127.0.0.1 port ",
+            "Connection refused (hint: ",
+        ),
+        (format!("ssh://root@{at}/nowhere.sock"), "", "/nowhere.sock"),
+        (format!("ssh://stranger@{at}"), "stranger@127.0.0.1: Permission denied (publickey)", ""),
+        ("ssh://unknown".into(), "Host key verification failed. (hint: ", ""),
+    ];
+    let words: Vec<[&str; 2]> = hosts.iter().map(|(host, ..)| ["-H", host]).collect();
+    let tried: Vec<(&str, &[&str])> = words.iter().map(|words| (sshd.path.as_str(), &words[..])).collect();
+    for (line, (host, begins, has)) in failures(folder, &tried).iter().zip(&hosts) {
+        let begins = format!("events: cannot connect to {host}: {begins}");
+        assert!(line.starts_with(&begins) && line.contains(has), "{line}\ninstead of {begins}…{has}");
+    }
 }
 
 #[test]
-#[ignore = "needs a Docker Engine's client"]
+#[ignore = "needs a docker client"]
 fn ssh_is_called_as_the_docker_client_calls_it() {
-    let (folder, engine) = (Folder::new(), Engine::start("newest"));
+    let folder = Folder::new();
     let called = folder.path("called");
     let path = path_with_ssh(
         &folder,
+        "noting",
         &format!("{{ for word in \"$@\"; do echo \"$word\"; done; echo; }} >> {}; exit 255", called.display()),
     );
-    for host in ["ssh://box", "ssh://me@box:2222", "ssh://me@[::1]:22/", "ssh://me%40corp@box/run/x.sock", "ssh://box/a%20b"] {
+    for host in
+        ["ssh://box", "ssh://me@box:2222", "ssh://me@[::1]:22/", "ssh://me%40corp@box/run/x.sock", "ssh://box/a%20b"]
+    {
         let by = |command: Command| {
             let _ = fs::remove_file(&called);
             run(with_path(command, &path)).exited(1);
             let calls = fs::read_to_string(&called).expect("ssh was called");
             calls.split("\n\n").next().expect("one call").to_owned()
         };
-        let theirs = by(engine.client_of(host, &["version", "-f", "{{.Server.Version}}"]));
+        let theirs = by(docker::client_for("newest", host, &["version", "-f", "{{.Server.Version}}"]));
         assert_eq!(by(folder.command(&["record", "-q", "--until", "now", "-H", host])), theirs, "{host}");
     }
 }
@@ -584,4 +594,125 @@ fn records_the_memory(folder: &Folder, engine: &Engine) {
         let missing = theirs.iter().filter(|line| !ours.contains(line)).count();
         if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing")) }
     });
+}
+
+/// Podman as an engine, with storage of its own.
+struct Podman {
+    service: Child,
+    words: Vec<String>,
+    host: String,
+}
+
+impl Podman {
+    fn start(folder: &Folder) -> Podman {
+        let path = |name: &str| folder.path(name).display().to_string();
+        let host = format!("unix://{}", path("podman.sock"));
+        let mut words: Vec<String> = vec!["--root".into(), path("storage"), "--runroot".into(), path("run")];
+        words.extend(["--tmpdir".into(), path("tmp"), "--network-config-dir".into(), path("networks")]);
+        words.extend(["--storage-driver=vfs", "--events-backend=file", "--cgroup-manager=cgroupfs"].map(str::to_owned));
+        words.extend(["system", "service", "--time=0", &host].map(str::to_owned));
+        Podman { service: Podman::serve(&words, &host), words, host }
+    }
+
+    fn serve(words: &[String], host: &str) -> Child {
+        let service = Command::new("podman").args(words).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        let socket = host.trim_start_matches("unix://");
+        eventually("Podman listens", || std::os::unix::net::UnixStream::connect(socket).map(drop));
+        service.expect("podman starts")
+    }
+
+    fn start_again(&mut self) {
+        self.end();
+        self.service = Podman::serve(&self.words, &self.host);
+    }
+
+    fn end(&mut self) {
+        let _ = self.service.kill();
+        let _ = self.service.wait();
+        let _ = fs::remove_file(self.host.trim_start_matches("unix://"));
+    }
+
+    fn podman(&self, words: &[&str]) -> String {
+        let mut podman = Command::new("podman");
+        podman.args(["--remote", "--url", &self.host]).args(words).stdin(Stdio::null());
+        run(podman).exited(0).lines().join("\n")
+    }
+
+    /// All that its log holds, in its own bytes.
+    fn log(&self) -> Vec<String> {
+        let mut curl = Command::new("curl");
+        curl.args(["-sSf", "--noproxy", "*", "--max-time", "30", "--unix-socket"]);
+        curl.args([self.host.trim_start_matches("unix://"), "http://d/events?since=0&stream=false"]);
+        run(curl).succeeded().lines()
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[test]
+#[ignore = "needs Podman"]
+fn podman_is_recorded_as_an_engine() {
+    let folder = Folder::new();
+    let mut podman = Podman::start(&folder);
+    let tree = folder.path("tree");
+    fs::create_dir_all(tree.join("bin")).expect("a folder");
+    fs::copy("/bin/busybox", tree.join("bin/busybox")).expect("busybox-static");
+    let image = folder.path("image.tar");
+    run({
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(&tree).arg("-cf").arg(&image).arg(".");
+        tar
+    })
+    .succeeded();
+    podman.podman(&["import", text(&image), "busybox:latest"]);
+    podman.podman(&["volume", "create", "before"]);
+
+    let same = |podman: &Podman, words: &[&str]| {
+        folder.eventually("what Podman tells is recorded", || {
+            let lines = folder.run(&[&["query", "-q"][..], words].concat()).lines();
+            same_lines(&podman.log(), &lines)
+        });
+    };
+    // Its whole log is its memory.
+    folder.run(&["record", "-q", "--until", "now", "-H", &podman.host]).succeeded();
+    same(&podman, &[]);
+
+    let recorder = folder.record(&podman.host, &["--look-again", "300ms"]);
+    let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--network", "none"];
+    let label = ["--label", "markup=<a href=\"x\">&amp;</a> ü"];
+    let words = [&["run", "-d", "--name", "web"][..], &limits, &label, &["busybox", "/bin/busybox", "sleep", "1000"]];
+    podman.podman(&words.concat());
+    podman.podman(&["exec", "web", "/bin/busybox", "true"]);
+    podman.podman(&["kill", "web"]);
+    podman.podman(&["volume", "create", "during"]);
+    same(&podman, &[]);
+    // It remembers all of it, so that nothing is missed of what happened meanwhile.
+    podman.start_again();
+    podman.podman(&["volume", "create", "behind"]);
+    podman.podman(&["rm", "-f", "web"]);
+    same(&podman, &[]);
+    recorder.stop();
+
+    let gaps: Vec<Value> = folder.json(&["gaps"]);
+    assert_eq!(gaps.iter().map(|gap| &gap["reason"]).collect::<Vec<_>>(), ["first-contact"]);
+    let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).expect("JSON");
+    let sources = status["sources"].as_array().expect("a list");
+    assert_eq!((sources.len(), &sources[0]["rejected"]), (1, &Value::from(0)), "{status}");
+    // What is different, as the README has it.
+    let count = |words: &[&str]| folder.lines(&[&["query", "-q", "--count"][..], words].concat())[0].clone();
+    for (words, expected) in [
+        (&["--action", "remove", "--type", "container"][..], "1"),
+        (&["--action", "destroy"], "0"),
+        (&["--action", "exec"], "1"),
+        (&["--volume", "during"], "1"),
+        (&["--type", "container", "--action", "die", "--label", "exitCode"], "0"),
+        (&["--type", "container", "--action", "die", "--label", "containerExitCode"], "1"),
+    ] {
+        assert_eq!(count(words), expected, "{words:?}");
+    }
+    folder.run(&["verify", "-q"]).exited(0);
 }

@@ -38,7 +38,8 @@ pub(super) fn chosen(
         }
         return None;
     }
-    by_environment.or_else(|| current(&folder?.join("config.json")).map(|name| (name, "the docker client's config.json")))
+    by_environment
+        .or_else(|| current(&folder?.join("config.json")).map(|name| (name, "the docker client's config.json")))
 }
 
 /// The current context. As to the docker client, a file that cannot be read is a warning.

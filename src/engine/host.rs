@@ -305,7 +305,8 @@ mod tests {
             port.map_or(host.clone(), |port| format!("{host}:{port}"))
         };
         let over_tcp = (prop_oneof![Just(("tcp", 2375)), Just(("http", 80)), Just(("https", 443))], machine(), port());
-        let over_ssh = (prop::option::of("[a-z][a-z0-9_-]{0,9}"), machine(), port(), prop::option::of("(/[a-z .']{1,8}){1,3}"));
+        let over_ssh =
+            (prop::option::of("[a-z][a-z0-9_-]{0,9}"), machine(), port(), prop::option::of("(/[a-z .']{1,8}){1,3}"));
         let endpoint = prop_oneof![
             "/[a-zA-Z0-9/._=-]{1,30}".prop_map(|path| (format!("unix://{path}"), Endpoint::Unix(path.into()))),
             over_tcp.prop_map(move |((scheme, usual), host, port)| {
@@ -318,7 +319,8 @@ mod tests {
                 (url, ssh(user.as_deref(), &host, port, socket.as_deref()))
             }),
         ];
-        (prop::option::of("[a-zA-Z][a-zA-Z0-9 _-]{0,8}[a-z]"), endpoint).prop_map(|(name, (url, endpoint))| (name, url, endpoint))
+        (prop::option::of("[a-zA-Z][a-zA-Z0-9 _-]{0,8}[a-z]"), endpoint)
+            .prop_map(|(name, (url, endpoint))| (name, url, endpoint))
     }
 
     proptest! {

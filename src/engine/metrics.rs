@@ -39,7 +39,7 @@ impl std::str::FromStr for MetricsPage {
             other => error(other.to_string()),
         })?;
         let path = if host.path("").is_empty() { USUAL_PATH } else { "" };
-        Ok(MetricsPage { name: host.name.clone(), client: Client { host, api: None }, path })
+        Ok(MetricsPage { name: host.name.clone(), client: Client { host, api: None, podman: false }, path })
     }
 }
 

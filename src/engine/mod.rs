@@ -20,6 +20,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
+use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 pub use containers::{Listed, Times};
@@ -121,6 +122,18 @@ pub struct Info {
     /// What its clock says, in RFC 3339; empty where it does not tell.
     #[serde(rename = "SystemTime", default)]
     pub system_time: String,
+    /// Where it keeps what it has.
+    #[serde(rename = "DockerRootDir", default)]
+    pub root: String,
+}
+
+impl Info {
+    /// An ID for an engine that makes up another each time it is asked, as Podman does: of its machine and its storage,
+    /// which is each user's own.
+    fn of_its_storage(&self) -> String {
+        let digest = Sha256::digest(format!("podman\0{}\0{}", self.name, self.root));
+        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Asks one engine.
@@ -129,6 +142,8 @@ pub struct Client {
     host: Host,
     /// The version to ask at; `None` where the engine named none.
     api: Option<ApiVersion>,
+    /// Whether it is Podman that answers as an engine.
+    podman: bool,
 }
 
 impl Client {
@@ -137,8 +152,9 @@ impl Client {
     /// # Errors
     /// Whatever keeps it from answering `/_ping`.
     pub async fn negotiate(host: &Host) -> Result<Client, EngineError> {
-        let mut client = Client { host: host.clone(), api: None };
+        let mut client = Client { host: host.clone(), api: None, podman: false };
         let answer = client.get("/_ping", PATIENCE).await?;
+        client.podman = answer.headers().contains_key("Libpod-Api-Version");
         let offered = answer.headers().get("Api-Version").and_then(|v| v.to_str().ok()?.parse().ok());
         client.api = offered.map(|version: ApiVersion| version.min(NEWEST_API));
         Ok(client)
@@ -157,7 +173,10 @@ impl Client {
     /// # Errors
     /// [`EngineError`]; an engine without an ID is [`EngineError::Nonsense`].
     pub async fn info(&self) -> Result<Info, EngineError> {
-        let info: Info = self.json("/info").await?;
+        let mut info: Info = self.json("/info").await?;
+        if self.podman {
+            info.id = info.of_its_storage();
+        }
         if info.id.is_empty() {
             return Err(self.nonsense("/info", "no ID".into()));
         }
@@ -208,12 +227,15 @@ impl Client {
         self.stream("/events?since=0", EVENTS_PATIENCE).await
     }
 
-    /// Asks for the engine's memory alone: at most 256 events, then a clean end. The answer begins within `patience`.
+    /// Asks for the engine's memory alone: at most 256 events, of Podman its whole log; then a clean end. The answer
+    /// begins within `patience`.
     ///
     /// # Errors
     /// As [`events`](Self::events).
     pub async fn memory(&self, patience: Duration) -> Result<Chunks, EngineError> {
-        self.stream("/events?since=0&until=0", patience.min(EVENTS_PATIENCE)).await
+        // To Podman, `until=0` is an instant before all others.
+        let bounds = if self.podman { "since=0&stream=false" } else { "since=0&until=0" };
+        self.stream(&format!("/events?{bounds}"), patience.min(EVENTS_PATIENCE)).await
     }
 
     async fn stream(&self, path: &str, patience: Duration) -> Result<Chunks, EngineError> {

@@ -326,7 +326,11 @@ mod tests {
             ("-H=tcp://a --tls --tlscert=/x --tlskey=/y", "", "cannot read /x: ".into()),
             ("-H=tcp://a --tlsverify", "", format!("cannot read {shown}/ca.pem: ")),
             ("-H=tcp://a --tlsverify", "DOCKER_CERT_PATH=/nowhere", "cannot read /nowhere/ca.pem: ".into()),
-            ("-H=tcp://a --tls --tlscert=/x", "DOCKER_CERT_PATH=/nowhere", "--tlscert has no meaning without --tlskey".into()),
+            (
+                "-H=tcp://a --tls --tlscert=/x",
+                "DOCKER_CERT_PATH=/nowhere",
+                "--tlscert has no meaning without --tlskey".into(),
+            ),
             ("-H=tcp://a --tls --tlskey=/x", "", "--tlskey has no meaning without --tlscert".into()),
         ] {
             let error = found(home.path(), flags, variables).unwrap_err();

@@ -85,11 +85,14 @@ impl Folder {
 
     /// Starts `events` and lets it run.
     pub fn start(&self, words: &[&str]) -> Running {
-        self.start_command(self.command(words))
+        self.start_in(&std::env::var("PATH").unwrap_or_default(), words)
     }
 
-    fn start_command(&self, mut command: Command) -> Running {
+    /// The same, with another PATH.
+    pub fn start_in(&self, path: &str, words: &[&str]) -> Running {
         let stderr = self.path(&format!("stderr-{}", fastrand::u64(..)));
+        let mut command = self.command(words);
+        command.env("PATH", path);
         command.stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a file for stderr"));
         let what = format!("{command:?}");
         Running { child: command.spawn().expect("the binary starts"), what, stderr }
@@ -102,9 +105,7 @@ impl Folder {
 
     /// The same, with another PATH.
     pub fn record_in(&self, path: &str, host: &str, more: &[&str]) -> Running {
-        let mut command = self.command(&[&["record", "-H", host][..], more].concat());
-        command.env("PATH", path);
-        let recorder = self.start_command(command);
+        let recorder = self.start_in(path, &[&["record", "-H", host][..], more].concat());
         let pid = recorder.pid();
         self.eventually("the recorder is connected", || {
             let ran = self.run(&["status", "--json"]);

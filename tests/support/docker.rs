@@ -310,6 +310,11 @@ fn starter(words: &[&str]) -> String {
     printed.last().cloned().unwrap_or_default()
 }
 
+/// The docker client of an engine of this version, which need not run.
+pub fn client_for(version: &str, host: &str, words: &[&str]) -> Command {
+    client(Path::new(&starter(&["client", version])), host, words)
+}
+
 fn client(docker: &Path, host: &str, words: &[&str]) -> Command {
     let mut command = Command::new(docker);
     // Without the user's configuration and environment, which could name another engine or another form of output.
