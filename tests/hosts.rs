@@ -41,10 +41,10 @@ impl Server {
         let day = folder.path("day.ndjson");
         fs::write(&day, format!("{EVENT}\n")).expect("a file");
         let listen = format!("tcp://{at}");
-        let _running =
+        let running =
             folder.start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], words].concat());
         eventually("it is listened there", || TcpStream::connect(&at).map(drop));
-        Server { _running, at }
+        Server { _running: running, at }
     }
 
     fn under_tls(folder: &Folder, own: &Certificate, more: &[&str]) -> Server {
@@ -551,7 +551,7 @@ fn what_goes_wrong_is_one_clear_line(folder: &Folder, sshd: &Sshd) {
             "Connection refused (hint: ",
         ),
         (format!("ssh://root@{at}/nowhere.sock"), "", "/nowhere.sock"),
-        (format!("ssh://stranger@{at}"), "stranger@127.0.0.1: Permission denied (publickey)", ""),
+        (format!("ssh://stranger@{at}"), "stranger@127.0.0.1: Permission denied (", ""),
         ("ssh://unknown".into(), "Host key verification failed. (hint: ", ""),
     ];
     let words: Vec<[&str; 2]> = hosts.iter().map(|(host, ..)| ["-H", host]).collect();
@@ -709,8 +709,8 @@ fn podman_is_recorded_as_an_engine() {
         (&["--action", "destroy"], "0"),
         (&["--action", "exec"], "1"),
         (&["--volume", "during"], "1"),
-        (&["--type", "container", "--action", "die", "--label", "exitCode"], "0"),
-        (&["--type", "container", "--action", "die", "--label", "containerExitCode"], "1"),
+        (&["--action", "exec_die"], "0"),
+        (&["--action", "exec_died"], "1"),
     ] {
         assert_eq!(count(words), expected, "{words:?}");
     }

@@ -63,7 +63,7 @@ fn the_questions_in_sql_are_answered() {
 fn flags(help: &str) -> Vec<String> {
     let starts = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
     let long = starts.filter_map(|line| {
-        let flag = line.split([' ', ',']).find(|word| word.starts_with("--"))?;
+        let flag = line.split([' ', ',', '[']).find(|word| word.starts_with("--"))?;
         Some(flag.trim_end_matches("...").to_owned())
     });
     long.collect()

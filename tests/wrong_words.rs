@@ -62,6 +62,27 @@ fn words_that_are_wrong_are_exit_2() {
             "record -H tcp://box:99999",
             format!("'tcp://box:99999' cannot be a host: the port is not a number up to 65535 {host}"),
         ),
+        (
+            "record -H ssh://me:secret@box",
+            format!("'ssh://me:…@box' cannot be a host: a password has no meaning there; ssh takes keys {host}"),
+        ),
+        (
+            "record --context box",
+            "there is no context 'box', which --context names \
+             (hint: `docker context ls` lists those in ~/.docker, or $DOCKER_CONFIG)"
+                .into(),
+        ),
+        ("record -H tcp://a --context b", "--host and --context exclude each other (hint: leave out one of them)".into()),
+        (
+            "record -H tcp://a --tlscacert x",
+            "--tlscacert has no meaning where TLS is not spoken (hint: add --tlsverify)".into(),
+        ),
+        (
+            "record -H tcp://a --tlsverify --tlscacert /nowhere/ca.pem",
+            "cannot read /nowhere/ca.pem: I/O error: No such file or directory \
+             (hint: --tlscacert, --tlscert and --tlskey name the files; else they are ca.pem, cert.pem and key.pem in $DOCKER_CERT_PATH, or ~/.docker)"
+                .into(),
+        ),
         ("record -H ftp://box", format!("'ftp://box' cannot be a host: ftp:// is not known {host}")),
         (
             "record --until 1h",

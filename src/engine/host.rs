@@ -174,7 +174,7 @@ impl FromStr for Host {
     type Err = HostError;
 
     fn from_str(text: &str) -> Result<Host, HostError> {
-        let error = |why: &str| HostError::Url { text: text.into(), why: why.into() };
+        let error = |why: &str| HostError::Url { text: without_password(text), why: why.into() };
         let (name, url) = match text.split_once('=') {
             Some((name, url)) if !name.contains([':', '/']) => (Some(name.trim()), url),
             _ => (None, text),
@@ -197,6 +197,14 @@ impl FromStr for Host {
         let tls = (scheme == "https").then(|| Files { verify: true, ..Files::default() }.into());
         Ok(Host { tls, ..Host::new(name, endpoint, url.into(), base) })
     }
+}
+
+/// Words to be shown, without the password of a user in them.
+fn without_password(text: &str) -> String {
+    let at = text.find("://").map_or(0, |at| at + 3);
+    let end = text[at..].find('/').map_or(text.len(), |end| at + end);
+    let password = text[at..end].rfind('@').and_then(|user| Some((at + text[at..at + user].find(':')? + 1, at + user)));
+    password.map_or_else(|| text.into(), |(from, to)| format!("{}…{}", &text[..from], &text[to..]))
 }
 
 fn tcp(rest: &str, default_port: u16) -> Result<(Endpoint, String), String> {
@@ -291,7 +299,8 @@ mod tests {
             "tcp://box?x",
         ] {
             let error = text.parse::<Host>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("'{text}' cannot be a host: ")), "{error}");
+            let shown = text.replace("secret", "…");
+            assert!(error.starts_with(&format!("'{shown}' cannot be a host: ")), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }
     }
