@@ -380,7 +380,9 @@ fn contexts_name_the_engine_that_they_name_to_the_docker_client() {
     run(docker(&["context", "use", "safe"])).exited(0);
 
     let socket = ["-H", &tls.engine.host];
-    let cases: [(&[&str], &[(&str, &str)]); 15] = [
+    type Words<'a> = &'a [&'a str];
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Words, Variables); 15] = [
         (&[], &[]),
         (&[], &[("DOCKER_CONTEXT", "unsafe")]),
         (&[], &[("DOCKER_CONTEXT", "nowhere")]),
