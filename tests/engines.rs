@@ -51,7 +51,66 @@ on_engines! {
     ]
 }
 
+on_engines! {
+    doctor_20 is "20", doctor_newest is "newest";
+    [doctor_goes_the_whole_way_of_a_container_and_leaves_nothing, doctor_says_what_is_wrong_with_an_image]
+}
+
 on_engines! { under_fire is "newest"; [twenty_kills_of_the_engine_lose_nothing_that_it_gave] }
+
+fn doctor_goes_the_whole_way_of_a_container_and_leaves_nothing(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), Folder::new());
+    let exercise = ["doctor", "-H", &engine.host, "--exercise", "busybox"];
+    let steps = |ran: &command::Ran| -> Vec<String> {
+        let lines = ran.lines().into_iter().filter_map(|line| Some(line.strip_prefix("  ✓ ")?.to_owned()));
+        lines.skip_while(|line| !line.starts_with("it lists its containers: ")).collect()
+    };
+    let ran = run(folder.command(&exercise)).succeeded();
+    let alone = steps(&ran);
+    assert_eq!(alone[1], "it is recorded into a store of its own for this");
+    let way = [
+        "a container without a terminal is created: ",
+        "it can be inspected",
+        "it is started, and ends with 7 as it should",
+        "its create, start, die are in the store",
+        "its logs are told apart into stdout and stderr",
+        "a container with a terminal is created: ",
+        "it can be inspected",
+        "it is started, and ends with 7 as it should",
+        "its create, start, die are in the store",
+        "its logs are one raw stream",
+        "the container ",
+        "the container ",
+    ];
+    assert!(way.iter().zip(&alone[2..]).all(|(step, said)| said.starts_with(step)), "{}", ran.report());
+    assert!(!folder.db().exists(), "the store is not touched");
+    assert_eq!(engine.docker(&["ps", "-aq"]), "");
+
+    let recorder = folder.record(&engine.host, &[]);
+    folder.eventually("the recorder is connected", || match folder.json(&["status", "--json"]) {
+        status if status[0]["sources"][0]["connected"] == true => Ok(()),
+        status => Err(status),
+    });
+    let ran = run(folder.command(&exercise)).succeeded();
+    assert_eq!(steps(&ran)[1], format!("a recorder stores its events in {}", folder.db().display()));
+    recorder.stop();
+    let died = ["query", "-q", "--label", "events.doctor=1", "--action", "die", "--label", "exitCode=7", "--count"];
+    assert_eq!(folder.lines(&died), ["4"]);
+    assert_eq!(engine.docker(&["ps", "-aq"]), "");
+}
+
+fn doctor_says_what_is_wrong_with_an_image(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), Folder::new());
+    std::fs::write(folder.path("empty.tar"), [0; 1024]).expect("a file");
+    engine.docker(&["import", &folder.path("empty.tar").display().to_string(), "nothing"]);
+    for (image, hint) in [("no-such-image", "`docker pull no-such-image`"), ("nothing", "needs `sh`")] {
+        let ran = run(folder.command(&["doctor", "-q", "-H", &engine.host, "--exercise", image])).exited(1);
+        let lines = ran.lines();
+        assert_eq!(lines.len(), 2, "{}", ran.report());
+        assert!(lines[0].starts_with("  ✗ ") && lines[1].contains(hint), "{}", ran.report());
+        assert_eq!(engine.docker(&["ps", "-aq"]), "", "{image}");
+    }
+}
 
 fn records_what_curl_takes(version: &'static str) {
     let (engine, folder) = (Engine::start(version), Folder::new());

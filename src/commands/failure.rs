@@ -87,6 +87,16 @@ impl Failure {
         self
     }
 
+    /// The line, without what to try.
+    pub(super) fn line(&self) -> &str {
+        self.line.as_deref().unwrap_or_default()
+    }
+
+    /// What to try.
+    pub(super) fn to_try(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// Tells the user in one line, and gives the code to end with.
     pub fn report(self, format: LogFormat) -> Exit {
         if let Some(line) = self.line {

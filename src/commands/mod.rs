@@ -1,6 +1,7 @@
 //! The commands, one file each, named as the user types it: the only place where the stages meet.
 
 mod demo;
+mod doctor;
 mod failure;
 mod gaps;
 mod hosts;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
 
 pub use failure::{Exit, Failure};
 
@@ -84,6 +86,8 @@ enum Command {
     Verify(verify::Args),
     /// Let go of the oldest part of the record
     Prune(prune::Args),
+    /// Check an engine and the store step by step, and say what to do
+    Doctor(doctor::Args),
     /// Play a recording through all of it, with nothing installed
     Demo(demo::Args),
 }
@@ -100,7 +104,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         }
         Err(e) => return failure::usage(&e).report(LogFormat::Text),
     };
-    logging::start(&cli.shared, matches!(cli.command, Command::Record(_)));
+    // Doctor prints itself what it finds, and what it runs need not.
+    let usual = if matches!(cli.command, Command::Doctor(_)) { LevelFilter::WARN } else { LevelFilter::INFO };
+    logging::start(&cli.shared, matches!(cli.command, Command::Record(_)), usual);
     let done = match &cli.command {
         Command::Record(args) => record::run(&cli.shared, args),
         Command::Query(args) => query::run(&cli.shared, args),
@@ -112,6 +118,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Prune(args) => prune::run(&cli.shared, args),
         Command::Serve(args) => serve::run(&cli.shared, args),
         Command::Replay(args) => replay::run(&cli.shared, args),
+        Command::Doctor(args) => doctor::run(&cli.shared, args),
         Command::Demo(args) => demo::run(&cli.shared, args),
     };
     done.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Done)
@@ -158,6 +165,15 @@ fn size(flag: &str, text: &str) -> Result<usize, Failure> {
     };
     let number: usize = number.parse().map_err(|_| wrong())?;
     number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+}
+
+/// A number of bytes, for people.
+fn size_text(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
 }
 
 /// Prints a value as one line of JSON.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Failure, Shared};
+use super::{Failure, Shared, size_text};
 use crate::query::time::rfc3339;
 use crate::store::{self, Reader, Reason};
 
@@ -114,7 +114,7 @@ impl Status {
 
     fn for_people(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "store     {} ({} events, {})", self.db.path, self.db.events, size(self.db.bytes));
+        let _ = writeln!(text, "store     {} ({} events, {})", self.db.path, self.db.events, size_text(self.db.bytes));
         let _ = match self.recorder.pid {
             Some(pid) => writeln!(text, "recorder  running, pid {pid}, {} events waiting", self.recorder.buffered),
             None => writeln!(text, "recorder  not running"),
@@ -162,12 +162,4 @@ fn bytes_on_disk(path: &Path) -> u64 {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
     [path, Path::new(&wal)].iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum()
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    }
 }

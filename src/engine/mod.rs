@@ -6,6 +6,7 @@
 mod connect;
 mod containers;
 mod context;
+mod exercise;
 mod host;
 mod metrics;
 mod options;
@@ -16,14 +17,15 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 pub use containers::{Listed, Times};
+pub use exercise::Wanted;
 pub use host::{DEFAULT_SOCKET, Endpoint, Host, HostError};
 pub use metrics::{MetricsPage, MetricsPageError};
 pub use options::ClientOptions;
@@ -160,6 +162,11 @@ impl Client {
         Ok(client)
     }
 
+    /// The version agreed on, if the engine named one.
+    pub fn api(&self) -> Option<ApiVersion> {
+        self.api
+    }
+
     /// Asks whether the engine is there.
     ///
     /// # Errors
@@ -194,22 +201,33 @@ impl Client {
 
     /// Asks for something at the version agreed on, and reads the whole answer.
     async fn json<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
-        let path = match self.api {
+        let path = self.versioned(path);
+        let body = self.whole(&path).await?;
+        self.parsed(&path, &body)
+    }
+
+    fn parsed<T: serde::de::DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, EngineError> {
+        serde_json::from_slice(body).map_err(|e| self.nonsense(path, format!("no engine's JSON ({e})")))
+    }
+
+    /// The path at the version agreed on.
+    fn versioned(&self, path: &str) -> String {
+        match self.api {
             Some(version) => format!("/v{version}{path}"),
             None => path.to_owned(),
-        };
-        let body = self.whole(&path).await?;
-        serde_json::from_slice(&body).map_err(|e| self.nonsense(&path, format!("no engine's JSON ({e})")))
+        }
     }
 
     /// The whole answer to a small question.
     async fn whole(&self, path: &str) -> Result<Bytes, EngineError> {
         let body = self.get(path, PATIENCE).await?.into_body();
-        match tokio::time::timeout(PATIENCE, Limited::new(body, ANSWER_LIMIT).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(e)) => Err(self.nonsense(path, format!("a broken answer ({e})"))),
-            Err(_) => Err(self.silent(path, PATIENCE)),
-        }
+        let collected = tokio::time::timeout(PATIENCE, self.collected(path, body)).await;
+        collected.unwrap_or_else(|_| Err(self.silent(path, PATIENCE)))
+    }
+
+    async fn collected(&self, path: &str, body: Answer) -> Result<Bytes, EngineError> {
+        let collected = Limited::new(body, ANSWER_LIMIT).collect().await;
+        collected.map(|body| body.to_bytes()).map_err(|e| self.nonsense(path, format!("a broken answer ({e})")))
     }
 
     fn nonsense(&self, path: &str, what: String) -> EngineError {
@@ -250,10 +268,24 @@ impl Client {
 
     /// Sends a GET on a new connection; an answer other than 200 is an error.
     async fn get(&self, path: &str, patience: Duration) -> Result<Response<Answer>, EngineError> {
-        tokio::time::timeout(patience, self.exchange(path)).await.unwrap_or_else(|_| Err(self.silent(path, patience)))
+        let answer = self.send(Method::GET, path, Bytes::new(), patience).await?;
+        if answer.status() == StatusCode::OK { Ok(answer) } else { Err(self.refusal(path, answer).await) }
     }
 
-    async fn exchange(&self, path: &str) -> Result<Response<Answer>, EngineError> {
+    /// Sends a request on a new connection, with a body of JSON or none; an answer that is no success is an error.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Response<Answer>, EngineError> {
+        let exchanged = tokio::time::timeout(patience, self.exchange(method, path, body)).await;
+        let answer = exchanged.unwrap_or_else(|_| Err(self.silent(path, patience)))?;
+        if answer.status().is_success() { Ok(answer) } else { Err(self.refusal(path, answer).await) }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Answer>, EngineError> {
         let host = || self.host.to_string();
         let http = |source: hyper::Error| match Refusal::behind(&source).or_else(|| self.silently_refused(&source)) {
             Some(refusal) => EngineError::Connect { host: host(), source: std::io::Error::other(refusal) },
@@ -268,23 +300,29 @@ impl Client {
                 tracing::trace!("connection ended: {e}");
             }
         });
-        let request = Request::get(self.host.path(path))
+        let mut request = Request::builder().method(method).uri(self.host.path(path));
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request
             .header(HOST, self.host.authority())
             .header(USER_AGENT, concat!("events/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "*/*")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|e| EngineError::Nonsense { host: host(), path: path.into(), what: e.to_string() })?;
         let response = sender.send_request(request).await.map_err(http)?;
-        let status = response.status();
-        let response = response.map(|body| Answer { body, _connection: task });
-        if status == StatusCode::OK {
-            return Ok(response);
-        }
-        let message = match Limited::new(response.into_body(), 16 * 1024).collect().await {
-            Ok(body) => message(&body.to_bytes()),
-            Err(_) => String::new(),
+        Ok(response.map(|body| Answer { body, _connection: task }))
+    }
+
+    /// What an engine says in its refusal.
+    async fn refusal(&self, path: &str, answer: Response<Answer>) -> EngineError {
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), 16 * 1024).collect();
+        let message = match tokio::time::timeout(PATIENCE, body).await {
+            Ok(Ok(body)) => message(&body.to_bytes()),
+            _ => String::new(),
         };
-        Err(EngineError::Status { host: host(), path: path.into(), status, message })
+        EngineError::Status { host: self.host.to_string(), path: path.into(), status, message }
     }
 
     /// Under TLS 1.3 an engine that wants a certificate says so after the handshake, or not at all.

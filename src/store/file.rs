@@ -70,6 +70,26 @@ impl Store {
         }
     }
 
+    /// Whether a store can be written at `path`: true if one is there, false if it is yet to be made. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`open_or_create`](Self::open_or_create), also where somebody else holds the file for seconds.
+    pub fn can_be_written(path: &Path) -> Result<bool, StoreError> {
+        if !path.exists() {
+            let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+            let made = tempfile::tempfile_in(folder);
+            return made.map(|_| false).map_err(|source| StoreError::Io { doing: "make", path: path.into(), source });
+        }
+        let mut gate = Gate::enter();
+        writable(&gate, path)?;
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let _held = gate.hold(path);
+        drop(gate);
+        known_schema(&connection, path)?;
+        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(sqlite("write", path))?;
+        Ok(true)
+    }
+
     /// Opens a store that is there for writing, and brings it to the newest schema.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ mod writer;
 use std::path::PathBuf;
 
 pub use chain::{Head, NoHead};
-pub use disk::unsafe_disk;
+pub use disk::{room, unsafe_disk};
 pub use file::{APPLICATION_ID, Store};
 pub use healthcheck::Untold;
 pub use layout::varies;

@@ -5,7 +5,7 @@
 //! with what is there.
 
 mod board;
-mod clock;
+pub(super) mod clock;
 mod collector;
 mod contact;
 mod counter;
@@ -14,7 +14,7 @@ mod healthchecks;
 mod inquiry;
 mod look;
 mod meanwhile;
-mod memory;
+pub(super) mod memory;
 mod pulse;
 mod sources;
 mod tally;
