@@ -4,6 +4,7 @@ mod demo;
 mod failure;
 mod gaps;
 mod import;
+mod install_docs;
 mod logging;
 mod prune;
 mod query;
@@ -21,7 +22,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub use failure::{Exit, Failure};
 
@@ -85,6 +86,8 @@ enum Command {
     Prune(prune::Args),
     /// Play a recording through all of it, with nothing installed
     Demo(demo::Args),
+    /// Put the man pages and the shells' completions where they are found
+    InstallDocs(install_docs::Args),
 }
 
 /// Runs the program with these words, the first of which is its name.
@@ -112,6 +115,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Serve(args) => serve::run(&cli.shared, args),
         Command::Replay(args) => replay::run(&cli.shared, args),
         Command::Demo(args) => demo::run(&cli.shared, args),
+        Command::InstallDocs(args) => install_docs::run(args, Cli::command()),
     };
     done.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Done)
 }
@@ -182,7 +186,6 @@ fn default_db(root: bool, env: impl Fn(&str) -> Option<OsString>) -> Option<Path
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use chrono::{DateTime, TimeZone};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::Record;
+use super::{Record, text};
 use crate::event::Event;
 
 /// How many rows are looked at before the widths of the columns are settled.
@@ -87,11 +87,13 @@ impl Table {
         envelope.iter().chain(&COLUMNS).copied()
     }
 
-    /// The widths that the rows need. What a terminal has no room for is taken from names, then actions, as long as
-    /// the attributes have little; where it is too narrow even so, from the right.
+    /// The widths that the rows need. What a terminal has no room for is taken from actions and names, as long as the
+    /// attributes have little; where it is too narrow even so, from the right.
     fn settle(&self) -> Vec<Column> {
         let mut columns: Vec<Column> = Vec::new();
-        for (cell, (_, least, most)) in self.names().enumerate() {
+        for (cell, (name, least, most)) in self.names().enumerate() {
+            // On a terminal a digest is short, and a name in its place is shown as its beginning.
+            let most = if name == "ID" && self.terminal.is_some() { least } else { most };
             let needed = self.waiting.iter().map(|row| width(&row[cell])).max().unwrap_or(0);
             columns.push(Column { cell, width: needed.clamp(least, most.max(least)) });
         }
@@ -99,7 +101,8 @@ impl Table {
         let attributes = columns.len() - 1;
         let used = |columns: &[Column]| columns.iter().map(|column| column.width + BETWEEN).sum::<usize>() - BETWEEN;
         columns[attributes].width = WORTHWHILE;
-        for (cell, least) in [(attributes - 1, 12), (attributes - 3, 11)] {
+        let (name, action) = (attributes - 1, attributes - 3);
+        for (cell, least) in [(action, 16), (name, 16), (action, 11), (name, 12)] {
             let too_much = used(&columns).saturating_sub(terminal);
             let column = &mut columns[cell];
             column.width = column.width.saturating_sub(too_much).max(column.width.min(least));
@@ -126,18 +129,18 @@ impl Table {
             row.push(visible(record.source).into_owned());
         }
         let time = DateTime::from_timestamp_nanos(event.time_nano).with_timezone(zone);
-        let is_narrow = self.terminal.is_some_and(|columns| columns < 120);
         row.push(match self.terminal {
-            Some(_) if is_narrow => time.format("%m-%dT%H:%M:%S").to_string(),
+            Some(..100) => time.format("%m-%dT%H:%M:%S").to_string(),
+            Some(..140) => time.format("%Y-%m-%dT%H:%M:%S").to_string(),
             Some(_) => time.format("%Y-%m-%dT%H:%M:%S%.3f").to_string(),
-            None => time.format("%Y-%m-%dT%H:%M:%S%.9f%:z").to_string(),
+            None => text::time(event.time_nano, zone).to_string(),
         });
         row.push(visible(&event.kind).into_owned());
         row.push(visible(&event.action).into_owned());
-        let id = if self.terminal.is_some() { short(&event.actor_id) } else { &event.actor_id };
-        row.push(visible(id).into_owned());
+        let shown: fn(&str) -> &str = if self.terminal.is_some() { short } else { |id| id };
+        row.push(visible(shown(&event.actor_id)).into_owned());
         row.push(visible(event.attribute("name").unwrap_or_default()).into_owned());
-        row.push(attributes(event));
+        row.push(attributes(event, shown));
         row
     }
 }
@@ -150,7 +153,7 @@ fn short(id: &str) -> &str {
 }
 
 /// What happened comes first; the name has a column of its own.
-fn attributes(event: &Event) -> String {
+fn attributes(event: &Event, shown: fn(&str) -> &str) -> String {
     const FIRST: [&str; 5] = ["exitCode", "signal", "execDuration", "image", "container"];
     let first = FIRST.iter().filter_map(|key| Some((*key, event.attribute(key)?)));
     let others = event.attributes.iter().map(|(key, value)| (&**key, &**value));
@@ -162,7 +165,7 @@ fn attributes(event: &Event) -> String {
         }
         text.push_str(&visible(key));
         text.push('=');
-        text.push_str(&visible(value));
+        text.push_str(&visible(shown(value)));
     }
     text
 }
@@ -243,9 +246,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                format!("SEQ  SOURCE  TIME{:31}  TYPE       ACTION    ID{:62}  NAME      ATTRIBUTES", "", ""),
+                format!("SEQ  SOURCE  TIME{:26}  TYPE       ACTION    ID{:62}  NAME      ATTRIBUTES", "", ""),
                 format!(
-                    "1    vm      2026-11-24T15:53:25.311574272+00:00  container  die       {ID}  web       exitCode=1, l={long}"
+                    "1    vm      2026-11-24T15:53:25.311574272Z  container  die       {ID}  web       exitCode=1, l={long}"
                 ),
             ]
         );
@@ -272,10 +275,17 @@ mod tests {
         assert_eq!(
             table(Some(100), false, &events),
             [
-                "TIME            TYPE       ACTION           ID            NAME                       ATTRIBUTES",
-                "11-24T15:53:25  container  die              cbde801334c3  web                        exitCode=137…",
-                "11-24T15:53:25  container  exec_create: /…  vol-data-wi…  ein-langer-nåme-🐳🐳🐳",
-                "11-24T15:53:25  container  start            cbde801334c3",
+                "TIME                 TYPE       ACTION          ID            NAME              ATTRIBUTES",
+                "2026-11-24T15:53:25  container  die             cbde801334c3  web               exitCode=137, image…",
+                "2026-11-24T15:53:25  container  exec_create: …  vol-data-wi…  ein-langer-nåme…",
+                "2026-11-24T15:53:25  container  start           cbde801334c3",
+            ]
+        );
+        assert_eq!(
+            table(Some(150), true, &events)[1..3],
+            [
+                "1    vm      2026-11-24T15:53:25.311  container  die                       cbde801334c3  web                     exitCode=137, image=busybox",
+                "2    vm      2026-11-24T15:53:25.311  container  exec_create: /bin/sh -c…  vol-data-wi…  ein-langer-nåme-🐳🐳🐳",
             ]
         );
     }

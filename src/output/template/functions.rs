@@ -343,7 +343,7 @@ fn js(text: &[u8]) -> Vec<u8> {
         match c {
             '\\' | '\'' | '"' => out.extend_from_slice(format!("\\{c}").as_bytes()),
             '<' | '>' | '&' | '=' | '\0'..' ' => out.extend_from_slice(format!("\\u{:04X}", c as u32).as_bytes()),
-            c if super::print::is_printable(c) => out.extend_from_slice(bytes),
+            c if c.is_ascii() || super::print::is_printable(c) => out.extend_from_slice(bytes),
             c => out.extend_from_slice(format!("\\u{:04X}", c as u32).as_bytes()),
         }
     }
