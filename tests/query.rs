@@ -156,7 +156,7 @@ fn a_table_is_as_wide_as_its_rows_need() {
     );
     let last = folder.lines(&["query", "--format", "table", "--envelope", "--last", "1"]);
     assert!(last[0].starts_with("SEQ  SOURCE  TIME "), "{last:?}");
-    assert!(last[1].starts_with("12   sim     2026-09-21T14:13:29.000000000Z  container  start "), "{last:?}");
+    assert!(last[1].starts_with("12   events  2026-09-21T14:13:29.000000000Z  container  start "), "{last:?}");
     // Nothing found is a table without rows.
     assert_eq!(folder.lines(&["query", "--format", "table", "--type", "x"]).len(), 1);
 }
@@ -176,7 +176,7 @@ fn csv_has_the_columns_of_the_view() {
     );
     let lines = folder.lines(&["query", "--format", "csv", "--envelope"]);
     assert_eq!(lines[0], "seq,source,received,time,type,action,actor_id,name,image,attributes,time_nano");
-    assert!(lines[1].starts_with("3,sim,20"), "{}", lines[1]);
+    assert!(lines[1].starts_with("3,events,20"), "{}", lines[1]);
     assert_eq!(folder.lines(&["query", "--format", "csv", "--type", "x"]).len(), 1);
 }
 

@@ -5,15 +5,12 @@
 #[path = "support/command.rs"]
 #[allow(dead_code)]
 mod command;
-#[path = "support/docker.rs"]
-#[allow(dead_code)]
-mod docker;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use command::{Folder, Ran, Running, eventually, run};
-use docker::client_of_version;
 
 /// What both take.
 const TEMPLATES: [&str; 94] = [
@@ -233,8 +230,11 @@ impl Served {
     /// What the docker client and `query` do with a template.
     fn both(&self, version: &str, template: &str) -> [Ran; 2] {
         let words = ["events", "--since", "0", "--until", UNTIL, "--format", template];
-        let mut docker = client_of_version(version, &self.host, &words);
-        docker.env("TZ", "UTC");
+        let mut client = Command::new("tests/engine");
+        client.args(["client", version]);
+        let mut docker = Command::new(&run(client).exited(0).lines()[0]);
+        // Without the user's configuration, which could name another form of output.
+        docker.env_clear().env("HOME", "/nonexistent").args(["-H", &self.host]).args(words).stdin(Stdio::null());
         [run(docker), self.folder.run(&["query", "-q", "--until", UNTIL, "--format", template])]
     }
 

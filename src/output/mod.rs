@@ -134,10 +134,9 @@ impl<W: Write> Printer<W> {
     pub fn flush(&mut self) -> io::Result<()> {
         match &mut self.form {
             Form::Table(table) => table.flush(&mut self.out)?,
-            Form::Csv(is_first) => {
-                if std::mem::take(is_first) {
-                    csv::header(self.envelope, &mut self.out)?;
-                }
+            Form::Csv(is_first) if *is_first => {
+                *is_first = false;
+                csv::header(self.envelope, &mut self.out)?;
             }
             _ => {}
         }

@@ -269,11 +269,6 @@ fn starter(words: &[&str]) -> String {
     printed.last().cloned().unwrap_or_default()
 }
 
-/// The docker client of a version, which needs no engine of it.
-pub fn client_of_version(version: &str, host: &str, words: &[&str]) -> Command {
-    client(Path::new(&starter(&["client", version])), host, words)
-}
-
 fn client(docker: &Path, host: &str, words: &[&str]) -> Command {
     let mut command = Command::new(docker);
     // Without the user's configuration and environment, which could name another engine or another form of output.

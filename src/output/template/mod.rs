@@ -70,6 +70,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const DIE: &str = r#"{"status":"die","id":"c1","from":"busybox","Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"exitCode":"137","image":"busybox","l":"<&>\u2028","name":"web"}},"scope":"local","time":1795535605,"timeNano":1795535605311574272}"#;
 
@@ -158,5 +159,28 @@ mod tests {
         }
         // A thousand widths make a gigabyte, and no more than one of them is made.
         assert!(made(r#"{{printf "%999999999d" 1}}"#, DIE).unwrap().starts_with("%!"));
+    }
+
+    /// Pieces of templates, put together at random.
+    fn almost_a_template() -> impl Strategy<Value = String> {
+        let pieces = "{{ }} {{- -}} /* */ . .ID .Actor .Attributes .name $ $x := = , | ( ) if else end range with define template \
+                      block break continue \"a\" \"%5d|%-q|%[2]*x|%.3s\" `r` 'c' 'é 1 -2 0x1f 1.5e3 9223372036854775807 true nil printf print \
+                      index len eq lt and or not slice split join pad truncate title upper json html js urlquery é \\ \" ' \n %"
+            .split(' ')
+            .collect::<Vec<_>>();
+        let piece = proptest::sample::select(pieces);
+        proptest::collection::vec((piece, proptest::bool::ANY), 0..24).prop_map(|pieces| {
+            pieces.into_iter().map(|(piece, space)| format!("{piece}{}", if space { " " } else { "" })).collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 8192, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_makes_it_panic(text in almost_a_template(), inside: bool) {
+            let text = if inside { format!("{{{{{text}}}}}") } else { text };
+            let _ = made(&text, DIE);
+        }
     }
 }

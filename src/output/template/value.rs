@@ -203,7 +203,7 @@ pub(super) fn attribute<'e>(pairs: Option<&'e Attributes<'e>>, name: &[u8]) -> O
 pub(super) fn characters(text: &[u8]) -> impl Iterator<Item = (&[u8], char)> {
     text.utf8_chunks().flat_map(|chunk| {
         let valid = chunk.valid();
-        let good = valid.char_indices().map(move |(at, c)| (valid[at..at + c.len_utf8()].as_bytes(), c));
+        let good = valid.char_indices().map(move |(at, c)| (&valid.as_bytes()[at..at + c.len_utf8()], c));
         good.chain(chunk.invalid().chunks(1).map(|byte| (byte, char::REPLACEMENT_CHARACTER)))
     })
 }
