@@ -45,8 +45,8 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = FormatWords, help_heading = "Output")]
     #[arg(allow_hyphen_values = true, hide_possible_values = true)]
     format: String,
-    /// With sequence, source and time of arrival: {"seq":…,"source":…,"received":…,"event":…}, or columns of a table
-    /// or of CSV
+    /// With sequence, source and time of arrival: {"seq":…,"source":…,"received":…,"event":…}, or columns of CSV;
+    /// of a table the first two
     #[arg(long, help_heading = "Output")]
     envelope: bool,
     /// Print how the store is searched, in place of what is found
