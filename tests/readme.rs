@@ -73,7 +73,7 @@ fn flags(help: &str) -> Vec<String> {
 fn every_command_and_every_flag_stand_in_the_readme() {
     let folder = support::command::Folder::new();
     let readme = readme();
-    let commands = ["record", "query", "import", "status", "gaps", "rejected", "demo"];
+    let commands = ["record", "query", "import", "status", "gaps", "rejected", "demo", "install-docs"];
     for command in commands {
         assert!(readme.contains(command), "{command}");
         let help = folder.run(&[command, "--help"]).succeeded().lines().join("\n");

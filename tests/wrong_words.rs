@@ -22,6 +22,9 @@ fn words_that_are_wrong_are_exit_2() {
         "(hint: write http://host:9323, dockerd's metrics-addr, with NAME= before it if there are several hosts)";
     let window =
         "--since is after --until: no time lies between them (hint: a duration counts back from now: 2h is before 1h)";
+    let fields = "(hint: the fields are Status ID From Type Action Actor.ID Actor.Attributes.NAME Scope Time TimeNano)";
+    let envelope =
+        "--envelope has no place in what the docker client prints (hint: it goes with --format json, table and csv)";
     for (words, line) in [
         ("query --filter name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
         ("query --exclude name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
@@ -53,6 +56,22 @@ fn words_that_are_wrong_are_exit_2() {
             "query --frmat text",
             "unexpected argument '--frmat' found (hint: a similar argument exists: '--format')".into(),
         ),
+        (
+            "query --format jsn",
+            "the format 'jsn' is not known (hint: it is json, text, table, csv, or a template as '{{.Actor.ID}}')"
+                .into(),
+        ),
+        (
+            "query --format {{.Nope}}",
+            format!("--format is no template: template: :1:2: executing \"\" at <.Nope>: can't evaluate field Nope in type *events.Message {fields}"),
+        ),
+        ("query --format {{.ID", format!("--format is no template: template: :1: unclosed action {fields}")),
+        (
+            "query --format a\n{{nope}}",
+            format!("--format is no template: template: :2: function \"nope\" not defined {fields}"),
+        ),
+        ("query --envelope --format text", envelope.into()),
+        ("query --envelope --format {{.ID}}", envelope.into()),
         (
             "qeury",
             "unrecognized subcommand 'qeury' (hint: some similar subcommands exist: 'verify', 'query')".into(),

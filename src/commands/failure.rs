@@ -7,6 +7,7 @@ use super::LogFormat;
 use crate::engine::{EngineError, HostError, MetricsPageError, TlsError};
 use crate::error::chain;
 use crate::event::RedactionError;
+use crate::output::{PrintError, TemplateError};
 use crate::query::time::TimeError;
 use crate::query::{FilterError, SelectionError};
 use crate::serve::ListenError;
@@ -171,6 +172,24 @@ impl From<FilterError> for Failure {
 impl From<RedactionError> for Failure {
     fn from(error: RedactionError) -> Failure {
         Failure::usage(error.to_string()).hint("--redact takes exec, or an expression such as 'password=[^ ]+'")
+    }
+}
+
+impl From<TemplateError> for Failure {
+    fn from(error: TemplateError) -> Failure {
+        let fields = "Status ID From Type Action Actor.ID Actor.Attributes.NAME Scope Time TimeNano";
+        // A template may have several lines, and the error show one that is wrong.
+        let line = error.to_string().replace('\n', "\\n");
+        Failure::usage(format!("--format is no template: {line}")).hint(format!("the fields are {fields}"))
+    }
+}
+
+impl From<PrintError> for Failure {
+    fn from(error: PrintError) -> Failure {
+        match error {
+            PrintError::Io(error) => error.into(),
+            error => Failure::failed(chain(&error).replace('\n', "\\n")),
+        }
     }
 }
 

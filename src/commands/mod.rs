@@ -6,6 +6,7 @@ mod failure;
 mod gaps;
 mod hosts;
 mod import;
+mod install_docs;
 mod logging;
 mod prune;
 mod query;
@@ -23,7 +24,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 pub use failure::{Exit, Failure};
@@ -90,6 +91,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Play a recording through all of it, with nothing installed
     Demo(demo::Args),
+    /// Put the man pages and the shells' completions where they are found
+    InstallDocs(install_docs::Args),
 }
 
 /// Runs the program with these words, the first of which is its name.
@@ -120,6 +123,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Replay(args) => replay::run(&cli.shared, args),
         Command::Doctor(args) => doctor::run(&cli.shared, args),
         Command::Demo(args) => demo::run(&cli.shared, args),
+        Command::InstallDocs(args) => install_docs::run(args, Cli::command()),
     };
     done.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Done)
 }
@@ -199,7 +203,6 @@ fn default_db(root: bool, env: impl Fn(&str) -> Option<OsString>) -> Option<Path
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {
