@@ -403,3 +403,29 @@ impl<S> Patient<S> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_cut_off_and_who_is_slow_is_not() {
+        let (mut client, stream) = tokio::io::duplex(64);
+        let mut patient = Patient { head: Bytes::new(), stream, waiting: None };
+        let begin = Instant::now();
+        let slow = tokio::spawn(async move {
+            let mut some = [0; 64];
+            for _ in 0..10 {
+                sleep(TAKING_PATIENCE - Duration::from_secs(1)).await;
+                client.read_exact(&mut some).await.unwrap();
+            }
+            client
+        });
+        patient.write_all(&[7; 64 * 11]).await.unwrap();
+        let _client = slow.await.unwrap();
+        assert_eq!(begin.elapsed(), (TAKING_PATIENCE - Duration::from_secs(1)) * 10);
+        let begin = Instant::now();
+        let cut = patient.write_all(&[7]).await.unwrap_err();
+        assert_eq!((cut.kind(), begin.elapsed().as_secs()), (io::ErrorKind::TimedOut, TAKING_PATIENCE.as_secs()));
+    }
+}
