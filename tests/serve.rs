@@ -76,9 +76,9 @@ fn what_an_engine_refuses_is_refused_in_its_words() {
         ("/events?filters=notjson", 400, "invalid filter"),
         ("/v1.99/events", 400, "client version 1.99 is too new. Maximum supported API version is 1.51"),
         (
-            "/v1.11/_ping",
+            "/v1.99999999999/_ping",
             400,
-            "client version 1.11 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version",
+            "client version 1.99999999999 is too new. Maximum supported API version is 1.51",
         ),
         ("/nothing", 404, "page not found"),
         ("/v1.41", 404, "page not found"),
@@ -94,18 +94,42 @@ fn what_an_engine_refuses_is_refused_in_its_words() {
             500,
             r#"strconv.ParseInt: parsing \"99999999999999999999\": value out of range"#,
         ),
+        ("/events?since=%2B", 500, r#"strconv.ParseInt: parsing \"+\": invalid syntax"#),
+        ("/events?since=1.2.3", 500, r#"strconv.ParseInt: parsing \"2.3\": invalid syntax"#),
+        ("/events?since=0&until=-2", 400, "`since` time (0) cannot be after `until` time (-2)"),
         ("/containers/json/x", 404, "page not found"),
     ];
     for (target, status, message) in cases {
         let answer = get(&socket, target);
         assert_eq!((answer.status(), answer.text()), (status, format!("{{\"message\":\"{message}\"}}\n")), "{target}");
     }
-    for method in ["POST", "PUT", "DELETE", "PATCH"] {
-        let answer = ask(&socket, &format!("{method} /containers/create HTTP/1.1\r\nHost: x\r\n\r\n")).all();
-        assert_eq!(answer.status(), 403, "{method}");
+    for (methods, status) in [
+        (&["POST", "PUT", "DELETE", "PATCH"][..], 403),
+        (&["OPTIONS"], 200),
+        (&["TRACE", "CONNECT", "PROPFIND", "get"], 404),
+    ] {
+        for method in methods {
+            let answer = ask(&socket, &format!("{method} /containers/create HTTP/1.1\r\nHost: x\r\n\r\n")).all();
+            assert_eq!(answer.status(), status, "{method}");
+        }
     }
-    let answer = ask(&socket, "GET /_ping HTTP/1.1\r\n\r\n").all();
-    assert_eq!((answer.status(), answer.header("Content-Type")), (400, Some("text/plain; charset=utf-8")));
+    let too_old = "client version 1.11 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version\n";
+    for (request, message) in [
+        ("GET /_ping HTTP/1.1\r\n\r\n", "400 Bad Request: missing required Host header"),
+        ("GET /_ping HTTP/1.1\r\nHost: a b\r\n\r\n", "400 Bad Request: malformed Host header"),
+        ("GET /_ping HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "400 Bad Request"),
+        ("GET /%zz HTTP/1.1\r\nHost: x\r\n\r\n", "400 Bad Request"),
+        ("GET events HTTP/1.1\r\nHost: x\r\n\r\n", "400 Bad Request"),
+        ("GET /events HTTP/3\r\nHost: x\r\n\r\n", "400 Bad Request"),
+        ("GET /events?a=\x7f HTTP/1.1\r\nHost: x\r\n\r\n", "400 Bad Request"),
+        ("GET /_ping HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", "400 Bad Request"),
+        ("garbage\r\n\r\n", "400 Bad Request"),
+        ("GET /v1.11/_ping HTTP/1.1\r\nHost: x\r\n\r\n", too_old),
+    ] {
+        let answer = ask(&socket, request).all();
+        assert_eq!((answer.status(), answer.text().as_str()), (400, message), "{request}");
+        assert_eq!(answer.header("Content-Type"), Some("text/plain; charset=utf-8"));
+    }
     for target in ["/containers/json?all=1", "/images/json", "/networks"] {
         assert_eq!(get(&socket, target).text(), "[]\n");
     }
@@ -285,11 +309,22 @@ fn paths_are_read_as_an_engine_reads_them() {
         ("/v1.41//_ping", "/v1.41/_ping"),
         ("/./_ping", "/_ping"),
         ("/a/../_ping", "/_ping"),
+        ("/%2e/_ping", "/_ping"),
+        ("/a%2Fb/../x%20y%0A*+", "/a/x%20y%0A%2A+"),
     ] {
         let moved = get(&socket, target);
         assert_eq!((moved.status(), moved.header("Location")), (301, Some(clean)), "{target}");
     }
     assert_eq!(get(&socket, "http://docker/events?until=1").status(), 200);
+    for target in ["/%5Fping", "/v1.41/%5fping", "/v1.41.2/_ping", "/v01.041/_ping"] {
+        assert_eq!(get(&socket, target).text(), "OK", "{target}");
+    }
+    // Bounds may have signs. Before 1970 no end is set to what is there already; the second before it is no bound at all.
+    let everything = folder.lines(&["query", "-q"]);
+    for target in ["/events?since=-2&until=1795535700", "/events?until=-2", "/events?since=-1&until=%2B1795535700"] {
+        assert_eq!(get(&socket, target).lines(), everything, "{target}");
+    }
+    assert!(ask(&socket, "GET /events?since=-1&until=-1 HTTP/1.1\r\nHost: x\r\n\r\n").is_quiet());
     // Of two values the first counts.
     assert_eq!(get(&socket, "/events?since=1&since=abc&until=1").status(), 200);
 }

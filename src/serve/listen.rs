@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -44,6 +44,9 @@ const REQUEST_LINE: usize = 60 * 1024;
 
 /// How much of a request's head, and of what waits for a client, is held for a connection.
 const HELD: usize = 128 * 1024;
+
+/// The most headers that a request may have: hyper's own bound.
+const HEADERS: usize = 100;
 
 /// How many connections are held at once; a subscriber is one.
 const CONNECTIONS: usize = 4_096;
@@ -299,9 +302,8 @@ async fn converse(mut stream: impl Stream, answers: Arc<Answers>) -> io::Result<
     if head.is_empty() {
         return Ok(());
     }
-    let line = memchr::memchr(b'\n', &head).unwrap_or(head.len());
-    if line > REQUEST_LINE || head.len() >= HELD {
-        return refuse(&mut stream).await;
+    if let Some((kind, body)) = refusal(&head) {
+        return refuse(&mut stream, kind, body).await;
     }
     let flushed = Arc::new(Notify::new());
     let stream = Patient { head: head.into(), stream, waiting: None, flushed: flushed.clone() };
@@ -334,10 +336,26 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>>
     Ok(head)
 }
 
-/// A request that is too long gets an answer all the same, and is read to its end, so that the answer can be.
-async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
-    let body = "{\"message\":\"the request is too long\"}\n";
-    let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n";
+/// What a request is told that hyper would refuse without a word: the type of the body, and the body.
+fn refusal(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    let too_long = Some(("application/json", "{\"message\":\"the request is too long\"}\n"));
+    let line = memchr::memchr(b'\n', head).unwrap_or(head.len());
+    if line > REQUEST_LINE || head.len() >= HELD {
+        return too_long;
+    }
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(head) {
+        Err(httparse::Error::TooManyHeaders) => too_long,
+        Ok(_) if request.path.is_none_or(|path| path.parse::<Uri>().is_ok()) => None,
+        // As an engine says it.
+        Ok(_) | Err(_) => Some(("text/plain; charset=utf-8", "400 Bad Request")),
+    }
+}
+
+/// A request that is refused is read to its end all the same, so that the answer can be.
+async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), kind: &str, body: &str) -> io::Result<()> {
+    let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Type: {kind}\r\nConnection: close\r\n");
     stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
     stream.shutdown().await?;
     let drain = async {
@@ -406,7 +424,29 @@ impl<S> Patient<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_never_ends_is_waited_for_ten_seconds() {
+        let (mut client, stream) = tokio::io::duplex(64);
+        let answered = Arc::new(AtomicUsize::new(0));
+        let count = answered.clone();
+        let answers: Arc<Answers> = Arc::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Response::new(Answer::Whole(Bytes::new().into()))
+        });
+        let begin = Instant::now();
+        let conversation = tokio::spawn(async move { (converse(stream, answers).await, begin.elapsed()) });
+        // Each byte is one more, and none is the last.
+        while client.write_all(b"G").await.is_ok() {
+            sleep(Duration::from_secs(1)).await;
+        }
+        let (ended, taken) = conversation.await.unwrap();
+        assert_eq!((ended.unwrap_err().kind(), taken), (io::ErrorKind::TimedOut, HEAD_PATIENCE));
+        assert_eq!(answered.load(Ordering::Relaxed), 0);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_cut_off_and_who_is_slow_is_not() {

@@ -1,8 +1,9 @@
 //! HTTP by hand to `serve`: each chunk as it came.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::command::{DEADLINE, Folder, Running, eventually};
 
@@ -40,6 +41,15 @@ pub fn get(socket: &Path, target: &str) -> Answer {
 }
 
 impl Asked {
+    /// Whether nothing comes for a tenth of a second, and the connection stays.
+    pub fn is_quiet(&mut self) -> bool {
+        let stream = self.from.get_ref();
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let came = self.from.fill_buf().map(<[u8]>::len).map_err(|e| e.kind());
+        self.from.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
+        matches!(came, Err(ErrorKind::WouldBlock))
+    }
+
     /// The next chunk; `None` at the last one, or where the stream is cut.
     pub fn chunk(&mut self) -> Option<Vec<u8>> {
         let mut size = String::new();
