@@ -5,9 +5,12 @@ mod support;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use support::command::{Folder, eventually, next};
+use support::command::{Folder, Running, eventually, next};
 use support::fixture::{self, by_time, imported};
+use support::http::{Asked, ask};
 
 #[test]
 fn a_command_is_played_to_and_its_status_given_back() {
@@ -98,10 +101,112 @@ fn a_replay_that_waits_for_hours_ends_when_nobody_reads_it() {
         |time| format!("{{\"Type\":\"container\",\"Action\":\"oom\",\"Actor\":{{\"ID\":\"c\"}},\"time\":{time}}}\n");
     fs::write(folder.path("slow"), event(1) + &event(10_001)).unwrap();
     let mut command = folder.command(&["replay", "slow"]);
-    let mut replay = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut replay = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(replay.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, event(1));
     let status = eventually("it ends", || replay.try_wait().unwrap().ok_or("it runs"));
     assert_eq!(status.code(), Some(0));
+}
+
+/// Ten events, the last so long after the first.
+fn ten_events(over: Duration) -> Vec<String> {
+    let step = over.as_nanos() / 9;
+    let event = |n| {
+        let time = 1_795_535_600_000_000_000 + n * step;
+        format!(r#"{{"Type":"container","Action":"start","Actor":{{"ID":"c{n}"}},"timeNano":{time}}}"#)
+    };
+    (0..10).map(event).collect()
+}
+
+/// Starts `replay` as an engine to a command that waits; gives its socket.
+fn played(folder: &Folder, words: &[&str]) -> (Running, PathBuf) {
+    let mut replay =
+        folder.start(&[&["replay"], words, &["--", "sh", "-c", "echo $DOCKER_HOST; exec sleep 1000"]].concat());
+    let host = next(&replay.printed());
+    (replay, PathBuf::from(host.strip_prefix("unix://").unwrap()))
+}
+
+fn subscribe(socket: &Path) -> Asked {
+    ask(socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+}
+
+const PLAYED_IN: Duration = Duration::from_secs(2);
+
+/// Reads ten events, which must not come before they are due, and the last of which not much later.
+fn assert_paced(begin: Instant, mut line: impl FnMut() -> String, expected: &[String]) {
+    let came: Vec<(String, Instant)> = expected.iter().map(|_| (line(), Instant::now())).collect();
+    for (n, ((line, at), expected)) in came.iter().zip(expected).enumerate() {
+        let (due, taken) = (PLAYED_IN.mul_f64(n as f64 / 9.0), *at - begin);
+        assert!(line == expected && taken + Duration::from_millis(1) >= due, "{line} after {taken:?}, due {due:?}");
+    }
+    // This machine may be busy: half a second is given for that.
+    let taken = came[9].1 - came[0].1;
+    assert!(taken <= PLAYED_IN.mul_f64(1.1) + Duration::from_millis(500), "{taken:?}");
+}
+
+#[test]
+fn events_come_at_the_pace_at_which_they_were_recorded() {
+    let folder = Folder::new();
+    let (once, ten_times) = (ten_events(PLAYED_IN), ten_events(PLAYED_IN * 10));
+    fs::write(folder.path("once"), once.join("\n")).unwrap();
+    fs::write(folder.path("ten-times"), ten_times.join("\n")).unwrap();
+    let (_once, once_socket) = played(&folder, &["once"]);
+    let (_ten_times, ten_times_socket) = played(&folder, &["ten-times", "--speed", "10"]);
+    std::thread::scope(|scope| {
+        for (words, lines) in
+            [(&["replay", "once"][..], &once), (&["replay", "ten-times", "--speed", "10"], &ten_times)]
+        {
+            let folder = &folder;
+            scope.spawn(move || {
+                let begin = Instant::now();
+                let mut replay = folder.start(words);
+                let printed = replay.printed();
+                assert_paced(begin, || next(&printed), lines);
+                replay.ended().exited(0);
+            });
+        }
+        for (socket, lines) in [(once_socket, &once), (ten_times_socket, &ten_times)] {
+            scope.spawn(move || {
+                let begin = Instant::now();
+                let mut asked = subscribe(&socket);
+                let line = || String::from_utf8(asked.chunk().unwrap()).unwrap().trim_end().to_owned();
+                assert_paced(begin, line, lines);
+                assert!(asked.all().whole);
+            });
+        }
+    });
+}
+
+#[test]
+fn subscribers_at_the_same_time_each_get_all_of_it_from_the_first_event_on() {
+    let folder = Folder::new();
+    let lines = ten_events(PLAYED_IN / 4);
+    fs::write(folder.path("day"), lines.join("\n")).unwrap();
+    let (replay, socket) = played(&folder, &["day"]);
+    let mut first = subscribe(&socket);
+    let begun = first.chunk().unwrap();
+    let second = subscribe(&socket);
+    let mut first = first.all();
+    first.chunks.insert(0, begun);
+    assert_eq!(first.lines(), lines);
+    assert_eq!(second.all().lines(), lines);
+    assert_eq!(subscribe(&socket).all().lines(), lines);
+    replay.signal("TERM");
+    replay.ended().exited(143);
+}
+
+#[test]
+fn a_recording_is_taken_from_standard_input_too() {
+    let folder = Folder::new();
+    let lines = ten_events(PLAYED_IN);
+    fs::write(folder.path("day"), lines.join("\n")).unwrap();
+    let day = || Stdio::from(fs::File::open(folder.path("day")).unwrap());
+    let mut command = folder.command(&["replay", "--speed", "max", "-"]);
+    command.stdin(day());
+    assert_eq!(support::command::run(command).succeeded().lines(), lines);
+    let script = format!("{} record -q --until now && {0} query -q", env!("CARGO_BIN_EXE_events"));
+    let mut command = folder.command(&["replay", "--speed", "max", "-", "--", "sh", "-c", &script]);
+    command.stdin(day());
+    assert_eq!(support::command::run(command).succeeded().lines(), lines);
 }

@@ -6,11 +6,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
 
 use support::command::{Folder, eventually};
 use support::engine::Engine;
 use support::fixture::{self, by_time, imported};
-use support::http::{ask, encoded, get, serve};
+use support::http::{Asked, ask, encoded, get, serve};
 
 #[test]
 fn history_is_told_whole_each_event_a_chunk() {
@@ -379,7 +380,7 @@ fn it_stops_at_once_with_subscribers_and_leaves_only_the_store() {
             ask(&socket, &format!("GET /events{since} HTTP/1.1\r\nHost: x\r\n\r\n"))
         })
         .collect();
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     server.stop();
     assert!(begin.elapsed().as_secs() < 2, "{:?}", begin.elapsed());
     assert!(live.into_iter().all(|asked| !asked.all().whole));
@@ -387,4 +388,68 @@ fn it_stops_at_once_with_subscribers_and_leaves_only_the_store() {
         assert!(!support::command::exists(&folder.path(&format!("events.db{suffix}"))), "{suffix}");
     }
     assert!(!support::command::exists(&socket));
+}
+
+/// Events of ten days ago and of an hour ago, so many of each.
+fn old_and_young(number: usize) -> Vec<String> {
+    let now = chrono::Utc::now().timestamp();
+    let event = |ago: i64, n: usize| {
+        let time = (now - ago) * 1_000_000_000 + n as i64;
+        let actor = format!(r#"{{"ID":"{:064x}","Attributes":{{"name":"c{}"}}}}"#, n % 9, n % 9);
+        format!(r#"{{"Type":"container","Action":"start","Actor":{actor},"scope":"local","timeNano":{time}}}"#)
+    };
+    [864_000, 3_600].into_iter().flat_map(|ago| (0..number).map(move |n| event(ago, n))).collect()
+}
+
+#[test]
+fn pruning_breaks_no_answer_and_takes_nothing_but_what_is_old() {
+    let folder = Folder::new();
+    let lines = old_and_young(20_000);
+    fs::write(folder.path("days"), lines[..39_000].join("\n")).unwrap();
+    fs::write(folder.path("later"), lines[39_000..].join("\n")).unwrap();
+    folder.run(&["import", "-q", "days"]).succeeded();
+    let (server, socket) = serve(&folder, &[]);
+    let mut history = ask(&socket, "GET /events?since=0 HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut live = ask(&socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+    let line = |asked: &mut Asked| String::from_utf8(asked.chunk().unwrap()).unwrap().trim_end().to_owned();
+    assert_eq!(line(&mut history), lines[0]);
+    folder.run(&["prune", "--retain", "1d"]).exited(0);
+    let left = folder.lines(&["query", "-q"]);
+    assert!(left.len() < 30_000 && left.ends_with(&lines[20_000..39_000]));
+    folder.run(&["import", "-q", "later"]).succeeded();
+    assert!(lines[39_000..].iter().all(|expected| line(&mut live) == *expected));
+    let mut told = vec![lines[0].clone()];
+    while told.last() != lines.last() {
+        told.push(line(&mut history));
+    }
+    // In their order, none twice; what went meanwhile may be left out.
+    let mut all = lines.iter();
+    assert!(told.iter().all(|told| all.any(|line| line == told)));
+    assert!(told.ends_with(&[&left[..], &lines[39_000..]].concat()));
+    assert_eq!(server.log().lines().count(), 1, "{}", server.log());
+    server.stop();
+}
+
+#[test]
+fn a_store_that_another_program_writes_to_is_served_meanwhile() {
+    let folder = imported("docker-28.5.2.ndjson");
+    let everything = folder.lines(&["query", "-q"]);
+    let (server, socket) = serve(&folder, &[]);
+    let mut live = ask(&socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n");
+    let other = rusqlite::Connection::open(folder.db()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE; CREATE TABLE other (a); INSERT INTO other VALUES (1)").unwrap();
+    let begin = Instant::now();
+    eventually("it is served for seconds", || {
+        assert_eq!(get(&socket, "/events?since=0&until=0").lines(), everything);
+        if begin.elapsed() > Duration::from_secs(2) { Ok(()) } else { Err(begin.elapsed()) }
+    });
+    assert!(live.is_quiet());
+    other.execute_batch("COMMIT").unwrap();
+    assert!(live.is_quiet());
+    let line = r#"{"Type":"container","Action":"oom","Actor":{"ID":"c1"},"timeNano":1795539999000000000}"#;
+    fs::write(folder.path("one"), line).unwrap();
+    folder.run(&["import", "-q", "one"]).succeeded();
+    assert_eq!(live.chunk().unwrap(), format!("{line}\n").into_bytes());
+    assert_eq!(server.log().lines().count(), 1, "{}", server.log());
+    server.stop();
 }

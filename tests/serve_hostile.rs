@@ -6,10 +6,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use support::command::{Running, eventually};
 use support::fixture::imported;
-use support::http::{encoded, get, serve};
+use support::http::{ask, encoded, get, serve};
 
 #[test]
 fn a_request_that_is_too_long_is_refused_and_one_that_never_ends_holds_nobody_up() {
@@ -17,9 +18,12 @@ fn a_request_that_is_too_long_is_refused_and_one_that_never_ends_holds_nobody_up
     let (_server, socket) = serve(&folder, &[]);
     let mut slow = UnixStream::connect(&socket).unwrap();
     slow.write_all(b"GET /events HTTP/1.1\r\nHo").unwrap();
-    let filter = encoded(&format!(r#"{{"container":["{}"]}}"#, "x".repeat(1 << 20)));
-    let answer = get(&socket, &format!("/events?filters={filter}"));
-    assert_eq!((answer.status(), answer.text().as_str()), (400, "{\"message\":\"the request is too long\"}\n"));
+    let values: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
+    for filter in ["x".repeat(1 << 20), values.join("\",\"")] {
+        let filter = encoded(&format!(r#"{{"container":["{filter}"]}}"#));
+        let answer = get(&socket, &format!("/events?filters={filter}"));
+        assert_eq!((answer.status(), answer.text().as_str()), (400, "{\"message\":\"the request is too long\"}\n"));
+    }
     assert_eq!(get(&socket, "/_ping").status(), 200);
 }
 
@@ -73,6 +77,21 @@ fn a_head_without_an_end_is_refused_before_it_fills_the_memory() {
     let mut refused = String::new();
     let _ = endless.read_to_string(&mut refused);
     assert!(refused.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{refused}");
+}
+
+#[test]
+fn long_filters_are_judged_beside_everything_else() {
+    let folder = imported("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&folder, &[]);
+    let values: Vec<String> = (0..4_000).map(|n| format!("x{n}")).collect();
+    let filter = encoded(&format!(r#"{{"container":["{}","web"]}}"#, values.join("\",\"")));
+    let request = format!("GET /events?until=1795535700&filters={filter} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let asked: Vec<_> = (0..20).map(|_| ask(&socket, &request)).collect();
+    let begin = Instant::now();
+    assert_eq!(get(&socket, "/_ping").status(), 200);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    let expected = folder.lines(&["query", "-q", "--container", "web"]);
+    assert!(!expected.is_empty() && asked.into_iter().all(|asked| asked.all().lines() == expected));
 }
 
 #[test]
