@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use support::command::{Folder, eventually};
 use support::engine::Engine;
 use support::fixture::{self, by_time, imported};
-use support::http::{Asked, ask, encoded, get, serve};
+use support::http::{Asked, ask, encoded, get, serve, serve_from};
 
 #[test]
 fn history_is_told_whole_each_event_a_chunk() {
@@ -268,6 +268,11 @@ fn fixtures_are_served_in_place_of_a_store() {
     let lines = get(&socket, "/events?since=0&until=0").lines();
     assert_eq!(lines.len(), number);
     assert!(!support::command::exists(&folder.db()));
+    let again = Folder::new();
+    let day = fs::File::open(fixture::path("docker-28.5.2.ndjson")).unwrap();
+    let (_again, again) = serve_from(&again, &["-"], day.into());
+    let expected = by_time(&fixture::lines("docker-28.5.2.ndjson"));
+    assert_eq!(get(&again, "/events?since=0&until=0").lines(), expected);
     // At a version of the API events have its form, whoever sent them.
     for line in get(&socket, "/v1.40/events?since=0&until=0").lines() {
         let event: serde_json::Value = serde_json::from_str(&line).unwrap();

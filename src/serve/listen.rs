@@ -451,7 +451,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_cut_off_and_who_is_slow_is_not() {
         let (mut client, stream) = tokio::io::duplex(64);
-        let mut patient = Patient { head: Bytes::new(), stream, waiting: None };
+        let mut patient = Patient { head: Bytes::new(), stream, waiting: None, flushed: Arc::default() };
         let begin = Instant::now();
         let slow = tokio::spawn(async move {
             let mut some = [0; 64];

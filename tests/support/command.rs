@@ -85,8 +85,12 @@ impl Folder {
 
     /// Starts `events` and lets it run.
     pub fn start(&self, words: &[&str]) -> Running {
+        self.start_command(self.command(words))
+    }
+
+    /// The same with a command that was made ready.
+    pub fn start_command(&self, mut command: Command) -> Running {
         let stderr = self.path(&format!("stderr-{}", fastrand::u64(..)));
-        let mut command = self.command(words);
         command.stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a file for stderr"));
         let what = format!("{command:?}");
         Running { child: command.spawn().expect("the binary starts"), what, stderr }

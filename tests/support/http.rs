@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use super::command::{DEADLINE, Folder, Running, eventually};
@@ -101,9 +102,16 @@ impl Answer {
 
 /// Starts `events serve` on a unix socket of the folder, and more words; it listens when this returns.
 pub fn serve(folder: &Folder, more: &[&str]) -> (Running, PathBuf) {
+    serve_from(folder, more, Stdio::null())
+}
+
+/// The same, with this to read.
+pub fn serve_from(folder: &Folder, more: &[&str], stdin: Stdio) -> (Running, PathBuf) {
     let socket = folder.path("serve.sock");
     let listen = format!("unix://{}", socket.display());
-    let server = folder.start(&[&["serve", "--listen", &listen], more].concat());
+    let mut command = folder.command(&[&["serve", "--listen", &listen], more].concat());
+    command.stdin(stdin);
+    let server = folder.start_command(command);
     eventually("it listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
     (server, socket)
 }
