@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::command::{Folder, Running, eventually, next};
+use support::command::{Folder, Running, next};
 use support::fixture::{self, by_time, imported};
 use support::http::{Asked, ask};
 
@@ -100,13 +100,11 @@ fn a_replay_that_waits_for_hours_ends_when_nobody_reads_it() {
     let event =
         |time| format!("{{\"Type\":\"container\",\"Action\":\"oom\",\"Actor\":{{\"ID\":\"c\"}},\"time\":{time}}}\n");
     fs::write(folder.path("slow"), event(1) + &event(10_001)).unwrap();
-    let mut command = folder.command(&["replay", "slow"]);
-    let mut replay = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut replay = folder.start(&["replay", "slow"]);
     let mut line = String::new();
-    BufReader::new(replay.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    BufReader::new(replay.stdout()).read_line(&mut line).unwrap();
     assert_eq!(line, event(1));
-    let status = eventually("it ends", || replay.try_wait().unwrap().ok_or("it runs"));
-    assert_eq!(status.code(), Some(0));
+    replay.ended().exited(0);
 }
 
 /// Ten events, the last so long after the first.

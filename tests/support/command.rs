@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -248,9 +248,14 @@ impl Running {
         Ran { what: self.what.clone(), status, stdout, stderr: self.log() }
     }
 
+    /// What it prints; when this is dropped nobody reads it any more.
+    pub fn stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("its output was not taken yet")
+    }
+
     /// The lines it prints, as they come.
     pub fn printed(&mut self) -> mpsc::Receiver<String> {
-        let pipe = self.child.stdout.take().expect("its output was not taken yet");
+        let pipe = self.stdout();
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             use std::io::BufRead;
