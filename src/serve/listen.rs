@@ -465,7 +465,7 @@ mod tests {
         let _client = slow.await.unwrap();
         assert_eq!(begin.elapsed(), (TAKING_PATIENCE - Duration::from_secs(1)) * 10);
         let begin = Instant::now();
-        let cut = patient.write_all(&[7]).await.unwrap_err();
+        let cut = timeout(TAKING_PATIENCE * 2, patient.write_all(&[7])).await.expect("it is cut off").unwrap_err();
         assert_eq!((cut.kind(), begin.elapsed().as_secs()), (io::ErrorKind::TimedOut, TAKING_PATIENCE.as_secs()));
     }
 }
