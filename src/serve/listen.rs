@@ -439,12 +439,15 @@ mod tests {
         });
         let begin = Instant::now();
         let conversation = tokio::spawn(async move { (converse(stream, answers).await, begin.elapsed()) });
-        // Each byte is one more, and none is the last.
-        while client.write_all(b"G").await.is_ok() {
-            sleep(Duration::from_secs(1)).await;
-        }
-        let (ended, taken) = conversation.await.unwrap();
+        let sending = tokio::spawn(async move {
+            // Each byte is one more, and none is the last.
+            while client.write_all(b"G").await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let (ended, taken) = timeout(HEAD_PATIENCE * 2, conversation).await.expect("it is cut off").unwrap();
         assert_eq!((ended.unwrap_err().kind(), taken), (io::ErrorKind::TimedOut, HEAD_PATIENCE));
+        sending.await.unwrap();
         assert_eq!(answered.load(Ordering::Relaxed), 0);
     }
 
