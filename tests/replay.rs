@@ -208,3 +208,23 @@ fn a_recording_is_taken_from_standard_input_too() {
     command.stdin(day());
     assert_eq!(support::command::run(command).succeeded().lines(), lines);
 }
+
+#[test]
+fn a_stream_that_is_cut_has_brought_all_before_the_cut() {
+    let folder = Folder::new();
+    let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
+    let lines = by_time(&fixture::lines("docker-28.5.2.ndjson"));
+    let faults: Vec<String> = (1..=20).map(|at| format!("--fault=cut@{}", at * 12)).collect();
+    let mut words = vec![path.as_str(), "--speed", "max"];
+    words.extend(faults.iter().map(String::as_str));
+    let (replay, socket) = played(&folder, &words);
+    for at in (1..=20).map(|at| at * 12) {
+        let answer = subscribe(&socket).all();
+        let (half, before) = answer.chunks.split_last().unwrap();
+        assert_eq!((answer.whole, before.len()), (false, at));
+        assert!(lines[at].as_bytes().starts_with(half), "{at}");
+    }
+    assert_eq!(subscribe(&socket).all().chunks.len(), lines.len());
+    replay.signal("TERM");
+    replay.ended().exited(143);
+}

@@ -86,7 +86,8 @@ fn two_hundred_live_subscribers_get_what_their_filters_say_beside_one_that_reads
             .collect();
         let words: Vec<&str> = ["query", "-q"].into_iter().chain(words.iter().map(String::as_str)).collect();
         let (mut lines, mut expected) = (lines, folder.lines(&words));
-        (lines.sort(), expected.sort());
+        lines.sort();
+        expected.sort();
         assert!(lines == expected && lines.len() > 5, "{number}: {} of {}", lines.len(), expected.len());
         assert!(number % 50 > 0 || asked.is_quiet());
     }

@@ -1,4 +1,4 @@
-//! `serve` under TLS.
+//! `serve` under TLS: who is answered, and certificates that cannot be used.
 
 mod support;
 
