@@ -67,6 +67,7 @@ fn each_library_is_named_where_it_belongs() {
     for (library, stages) in [
         ("rusqlite", &["store"][..]),
         ("hyper", &["engine", "serve"]),
+        ("httparse", &["serve"]),
         ("clap", &["commands"]),
         ("tokio", &["engine", "serve", "testing", "commands", "store"]),
     ] {

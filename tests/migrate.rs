@@ -17,9 +17,7 @@ fn of_schema_1() -> Folder {
 
 fn expected() -> Vec<String> {
     let lines = fixture::lines("docker-28.5.2.ndjson");
-    let mut expected = [&lines[..200], &lines[208..]].concat();
-    expected.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
-    expected
+    fixture::by_time(&[&lines[..200], &lines[208..]].concat())
 }
 
 #[test]

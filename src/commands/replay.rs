@@ -7,9 +7,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -160,7 +162,7 @@ impl Args {
             let left = due.saturating_sub(begin.elapsed());
             if !left.is_zero() {
                 out.flush()?;
-                std::thread::sleep(left);
+                wait(left)?;
             }
             if self.retime {
                 let due = i64::try_from(due.as_nanos()).unwrap_or(i64::MAX / 2);
@@ -177,6 +179,25 @@ impl Args {
         })?;
         Ok(out.flush()?)
     }
+}
+
+/// Waits so long, or until nobody reads stdout any more: the next event may be hours away.
+fn wait(mut left: Duration) -> io::Result<()> {
+    let begin = Instant::now();
+    let all = left;
+    let stdout = io::stdout();
+    while !left.is_zero() {
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 });
+        // Asked for nothing, it tells of errors alone.
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Err(e) => return Err(e.into()),
+        }
+        left = all.saturating_sub(begin.elapsed());
+    }
+    Ok(())
 }
 
 /// Runs a command beside an engine that is its own.

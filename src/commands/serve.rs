@@ -19,7 +19,7 @@ use crate::stream::fixtures;
 /// The flags of `serve`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Serve these files in place of the store: NDJSON or json-seq, also as .gz or .zst
+    /// Serve these files in place of the store: NDJSON or json-seq, also as .gz or .zst; `-`: standard input
     #[arg(value_name = "FIXTURE", conflicts_with = "source")]
     fixtures: Vec<PathBuf>,
     /// Where to listen: unix:///path (mode 0660) or tcp://127.0.0.1:2375; repeatable

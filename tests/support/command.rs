@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -85,14 +85,19 @@ impl Folder {
 
     /// Starts `events` and lets it run.
     pub fn start(&self, words: &[&str]) -> Running {
-        self.start_in(&std::env::var("PATH").unwrap_or_default(), words)
+        self.start_command(self.command(words))
     }
 
     /// The same, with another PATH.
     pub fn start_in(&self, path: &str, words: &[&str]) -> Running {
-        let stderr = self.path(&format!("stderr-{}", fastrand::u64(..)));
         let mut command = self.command(words);
         command.env("PATH", path);
+        self.start_command(command)
+    }
+
+    /// The same with a command that was made ready.
+    pub fn start_command(&self, mut command: Command) -> Running {
+        let stderr = self.path(&format!("stderr-{}", fastrand::u64(..)));
         command.stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a file for stderr"));
         let what = format!("{command:?}");
         Running { child: command.spawn().expect("the binary starts"), what, stderr }
@@ -253,9 +258,14 @@ impl Running {
         Ran { what: self.what.clone(), status, stdout, stderr: self.log() }
     }
 
+    /// What it prints; when this is dropped nobody reads it any more.
+    pub fn stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("its output was not taken yet")
+    }
+
     /// The lines it prints, as they come.
     pub fn printed(&mut self) -> mpsc::Receiver<String> {
-        let pipe = self.child.stdout.take().expect("its output was not taken yet");
+        let pipe = self.stdout();
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             use std::io::BufRead;
