@@ -107,7 +107,8 @@ fn who_may_not_open_the_socket_is_told_its_group() {
     let program = folder.path("events");
     fs::copy(env!("CARGO_BIN_EXE_events"), &program).unwrap();
     let (socket, home) = (folder.path("docker.sock"), program.parent().unwrap());
-    (open(&program), open(home));
+    open(&program);
+    open(home);
     let _listener = UnixListener::bind(&socket).unwrap();
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o000)).unwrap();
     let mut command = Command::new(&program);

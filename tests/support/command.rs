@@ -83,6 +83,17 @@ impl Folder {
         lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
     }
 
+    /// The names of all commands, as `--help` lists them.
+    pub fn commands(&self) -> Vec<String> {
+        let help = self.run(&["--help"]).succeeded().lines();
+        let listed = help.iter().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        listed
+            .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+            .map(str::to_owned)
+            .filter(|name| !name.is_empty())
+            .collect()
+    }
+
     /// Starts `events` and lets it run.
     pub fn start(&self, words: &[&str]) -> Running {
         self.start_command(self.command(words))
