@@ -67,6 +67,7 @@ fn each_library_is_named_where_it_belongs() {
     for (library, stages) in [
         ("rusqlite", &["store"][..]),
         ("hyper", &["engine", "serve"]),
+        ("httparse", &["serve"]),
         ("clap", &["commands"]),
         ("tokio", &["engine", "serve", "testing", "commands", "store"]),
     ] {
@@ -101,7 +102,8 @@ fn the_migrations_are_those_that_landed() {
         [
             "0001_record.sql 1a0059e44f50f22d",
             "0002_interned.sql dd22964dff5f89a9",
-            "0003_evidence.sql 356a3e6129e5bd03"
+            "0003_evidence.sql 356a3e6129e5bd03",
+            "0004_healthchecks.sql 3516a59daf9618ab"
         ]
     );
 }

@@ -46,7 +46,8 @@ fn a_copy_is_taken_while_events_come() {
     });
     let count = || folder.lines(&["query", "-q", "--count"])[0].parse::<usize>().unwrap();
     for round in 0..3 {
-        let before = folder.eventually("more is stored", || if count() > 30_000 + round { Ok(count()) } else { Err(()) });
+        let before =
+            folder.eventually("more is stored", || if count() > 30_000 + round { Ok(count()) } else { Err(()) });
         let ran = folder.run(&["backup", "copy.db", "--force"]).exited(0);
         let said = ran.stderr.trim().rsplit(' ').next().unwrap().to_owned();
         let after = count();
@@ -126,9 +127,13 @@ fn nothing_that_is_there_is_lost() {
     let db = folder.db().display().to_string();
     let line = format!("cannot write {db}: it is the store itself (hint: name another file)");
     folder.run(&["backup", &db, "--force"]).failed(1, &line);
-    folder.run(&["backup", "no/copy.db"]).failed(1, "cannot make no/copy.db: there is no directory no (hint: mkdir -p no)");
+    folder
+        .run(&["backup", "no/copy.db"])
+        .failed(1, "cannot make no/copy.db: there is no directory no (hint: mkdir -p no)");
     fs::create_dir(folder.path("dir")).unwrap();
-    folder.run(&["backup", "dir"]).failed(1, "cannot open dir: it is a directory (hint: name a file in it, as dir/events.db)");
+    folder
+        .run(&["backup", "dir"])
+        .failed(1, "cannot open dir: it is a directory (hint: name a file in it, as dir/events.db)");
     folder.run(&["backup"]).exited(2);
     folder.run(&["backup", "copy.db", "--db", "missing.db"]).exited(1);
     assert!(!exists(&folder.path("copy.db")));

@@ -7,6 +7,7 @@
 #[allow(dead_code)]
 mod command;
 #[path = "support/docker.rs"]
+#[allow(dead_code)]
 mod docker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,10 +47,70 @@ on_engines! {
         a_gap_says_what_became_of_the_containers,
         text_is_what_the_docker_client_prints,
         history_follows_an_engine_to_another_socket,
+        health_checks_are_left_out_and_what_people_run_stays,
     ]
 }
 
+on_engines! {
+    doctor_20 is "20", doctor_newest is "newest";
+    [doctor_goes_the_whole_way_of_a_container_and_leaves_nothing, doctor_says_what_is_wrong_with_an_image]
+}
+
 on_engines! { under_fire is "newest"; [twenty_kills_of_the_engine_lose_nothing_that_it_gave] }
+
+fn doctor_goes_the_whole_way_of_a_container_and_leaves_nothing(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), Folder::new());
+    let exercise = ["doctor", "-H", &engine.host, "--exercise", "busybox"];
+    let steps = |ran: &command::Ran| -> Vec<String> {
+        let lines = ran.lines().into_iter().filter_map(|line| Some(line.strip_prefix("  ✓ ")?.to_owned()));
+        lines.skip_while(|line| !line.starts_with("it lists its containers: ")).collect()
+    };
+    let ran = run(folder.command(&exercise)).succeeded();
+    let alone = steps(&ran);
+    assert_eq!(alone[1], "it is recorded into a store of its own for this");
+    let way = [
+        "a container without a terminal is created: ",
+        "it can be inspected",
+        "it is started, and ends with 7 as it should",
+        "its create, start, die are in the store",
+        "its logs are told apart into stdout and stderr",
+        "a container with a terminal is created: ",
+        "it can be inspected",
+        "it is started, and ends with 7 as it should",
+        "its create, start, die are in the store",
+        "its logs are one raw stream",
+        "the container ",
+        "the container ",
+    ];
+    assert!(way.iter().zip(&alone[2..]).all(|(step, said)| said.starts_with(step)), "{}", ran.report());
+    assert!(!folder.db().exists(), "the store is not touched");
+    assert_eq!(engine.docker(&["ps", "-aq"]), "");
+
+    let recorder = folder.record(&engine.host, &[]);
+    folder.eventually("the recorder is connected", || match folder.json(&["status", "--json"]) {
+        status if status[0]["sources"][0]["connected"] == true => Ok(()),
+        status => Err(status),
+    });
+    let ran = run(folder.command(&exercise)).succeeded();
+    assert_eq!(steps(&ran)[1], format!("a recorder stores its events in {}", folder.db().display()));
+    recorder.stop();
+    let died = ["query", "-q", "--label", "events.doctor=1", "--action", "die", "--label", "exitCode=7", "--count"];
+    assert_eq!(folder.lines(&died), ["4"]);
+    assert_eq!(engine.docker(&["ps", "-aq"]), "");
+}
+
+fn doctor_says_what_is_wrong_with_an_image(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), Folder::new());
+    std::fs::write(folder.path("empty.tar"), [0; 1024]).expect("a file");
+    engine.docker(&["import", &folder.path("empty.tar").display().to_string(), "nothing"]);
+    for (image, hint) in [("no-such-image", "`docker pull no-such-image`"), ("nothing", "needs `sh`")] {
+        let ran = run(folder.command(&["doctor", "-q", "-H", &engine.host, "--exercise", image])).exited(1);
+        let lines = ran.lines();
+        assert_eq!(lines.len(), 2, "{}", ran.report());
+        assert!(lines[0].starts_with("  ✗ ") && lines[1].contains(hint), "{}", ran.report());
+        assert_eq!(engine.docker(&["ps", "-aq"]), "", "{image}");
+    }
+}
 
 fn records_what_curl_takes(version: &'static str) {
     let (engine, folder) = (Engine::start(version), Folder::new());
@@ -313,6 +374,84 @@ fn a_gap_says_what_became_of_the_containers(version: &'static str) {
     }
     for (name, id) in [("calm", &calm), ("seen", &seen)] {
         assert!(!detail.contains(&called(name, id)), "{detail}");
+    }
+}
+
+fn health_checks_are_left_out_and_what_people_run_stays(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), Folder::new());
+    let alone = ["--network", "none", "--health-interval", "1s", "--health-cmd"];
+    let start = |name: &str, words: &[&str]| {
+        engine
+            .docker(&[&["run", "-d", "--stop-signal", "KILL", "--name", name][..], words, &["sleep", "1000"]].concat())
+    };
+    let check = "test -d / && echo \"a  b\" é <&>";
+    // One that was there before, one that comes later, and one that has it from its image, with a shell of its own.
+    let before = start("before", &[&alone[..], &[check, "busybox"]].concat());
+    folder.eventually("it is checked", || {
+        if engine.memory().iter().any(|line| line.contains("exec_die")) { Ok(()) } else { Err(()) }
+    });
+    let recorder = folder.record(&engine.host, &[]);
+    let (without, db) = (Folder::new(), folder.db());
+    let leaving_out = without.record(&engine.host, &["--no-healthchecks"]);
+    let later = start("later", &[&alone[..], &["true", "busybox"]].concat());
+    let context = folder.path("checked");
+    std::fs::create_dir(&context).expect("a folder can be made");
+    let lines =
+        ["FROM busybox", r#"SHELL ["/bin/busybox", "sh", "-c"]"#, "HEALTHCHECK --interval=1s CMD echo of the image"];
+    std::fs::write(context.join("Dockerfile"), lines.join("\n")).expect("a file can be made");
+    let mut build = engine.client(&["build", "-t", "checked:1", context.to_str().expect("a path is text")]);
+    build.env("DOCKER_BUILDKIT", "0");
+    run(build).exited(0);
+    let image = start("image", &["--network", "none", "checked:1"]);
+    let calm = engine.container(&["--name", "calm", "--network", "none"]);
+    for name in ["before", "later", "image", "calm"] {
+        engine.docker(&["exec", name, "echo", name]);
+    }
+    // In another container it is a person's; in the same one nothing in the events tells them apart.
+    engine.docker(&["exec", "calm", "/bin/sh", "-c", "true"]);
+    engine.docker(&["exec", "later", "/bin/sh", "-c", "true"]);
+    let execs = |folder: &Folder, words: &[&str]| -> Vec<(String, String)> {
+        let lines = folder.json(&[&["query", "-q", "--type", "container"], words].concat());
+        let exec = |line: &Value| {
+            let (action, id) = (line["Action"].as_str()?, line["Actor"]["ID"].as_str()?);
+            action.starts_with("exec_").then(|| (id.to_owned(), action.to_owned()))
+        };
+        lines.iter().filter_map(exec).collect()
+    };
+    folder.eventually("each is checked, again and again", || {
+        let all = execs(&folder, &[]);
+        let checks = |id: &String| all.iter().filter(|(of, action)| of == id && action == "exec_die").count();
+        let counts = [&before, &later, &image].map(checks);
+        if counts.iter().all(|count| *count > 3) { Ok(()) } else { Err(counts) }
+    });
+    recorder.stop();
+    leaving_out.stop();
+    let echo = |id: &String, command: &str| {
+        ["exec_create: ", "exec_start: "]
+            .map(|step| (id.clone(), format!("{step}{command}")))
+            .into_iter()
+            .chain([(id.clone(), "exec_die".to_owned())])
+    };
+    let mut expected: Vec<_> =
+        echo(&before, "echo before").chain(echo(&later, "echo later")).chain(echo(&image, "echo image")).collect();
+    expected.extend(echo(&calm, "echo calm"));
+    expected.extend(echo(&calm, "/bin/sh -c true"));
+    let mut left = execs(&folder, &["--no-healthchecks"]);
+    // One that ran when the recorder stopped has no end, and one that ran when it began no beginning.
+    left.sort();
+    expected.sort();
+    assert_eq!(left, expected, "{}", db.display());
+    let mut stored = execs(&without, &[]);
+    stored.sort();
+    assert_eq!(stored, expected);
+    let all = execs(&folder, &[]).len();
+    let counted = the_source(&without)["healthchecks_left_out"].as_u64().expect("a number") as usize;
+    // The two recorders do not stop at the same moment.
+    assert!(counted > 30 && counted.abs_diff(all - expected.len()) <= 20, "{counted} of {all}");
+    let healthy = |folder: &Folder| folder.lines(&["query", "-q", "--action", "health_status"]).len();
+    assert_eq!((healthy(&folder), healthy(&without)), (3, 3));
+    for folder in [&folder, &without] {
+        folder.run(&["verify", "-q"]).succeeded();
     }
 }
 

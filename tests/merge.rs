@@ -113,7 +113,8 @@ fn what_two_stores_recorded_of_one_engine_is_put_together_and_the_hole_between_t
     assert_eq!(early_in_late.lines(&["query", "-q"]), events((0..10).chain(144..400)));
     assert_eq!(told(&early_in_late), told(&late_in_early));
     let gaps = late_in_early.json(&["gaps"]);
-    let bounds: Vec<_> = gaps.iter().map(|gap| (gap["from"].clone(), gap["to"].clone(), gap["reason"].clone())).collect();
+    let bounds: Vec<_> =
+        gaps.iter().map(|gap| (gap["from"].clone(), gap["to"].clone(), gap["reason"].clone())).collect();
     let text = |text: &str| Value::String(text.into());
     assert_eq!(
         bounds,
@@ -158,7 +159,11 @@ fn what_was_edited_is_not_taken() {
     let path = from.db().display().to_string();
     let ran = into.run(&["import", &path]).exited(1);
     let expected = format!("events: {path} is not as it was recorded: ");
-    assert!(ran.stderr.starts_with(&expected) && ran.stderr.contains(" faults (hint: `events verify --db "), "{}", ran.stderr);
+    assert!(
+        ran.stderr.starts_with(&expected) && ran.stderr.contains(" faults (hint: `events verify --db "),
+        "{}",
+        ran.stderr
+    );
     assert!(!support::command::exists(&into.db()));
 }
 
@@ -229,6 +234,10 @@ fn wrong_words() {
     let other = rusqlite::Connection::open(folder.path("other.db")).unwrap();
     other.execute_batch("CREATE TABLE x (y)").unwrap();
     let ran = folder.run(&["import", "other.db"]).exited(1);
-    assert!(ran.stderr.starts_with("events: cannot open other.db: it is the database of another program"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.starts_with("events: cannot open other.db: it is the database of another program"),
+        "{}",
+        ran.stderr
+    );
     assert!(!support::command::exists(&folder.path("new.db")));
 }

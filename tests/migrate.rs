@@ -17,9 +17,7 @@ fn of_schema_1() -> Folder {
 
 fn expected() -> Vec<String> {
     let lines = fixture::lines("docker-28.5.2.ndjson");
-    let mut expected = [&lines[..200], &lines[208..]].concat();
-    expected.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
-    expected
+    fixture::by_time(&[&lines[..200], &lines[208..]].concat())
 }
 
 #[test]
@@ -54,7 +52,7 @@ fn a_reader_says_what_to_do() {
     let folder = of_schema_1();
     let before = fs::read(folder.db()).unwrap();
     let line = format!(
-        "cannot read {}: its schema is version 1, this program reads version 3 (hint: `events record` brings it to the newest version)",
+        "cannot read {}: its schema is version 1, this program reads version 4 (hint: `events record` brings it to the newest version)",
         folder.db().display()
     );
     folder.run(&["query"]).failed(1, &line);
@@ -76,4 +74,24 @@ fn a_migration_that_fails_in_the_middle_leaves_the_old_file_whole() {
     let ran = folder.run(&["import", "-q"]).exited(1);
     assert!(ran.stderr.contains("cannot bring"), "{}", ran.stderr);
     assert_eq!(count(&folder), (1, 240));
+}
+
+/// Schema 3: the same session, recorded and imported. Its chain goes on.
+#[test]
+fn a_store_of_schema_3_is_brought_along_with_its_chain() {
+    let folder = Folder::new();
+    fs::copy(fixture::path("stores/schema-3.db"), folder.db()).unwrap();
+    let ran = folder.run(&["query"]).exited(1);
+    assert!(ran.stderr.contains("its schema is version 3, this program reads version 4"), "{}", ran.stderr);
+    folder.run(&["import", "-q"]).succeeded();
+    let mut lines = fixture::lines("docker-28.5.2.ndjson");
+    lines.extend_from_slice(&fixture::lines("docker-26.1.5.ndjson")[..60]);
+    lines.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
+    assert_eq!(folder.lines(&["query", "-q"]), lines);
+    let noted = "312:1d42354acdddddc48bd0967f32d1ebde012f774aab81dbb95c8acb91d604d78f";
+    folder.run(&["verify", "-q", "--head", noted]).succeeded();
+    // How its containers check their health was not asked then.
+    let ran = folder.run(&["query", "--no-healthchecks", "--source", "engine"]).exited(0);
+    assert_eq!(ran.lines().len(), 248);
+    assert!(ran.stderr.contains("checked health was never seen"), "{}", ran.stderr);
 }

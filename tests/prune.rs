@@ -59,9 +59,7 @@ fn what_is_older_goes_and_the_rest_is_proven() {
     assert!(gone > everything.len() / 2 - 300 && gone <= everything.len() / 2 + 300, "{gone} of {}", everything.len());
     let left = folder.lines(&["query", "-q"]);
     assert_eq!(left.len(), everything.len() - gone);
-    let mut expected = lines[gone..].to_vec();
-    expected.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
-    assert_eq!(left, expected);
+    assert_eq!(left, fixture::by_time(&lines[gone..]));
     let after = verified(&folder);
     assert_ne!(before, after);
     // The head of then is still part of the chain, for it lies behind what went.

@@ -118,6 +118,89 @@ fn text_is_what_docker_events_prints() {
 }
 
 #[test]
+fn a_template_makes_a_line_of_each_event() {
+    let folder = first_ten();
+    let query = |words: &[&str]| {
+        folder.lines(&[&["query", "--format", "{{.Action}} {{.Actor.Attributes.name}}"], words].concat())
+    };
+    assert_eq!(query(&["--limit", "2"]), ["create box-0", "start box-0"]);
+    assert_eq!(query(&["--last", "1"]), ["start box-2"]);
+    assert_eq!(query(&["--limit", "1", "--reverse"]), ["start box-2"]);
+    assert_eq!(folder.lines(&["query", "--format", "- {{.Type}}", "--limit", "1"]), ["- container"]);
+    assert_eq!(folder.lines(&["query", "--format", "", "--limit", "1"]), events(0..1));
+}
+
+#[test]
+fn an_event_that_a_template_fails_on_is_named() {
+    let folder = first_ten();
+    let ran = folder.run(&["query", "--format", "{{.Type}} {{.Actor.Attributes.name.x}}"]).exited(1);
+    assert_eq!(ran.lines(), ["container "]);
+    assert_eq!(
+        ran.stderr,
+        "events: event 3 cannot be printed: template: :1:18: executing \"\" at <.Actor.Attributes.name.x>: can't evaluate field x in type string\n"
+    );
+}
+
+#[test]
+fn a_table_is_as_wide_as_its_rows_need() {
+    let folder = first_ten();
+    let lines = folder.lines(&["query", "--format", "table", "--limit", "2"]);
+    let id = format!("{:064x}", 0);
+    assert_eq!(
+        lines,
+        [
+            format!("TIME{:26}  TYPE       ACTION    ID{:62}  NAME      ATTRIBUTES", "", ""),
+            format!("2026-09-21T14:13:20.000000000Z  container  create    {id}  box-0     image=busybox"),
+            format!("2026-09-21T14:13:21.000000000Z  container  start     {id}  box-0     image=busybox"),
+        ]
+    );
+    let last = folder.lines(&["query", "--format", "table", "--envelope", "--last", "1"]);
+    assert!(last[0].starts_with("SEQ  SOURCE  TIME "), "{last:?}");
+    assert!(last[1].starts_with("12   events  2026-09-21T14:13:29.000000000Z  container  start "), "{last:?}");
+    // Nothing found is a table without rows.
+    assert_eq!(folder.lines(&["query", "--format", "table", "--type", "x"]).len(), 1);
+}
+
+#[test]
+fn csv_has_the_columns_of_the_view() {
+    let folder = first_ten();
+    let ran = folder.run(&["query", "--format", "csv", "--limit", "1"]).succeeded();
+    let (time, id) = ("2026-09-21T14:13:20.000000000Z", format!("{:064x}", 0));
+    let attributes = r#""{""image"":""busybox"",""name"":""box-0""}""#;
+    assert_eq!(
+        String::from_utf8(ran.stdout).unwrap(),
+        format!(
+            "time,type,action,actor_id,name,image,attributes,time_nano\r\n\
+             {time},container,create,{id},box-0,busybox,{attributes},1790000000000000000\r\n"
+        )
+    );
+    let lines = folder.lines(&["query", "--format", "csv", "--envelope"]);
+    assert_eq!(lines[0], "seq,source,received,time,type,action,actor_id,name,image,attributes,time_nano");
+    assert!(lines[1].starts_with("3,events,20"), "{}", lines[1]);
+    assert_eq!(folder.lines(&["query", "--format", "csv", "--type", "x"]).len(), 1);
+}
+
+#[test]
+fn every_format_follows() {
+    let folder = Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    engine.happens(&event(0));
+    let recorder = folder.record(&engine.host(), &[]);
+    folder.eventually_lines(&["query"], &events(0..1));
+    let follow = |format: &'static str| folder.start(&["query", "--follow", "--format", format, "--limit", "2"]);
+    let mut followers = ["text", "table", "csv", "{{.Actor.Attributes.name}}"].map(follow);
+    let lines = followers.each_mut().map(|follower| follower.printed());
+    // What is there comes before anything else happens.
+    for (lines, header) in lines.iter().zip([false, true, true, false]) {
+        (0..1 + usize::from(header)).for_each(|_| drop(next(lines)));
+    }
+    engine.happens(&event(4));
+    lines.iter().for_each(|lines| assert!(next(lines).contains("box-1")));
+    followers.into_iter().for_each(|follower| drop(follower.ended().succeeded()));
+    recorder.stop();
+}
+
+#[test]
 fn times_without_a_zone_are_local() {
     let folder = first_ten();
     let since = |time: &str| {

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 type Check = fn(&[u8]);
 
 /// A property, and the name that its target, its seeds and its regressions have.
-const PROPERTIES: [(&str, Check); 7] = [
+const PROPERTIES: [(&str, Check); 8] = [
     ("parser", properties::parser::check),
     ("stream", properties::stream::check),
     ("layout", properties::layout::check),
     ("store", properties::store::check),
     ("filter", properties::filter::check),
     ("time", properties::time::check),
+    ("template", properties::template::check),
     ("chain", properties::chain::check),
 ];
 

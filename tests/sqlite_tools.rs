@@ -9,6 +9,7 @@ use std::process::Command;
 use events::testing::Engine;
 use support::command::{Folder, Running, run};
 use support::engine::{event, events};
+use support::fixture;
 
 /// A recorder at work: a store of 200 events that grows.
 fn at_work() -> (Folder, Engine, Running) {
@@ -81,4 +82,28 @@ fn datasette_serves_it() {
     let answer = run(sql).exited(0).lines().join("");
     assert_eq!(answer, "[50]");
     goes_on(work);
+}
+
+#[test]
+#[ignore = "needs the sqlite3 shell"]
+fn the_sqlite3_shell_reads_the_csv_as_the_view_shows_it() {
+    let folder = fixture::recorded(&fixture::lines("docker-28.5.2.ndjson"));
+    let csv = folder.run(&["query", "--format", "csv", "--envelope"]).succeeded().stdout;
+    std::fs::write(folder.path("events.csv"), csv).unwrap();
+    let columns = "seq, source, time, type, action, actor_id, ifnull(name, ''), ifnull(image, ''), time_nano";
+    let typed = "CAST(seq AS INTEGER), source, time, type, action, actor_id, name, image, CAST(time_nano AS INTEGER)";
+    let pairs =
+        |of: &str| format!("(SELECT json_group_array(key || value) FROM (SELECT * FROM json_each({of}) ORDER BY key))");
+    let mut shell = Command::new("sqlite3");
+    shell.current_dir(folder.path("")).args([":memory:", "-cmd", ".import --csv events.csv csv", "-cmd"]);
+    shell.arg(format!("ATTACH '{}' AS store", folder.db().display()));
+    shell.arg(format!(
+        "SELECT count(*) FROM csv;
+         SELECT count(*) FROM (SELECT {typed} FROM csv EXCEPT SELECT {columns} FROM store.events);
+         SELECT count(*) FROM csv JOIN store.events AS e ON e.seq = csv.seq WHERE {} <> {}",
+        pairs("csv.attributes"),
+        pairs("e.attributes")
+    ));
+    // All rows are there, none is another.
+    assert_eq!(run(shell).succeeded().lines(), ["248", "0", "0"]);
 }

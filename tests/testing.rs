@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+
 use events::serve::FaultKind;
 use events::testing::Engine;
-use support::command::Folder;
+use support::command::{DEADLINE, Folder};
 use support::fixture;
 
 #[test]
@@ -13,8 +16,7 @@ fn a_recorder_is_tested_with_it() {
     let folder = Folder::new();
     let recorder = folder.record(&engine.docker_host(), &[]);
     assert!(engine.wait_for_subscriber());
-    let mut expected = fixture::lines("docker-28.5.2.ndjson");
-    expected.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
+    let mut expected = fixture::by_time(&fixture::lines("docker-28.5.2.ndjson"));
     expected.push(r#"{"Type":"container","Action":"oom","Actor":{"ID":"c1"},"timeNano":1795539999000000000}"#.into());
     engine.push(expected.last().unwrap());
     folder.eventually_lines(&["query", "-q"], &expected);
@@ -35,6 +37,21 @@ fn what_breaks_on_purpose_is_mended() {
         if lines == [count.clone()] { Ok(()) } else { Err(lines) }
     });
     recorder.stop();
+}
+
+/// Live, without `since`: what is pushed once a subscriber is counted is told to it, also from within an async test.
+#[tokio::test]
+async fn what_is_pushed_to_a_subscriber_that_was_waited_for_is_told() {
+    for _ in 0..200 {
+        let engine = Engine::start().unwrap();
+        let mut stream = UnixStream::connect(engine.docker_host().strip_prefix("unix://").unwrap()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        assert!(engine.wait_for_subscriber());
+        engine.push(r#"{"Type":"container","Action":"oom","Actor":{"ID":"c1"},"time":1}"#);
+        let told = BufReader::new(stream).lines().any(|line| line.unwrap().contains("oom"));
+        assert!(told);
+    }
 }
 
 #[test]

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::types::Value;
+use serde_json::json;
 use support::command::{Folder, Ran};
+use support::engine::Engine;
 use support::fixture;
 
 /// A line whose form does not repeat what is kept elsewhere, and one that is put together.
@@ -21,6 +23,30 @@ fn store() -> Folder {
     let mut text = format!("{ODD}\n{EVEN}\nno event\n");
     fixture::lines("docker-26.1.5.ndjson").iter().take(60).for_each(|line| text += &format!("{line}\n"));
     import(&folder, &text).succeeded();
+    folder
+}
+
+/// The same with health checks of two containers; what is secret in the command of one is taken out.
+fn store_with_healthchecks() -> Folder {
+    let folder = store();
+    let engine = Engine::start(folder.path("docker.sock"));
+    for (at, (id, check)) in
+        [("aaaa", "/bin/true"), ("bbbb", "/bin/login s3cret"), ("cccc", "")].into_iter().enumerate()
+    {
+        let healthcheck = json!({"Test": ["CMD-SHELL", check]});
+        let config = if check.is_empty() { json!({}) } else { json!({"Healthcheck": healthcheck}) };
+        engine.shows(&format!("/containers/{id}/json"), &json!({"Config": config}).to_string());
+        let command = format!(": /bin/sh -c {check}");
+        for (nano, (action, command)) in
+            [("exec_create", &*command), ("exec_start", &command), ("exec_die", "")].into_iter().enumerate()
+        {
+            engine.happens(&format!(
+                r#"{{"Type":"container","Action":"{action}{command}","Actor":{{"ID":"{id}","Attributes":{{"execID":"{at:064x}","name":"{id}"}}}},"scope":"local","time":1795535800,"timeNano":17955358000000{at}{nano:04}}}"#
+            ));
+        }
+    }
+    folder.run(&["record", "-q", "-H", &engine.host(), "--until", "now", "--redact", "s[0-9]cret"]).exited(0);
+    assert_eq!(folder.lines(&["query", "-q", "--no-healthchecks", "--source", "sim"]).len(), 3);
     folder
 }
 
@@ -184,8 +210,9 @@ fn it_is_proven_while_it_is_written() {
 
 /// All that `query`, `gaps` and `rejected` print.
 fn printed(folder: &Folder) -> Vec<Vec<u8>> {
-    let asked: [&[&str]; 10] = [
+    let asked: [&[&str]; 11] = [
         &["query", "-q", "--envelope"],
+        &["query", "-q", "--no-healthchecks"],
         &["query", "-q", "--envelope", "--source", "imported"],
         &["query", "-q", "--type", "container", "--action", "start"],
         &["query", "-q", "--action", "exec_start"],
@@ -209,7 +236,7 @@ fn printed(folder: &Folder) -> Vec<Vec<u8>> {
 /// fail.
 #[test]
 fn no_change_that_shows_goes_unnoticed() {
-    let folder = store();
+    let folder = store_with_healthchecks();
     let before = printed(&folder);
     let db = Connection::open(folder.db()).unwrap();
     db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();

@@ -22,6 +22,9 @@ fn words_that_are_wrong_are_exit_2() {
         "(hint: write http://host:9323, dockerd's metrics-addr, with NAME= before it if there are several hosts)";
     let window =
         "--since is after --until: no time lies between them (hint: a duration counts back from now: 2h is before 1h)";
+    let fields = "(hint: the fields are Status ID From Type Action Actor.ID Actor.Attributes.NAME Scope Time TimeNano)";
+    let envelope =
+        "--envelope has no place in what the docker client prints (hint: it goes with --format json, table and csv)";
     for (words, line) in [
         ("query --filter name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
         ("query --exclude name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
@@ -54,6 +57,22 @@ fn words_that_are_wrong_are_exit_2() {
             "unexpected argument '--frmat' found (hint: a similar argument exists: '--format')".into(),
         ),
         (
+            "query --format jsn",
+            "the format 'jsn' is not known (hint: it is json, text, table, csv, or a template as '{{.Actor.ID}}')"
+                .into(),
+        ),
+        (
+            "query --format {{.Nope}}",
+            format!("--format is no template: template: :1:2: executing \"\" at <.Nope>: can't evaluate field Nope in type *events.Message {fields}"),
+        ),
+        ("query --format {{.ID", format!("--format is no template: template: :1: unclosed action {fields}")),
+        (
+            "query --format a\n{{nope}}",
+            format!("--format is no template: template: :2: function \"nope\" not defined {fields}"),
+        ),
+        ("query --envelope --format text", envelope.into()),
+        ("query --envelope --format {{.ID}}", envelope.into()),
+        (
             "qeury",
             "unrecognized subcommand 'qeury' (hint: some similar subcommands exist: 'verify', 'query')".into(),
         ),
@@ -61,6 +80,27 @@ fn words_that_are_wrong_are_exit_2() {
         (
             "record -H tcp://box:99999",
             format!("'tcp://box:99999' cannot be a host: the port is not a number up to 65535 {host}"),
+        ),
+        (
+            "record -H ssh://me:secret@box",
+            format!("'ssh://me:…@box' cannot be a host: a password has no meaning there; ssh takes keys {host}"),
+        ),
+        (
+            "record --context box",
+            "there is no context 'box', which --context names \
+             (hint: `docker context ls` lists those in ~/.docker, or $DOCKER_CONFIG)"
+                .into(),
+        ),
+        ("record -H tcp://a --context b", "--host and --context exclude each other (hint: leave out one of them)".into()),
+        (
+            "record -H tcp://a --tlscacert x",
+            "--tlscacert has no meaning where TLS is not spoken (hint: add --tlsverify)".into(),
+        ),
+        (
+            "record -H tcp://a --tlsverify --tlscacert /nowhere/ca.pem",
+            "cannot read /nowhere/ca.pem: I/O error: No such file or directory \
+             (hint: --tlscacert, --tlscert and --tlskey name the files; else they are ca.pem, cert.pem and key.pem in $DOCKER_CERT_PATH, or ~/.docker)"
+                .into(),
         ),
         ("record -H ftp://box", format!("'ftp://box' cannot be a host: ftp:// is not known {host}")),
         (
@@ -225,7 +265,7 @@ fn a_store_in_a_folder_that_is_not_there_says_how_to_make_it() {
 #[test]
 fn a_source_that_is_not_there_is_named_with_those_that_are() {
     let folder = fixture::recorded(&events(0..3));
-    let line = format!("{} has no source 'nope' (hint: it has sim)", folder.db().display());
+    let line = format!("{} has no source 'nope' (hint: it has events)", folder.db().display());
     folder.run(&["query", "--source", "nope"]).failed(1, &line);
 }
 

@@ -4,12 +4,13 @@ use std::io;
 use std::process::ExitCode;
 
 use super::LogFormat;
-use crate::engine::{EngineError, HostError, MetricsPageError};
+use crate::engine::{EngineError, HostError, MetricsPageError, TlsError};
 use crate::error::chain;
 use crate::event::RedactionError;
+use crate::output::{PrintError, TemplateError};
 use crate::query::time::TimeError;
 use crate::query::{FilterError, SelectionError};
-use crate::serve::{ListenError, TlsError};
+use crate::serve::ListenError;
 use crate::store::{StoreError, WriteFailed};
 use crate::stream::ReadError;
 
@@ -87,6 +88,16 @@ impl Failure {
         self
     }
 
+    /// The line, without what to try.
+    pub(super) fn line(&self) -> &str {
+        self.line.as_deref().unwrap_or_default()
+    }
+
+    /// What to try.
+    pub(super) fn to_try(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// Tells the user in one line, and gives the code to end with.
     pub fn report(self, format: LogFormat) -> Exit {
         if let Some(line) = self.line {
@@ -144,7 +155,7 @@ impl From<MetricsPageError> for Failure {
 
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Failure {
-        Failure::usage(error.to_string()).hint(error.hint())
+        Failure::usage(chain(&error)).hint(error.hint())
     }
 }
 
@@ -161,6 +172,24 @@ impl From<FilterError> for Failure {
 impl From<RedactionError> for Failure {
     fn from(error: RedactionError) -> Failure {
         Failure::usage(error.to_string()).hint("--redact takes exec, or an expression such as 'password=[^ ]+'")
+    }
+}
+
+impl From<TemplateError> for Failure {
+    fn from(error: TemplateError) -> Failure {
+        let fields = "Status ID From Type Action Actor.ID Actor.Attributes.NAME Scope Time TimeNano";
+        // A template may have several lines, and the error show one that is wrong.
+        let line = error.to_string().replace('\n', "\\n");
+        Failure::usage(format!("--format is no template: {line}")).hint(format!("the fields are {fields}"))
+    }
+}
+
+impl From<PrintError> for Failure {
+    fn from(error: PrintError) -> Failure {
+        match error {
+            PrintError::Io(error) => error.into(),
+            error => Failure::failed(chain(&error).replace('\n', "\\n")),
+        }
     }
 }
 

@@ -8,11 +8,12 @@ use tracing_subscriber::prelude::*;
 
 use super::{LogFormat, Shared};
 
-/// Starts logging, once for the process; `service` is a command that runs for long.
-pub(super) fn start(shared: &Shared, service: bool) {
+/// Starts logging, once for the process; `service` is a command that runs for long, `usual` what is logged of it where
+/// no flag says more or less.
+pub(super) fn start(shared: &Shared, service: bool, usual: LevelFilter) {
     let level = match (shared.quiet, shared.verbose) {
         (true, _) => LevelFilter::ERROR,
-        (false, 0) => LevelFilter::INFO,
+        (false, 0) => usual,
         (false, 1) => LevelFilter::DEBUG,
         (false, _) => LevelFilter::TRACE,
     };

@@ -2,9 +2,12 @@
 
 mod backup;
 mod demo;
+mod doctor;
 mod failure;
 mod gaps;
+mod hosts;
 mod import;
+mod install_docs;
 mod interrupt;
 mod kept;
 mod logging;
@@ -25,7 +28,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
 
 pub use failure::{Exit, Failure};
 
@@ -89,8 +93,12 @@ enum Command {
     Prune(prune::Args),
     /// Copy the store while it is recorded into
     Backup(backup::Args),
+    /// Check an engine and the store step by step, and say what to do
+    Doctor(doctor::Args),
     /// Play a recording through all of it, with nothing installed
     Demo(demo::Args),
+    /// Put the man pages and the shells' completions where they are found
+    InstallDocs(install_docs::Args),
 }
 
 /// Runs the program with these words, the first of which is its name.
@@ -105,7 +113,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         }
         Err(e) => return failure::usage(&e).report(LogFormat::Text),
     };
-    logging::start(&cli.shared, matches!(cli.command, Command::Record(_)));
+    // Doctor prints itself what it finds, and what it runs need not.
+    let usual = if matches!(cli.command, Command::Doctor(_)) { LevelFilter::WARN } else { LevelFilter::INFO };
+    logging::start(&cli.shared, matches!(cli.command, Command::Record(_)), usual);
     let done = match &cli.command {
         Command::Record(args) => record::run(&cli.shared, args),
         Command::Query(args) => query::run(&cli.shared, args),
@@ -118,7 +128,9 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Backup(args) => backup::run(&cli.shared, args),
         Command::Serve(args) => serve::run(&cli.shared, args),
         Command::Replay(args) => replay::run(&cli.shared, args),
+        Command::Doctor(args) => doctor::run(&cli.shared, args),
         Command::Demo(args) => demo::run(&cli.shared, args),
+        Command::InstallDocs(args) => install_docs::run(args, Cli::command()),
     };
     done.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Done)
 }
@@ -166,6 +178,15 @@ fn size(flag: &str, text: &str) -> Result<usize, Failure> {
     number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
 }
 
+/// A number of bytes, for people.
+fn size_text(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
 /// Prints a value as one line of JSON.
 fn print_json(out: &mut impl std::io::Write, value: &impl serde::Serialize) -> std::io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
@@ -189,7 +210,6 @@ fn default_db(root: bool, env: impl Fn(&str) -> Option<OsString>) -> Option<Path
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

@@ -1,14 +1,17 @@
 //! `events query`: filters history and prints it; with `--follow` goes on live.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use super::select::{History, find_source};
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+
+use super::select::{History, find_source, say_untold};
 use super::{Failure, Shared, now_nano};
 use crate::event::Event;
-use crate::output::{Format, Record};
+use crate::output::{self, FORMATS, Format, PrintError, Record, Template};
 use crate::query::time::rfc3339;
 use crate::query::{Cut, Selection};
 use crate::store::{GapRow, Order, Reader, Reason, Snapshot, Stored};
@@ -37,10 +40,13 @@ pub struct Args {
     /// Go on with what is recorded from now on, in the order it arrives
     #[arg(long, help_heading = "Output")]
     follow: bool,
-    /// json: each event as the engine sent it; text: as `docker events` prints it
-    #[arg(long, value_name = "FORMAT", default_value = "json", help_heading = "Output")]
-    format: FormatName,
-    /// {"seq":…,"source":…,"received":…,"event":…} around each event
+    /// json: each event as the engine sent it; text: as `docker events` prints it; table: columns, as wide as the
+    /// terminal; csv: for spreadsheets; or a Go template as `docker events --format` takes it: '{{.Actor.ID}}'
+    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = FormatWords, help_heading = "Output")]
+    #[arg(allow_hyphen_values = true, hide_possible_values = true)]
+    format: String,
+    /// With sequence, source and time of arrival: {"seq":…,"source":…,"received":…,"event":…}, or columns of CSV;
+    /// of a table the first two
     #[arg(long, help_heading = "Output")]
     envelope: bool,
     /// Print how the store is searched, in place of what is found
@@ -48,14 +54,29 @@ pub struct Args {
     explain: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum FormatName {
-    Json,
-    Text,
+/// Takes any word, as a template may be; a shell completes the others.
+#[derive(Clone)]
+struct FormatWords;
+
+impl TypedValueParser for FormatWords {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        arg: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(FORMATS.into_iter().map(PossibleValue::new)))
+    }
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
-    let selection = args.selection()?;
+    let (selection, format) = (args.selection()?, args.format()?);
     let reader = Reader::open(&shared.db()?)?;
     let source = args.history.source.as_deref().map(|name| find_source(&reader, name)).transpose()?;
     let gaps = reader.gaps()?;
@@ -73,13 +94,15 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     }
     if args.count {
         println(format_args!("{}", query.count(snapshot)?))?;
+        say_untold(&reader, &mut false);
         return Ok(());
     }
+    let out = io::BufWriter::with_capacity(64 * 1024, io::stdout().lock());
     let mut printer = Printer {
-        format: args.format(),
         names: HashMap::new(),
+        named: args.envelope,
         left: if let Cut::First(most) = selection.cut { most } else { u64::MAX },
-        out: io::BufWriter::with_capacity(64 * 1024, io::stdout().lock()),
+        out: output::Printer::new(format, args.envelope, out),
     };
     printer.learn(&reader)?;
     match selection.cut {
@@ -87,14 +110,13 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         Cut::All | Cut::First(_) => query.print(snapshot, selection.order(), &mut printer)?,
     }
     printer.out.flush()?;
-    if args.follow { query.follow(snapshot, &mut printer) } else { Ok(()) }
+    let mut said = false;
+    say_untold(&reader, &mut said);
+    if args.follow { query.follow(snapshot, &mut printer, said) } else { Ok(()) }
 }
 
 impl Args {
     fn selection(&self) -> Result<Selection, Failure> {
-        if self.envelope && self.format != FormatName::Json {
-            return Err(Failure::usage("--envelope is a form of its own").hint("leave out --format"));
-        }
         let mut selection = self.history.selection()?;
         selection.cut = match (self.limit, self.last) {
             (Some(most), _) => Cut::First(most),
@@ -105,12 +127,27 @@ impl Args {
         Ok(selection)
     }
 
-    fn format(&self) -> Format {
-        match self.format {
-            _ if self.envelope => Format::Envelope,
-            FormatName::Json => Format::Json,
-            FormatName::Text => Format::Text,
+    fn format(&self) -> Result<Format, Failure> {
+        let stdout = io::stdout();
+        let terminal = || terminal_size::terminal_size_of(&stdout).map(|(width, _)| width.0.into());
+        let format = match &*self.format {
+            // An empty one is none: scripts fill in variables.
+            "" | "json" => Format::Json,
+            "text" => Format::Text,
+            "table" => Format::Table(terminal().map(|width: usize| if width == 0 { 80 } else { width })),
+            "csv" => Format::Csv,
+            // The docker client would print such a word for each event.
+            word if !word.contains("{{") => {
+                let hint = format!("it is {}, or a template as '{{{{.Actor.ID}}}}'", FORMATS.join(", "));
+                return Err(Failure::usage(format!("the format '{word}' is not known")).hint(hint));
+            }
+            template => Format::Template(Template::parse(template)?),
+        };
+        if self.envelope && matches!(format, Format::Text | Format::Template(_)) {
+            return Err(Failure::usage("--envelope has no place in what the docker client prints")
+                .hint("it goes with --format json, table and csv"));
         }
+        Ok(format)
     }
 }
 
@@ -152,7 +189,7 @@ impl Query<'_> {
         &self,
         snapshot: Snapshot,
         order: Order,
-        each: impl FnMut(Stored) -> ControlFlow<io::Result<()>>,
+        each: impl FnMut(Stored) -> ControlFlow<Result<(), PrintError>>,
     ) -> Result<(), Failure> {
         let passes = |event: &Event| self.selection.passes(event);
         let judge = self.selection.judge(&passes);
@@ -191,21 +228,21 @@ impl Query<'_> {
             to.left = most;
             return self.print(snapshot, Order::TimeReversed, to);
         }
-        let mut newest: Vec<(i64, i64, i64, Vec<u8>)> = Vec::new();
+        let mut newest: Vec<(i64, i64, i64, bool, Vec<u8>)> = Vec::new();
         if most > 0 {
             self.select(snapshot, Order::TimeReversed, |stored| {
-                newest.push((stored.seq, stored.source, stored.received_nano, stored.raw.to_vec()));
+                newest.push((stored.seq, stored.source, stored.received_nano, stored.marked, stored.raw.to_vec()));
                 if (newest.len() as u64) < most { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
             })?;
         }
-        for (seq, source, received_nano, raw) in newest.iter().rev() {
-            to.print(Stored { seq: *seq, source: *source, received_nano: *received_nano, raw })?;
+        for (seq, source, received_nano, marked, raw) in newest.iter().rev() {
+            to.print(Stored { seq: *seq, source: *source, received_nano: *received_nano, marked: *marked, raw })?;
         }
         Ok(())
     }
 
     /// Prints what is committed after the snapshot, until the window ends or enough is printed.
-    fn follow<W: Write>(&self, mut snapshot: Snapshot, to: &mut Printer<W>) -> Result<(), Failure> {
+    fn follow<W: Write>(&self, mut snapshot: Snapshot, to: &mut Printer<W>, mut said: bool) -> Result<(), Failure> {
         let mut seen = None;
         while to.left > 0 {
             let over = self.selection.until.is_some_and(|until| now_nano() > until);
@@ -216,6 +253,7 @@ impl Query<'_> {
                 to.learn(self.reader)?;
                 self.print(snapshot, Order::Arrival, to)?;
                 to.out.flush()?;
+                say_untold(self.reader, &mut said);
             }
             if over {
                 break;
@@ -227,27 +265,27 @@ impl Query<'_> {
 }
 
 struct Printer<W> {
-    format: Format,
-    /// The names of the sources, by row.
+    out: output::Printer<W>,
+    /// The names of the sources, by row; where they are printed.
     names: HashMap<i64, String>,
+    named: bool,
     /// How many may still be printed.
     left: u64,
-    out: W,
 }
 
 impl<W: Write> Printer<W> {
     fn learn(&mut self, reader: &Reader) -> Result<(), Failure> {
-        if self.format == Format::Envelope {
+        if self.named {
             self.names = reader.sources()?.into_iter().map(|source| (source.id, source.name)).collect();
         }
         Ok(())
     }
 
-    fn print(&mut self, stored: Stored) -> io::Result<()> {
+    fn print(&mut self, stored: Stored) -> Result<(), PrintError> {
         let source = self.names.get(&stored.source).map_or("", String::as_str);
         let record = Record { raw: stored.raw, seq: stored.seq, source, received_nano: stored.received_nano };
         self.left -= 1;
-        self.format.print(&record, &mut self.out)
+        self.out.print(&record)
     }
 }
 

@@ -7,14 +7,16 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::select::{self, find_source};
+use super::select::{self, find_source, say_all_untold, say_untold};
 use super::{Failure, Shared, now_nano};
 use crate::event::{Event, retimed};
 use crate::query::{Cut, Selection};
@@ -98,6 +100,7 @@ impl Args {
             Cut::All | Cut::Last(_) => usize::MAX,
         };
         if !self.fixtures.is_empty() {
+            say_all_untold(selection);
             let mut events = fixtures(&self.fixtures)?;
             events.retain(|(instant, raw)| {
                 selection.spans(*instant) && Event::parse(raw).is_ok_and(|event| selection.passes(&event))
@@ -127,6 +130,7 @@ impl Args {
                         if (kept.len() as u64) < newest { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
                     })?;
             }
+            say_untold(&reader, &mut false);
             for raw in kept.iter().rev() {
                 each(instant(raw), raw)?;
             }
@@ -143,6 +147,7 @@ impl Args {
                 Err(e) => ControlFlow::Break(Err(e)),
             }
         })?;
+        say_untold(&reader, &mut false);
         if let ControlFlow::Break(done) = done { Ok(done?) } else { Ok(()) }
     }
 
@@ -157,7 +162,7 @@ impl Args {
             let left = due.saturating_sub(begin.elapsed());
             if !left.is_zero() {
                 out.flush()?;
-                std::thread::sleep(left);
+                wait(left)?;
             }
             if self.retime {
                 let due = i64::try_from(due.as_nanos()).unwrap_or(i64::MAX / 2);
@@ -174,6 +179,25 @@ impl Args {
         })?;
         Ok(out.flush()?)
     }
+}
+
+/// Waits so long, or until nobody reads stdout any more: the next event may be hours away.
+fn wait(mut left: Duration) -> io::Result<()> {
+    let begin = Instant::now();
+    let all = left;
+    let stdout = io::stdout();
+    while !left.is_zero() {
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 });
+        // Asked for nothing, it tells of errors alone.
+        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Err(io::ErrorKind::BrokenPipe.into()),
+            Err(e) => return Err(e.into()),
+        }
+        left = all.saturating_sub(begin.elapsed());
+    }
+    Ok(())
 }
 
 /// Runs a command beside an engine that is its own.

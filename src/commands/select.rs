@@ -1,6 +1,6 @@
 //! The flags that select events, the same for every command that does.
 
-use crate::query::{Cut, Filter, Selection, time};
+use crate::query::{Filter, Selection, time};
 
 use super::{Failure, now_nano};
 use crate::store::Reader;
@@ -16,6 +16,9 @@ pub struct Filters {
     /// Take away what matches, in the same grammar; each by itself
     #[arg(long, value_name = "K=V")]
     exclude: Vec<String>,
+    /// Leave out the exec events of containers' own health checks, known by the command in their configuration
+    #[arg(long)]
+    no_healthchecks: bool,
     /// --filter type=V: container, image, network, volume, daemon, …
     #[arg(long = "type", value_name = "V")]
     kind: Vec<String>,
@@ -97,7 +100,7 @@ impl Filters {
             exclude.add(words)?;
             excludes.push(exclude);
         }
-        Ok(Selection { filter, excludes, cut: Cut::All, ..Selection::default() })
+        Ok(Selection { filter, excludes, no_healthchecks: self.no_healthchecks, ..Selection::default() })
     }
 }
 
@@ -108,6 +111,23 @@ impl Window {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let read = |text| given(text).map(|text| time::parse_time(&text, now)).transpose();
         Ok(selection.between(read(&self.since)?, read(&self.until)?)?)
+    }
+}
+
+/// Says of which events a reading could not tell whether they are of health checks, if it was to leave these out; once.
+pub fn say_untold(reader: &Reader, said: &mut bool) {
+    let untold = reader.untold();
+    if !untold.is_none() && !std::mem::replace(said, true) {
+        tracing::warn!("{untold}");
+    }
+}
+
+/// The same of files, in which no configuration stands.
+pub fn say_all_untold(selection: &Selection) {
+    if selection.no_healthchecks {
+        tracing::warn!(
+            "how containers check their health does not stand in files of events: nothing is left out of them"
+        );
     }
 }
 

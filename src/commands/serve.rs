@@ -8,7 +8,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::select::{self, find_source};
+use super::select::{self, find_source, say_all_untold};
 use super::{Failure, Shared};
 use crate::event::Event;
 use crate::query::Selection;
@@ -19,7 +19,7 @@ use crate::stream::fixtures;
 /// The flags of `serve`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Serve these files in place of the store: NDJSON or json-seq, also as .gz or .zst
+    /// Serve these files in place of the store: NDJSON or json-seq, also as .gz or .zst; `-`: standard input
     #[arg(value_name = "FIXTURE", conflicts_with = "source")]
     fixtures: Vec<PathBuf>,
     /// Where to listen: unix:///path (mode 0660) or tcp://127.0.0.1:2375; repeatable
@@ -57,6 +57,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let engine = Arc::new(if args.fixtures.is_empty() {
         stored(&shared.db()?, selection, args.history.source.as_deref())?
     } else {
+        say_all_untold(&selection);
         let feed = Feed::default();
         for (instant, raw) in fixtures(&args.fixtures)? {
             if Event::parse(&raw).is_ok_and(|event| selection.spans(instant) && selection.passes(&event)) {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Failure, Shared};
+use super::{Failure, Shared, size_text};
 use crate::query::time::rfc3339;
 use crate::store::{self, Reader, Reason};
 
@@ -55,6 +55,8 @@ struct Source {
     connected: bool,
     gaps: u64,
     rejected: u64,
+    /// How many events of health checks `record --no-healthchecks` has not stored.
+    healthchecks_left_out: u64,
     /// How far the engine's clock is ahead of the recorder's.
     clock_skew_ms: Option<i64>,
 }
@@ -109,6 +111,7 @@ impl Status {
                 first: row.first_nano.map(rfc3339),
                 last: row.last_nano.map(rfc3339),
                 rejected: row.rejected,
+                healthchecks_left_out: row.healthchecks_left_out,
                 clock_skew_ms: row.skew_nano.map(|nano| nano / 1_000_000),
             })
             .collect();
@@ -128,9 +131,10 @@ impl Status {
 
     fn for_people(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "store     {} ({} events, {})", self.db.path, self.db.events, size(self.db.bytes));
+        let _ = writeln!(text, "store     {} ({} events, {})", self.db.path, self.db.events, size_text(self.db.bytes));
         if let Some(Pruned { events, at, kept_from }) = &self.db.pruned {
-            let kept = kept_from.as_ref().map_or("nothing is left".into(), |from| format!("what is left begins {from}"));
+            let kept =
+                kept_from.as_ref().map_or("nothing is left".into(), |from| format!("what is left begins {from}"));
             let _ = writeln!(text, "pruned    {events} events, the last at {at}; {kept}");
         }
         let _ = match self.recorder.pid {
@@ -152,6 +156,9 @@ impl Status {
                 _ => String::new(),
             };
             let _ = writeln!(text, "  events    {}{span}", source.events);
+            if source.healthchecks_left_out > 0 {
+                let _ = writeln!(text, "  left out  {} events of health checks", source.healthchecks_left_out);
+            }
             if let Some(skew) = source.clock_that_is_off() {
                 let _ = writeln!(text, "  clock     {skew}");
             }
@@ -177,12 +184,4 @@ fn bytes_on_disk(path: &Path) -> u64 {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
     [path, Path::new(&wal)].iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum()
-}
-
-fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    }
 }

@@ -1,4 +1,5 @@
-//! What containers an engine has, and since when: `/containers/json` and `/containers/{id}/json`.
+//! What containers an engine has, since when, and how they check their health: `/containers/json` and
+//! `/containers/{id}/json`.
 //!
 //! Fields that are not asked for are passed over, and those that an engine leaves out are empty: Podman answers the same
 //! questions a little differently.
@@ -44,6 +45,53 @@ pub struct Times {
     pub exit_code: i64,
     /// Whether it ended because it had no more memory.
     pub out_of_memory: bool,
+}
+
+/// How a container checks its health, as its configuration says; what it has from its image stands there too.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Configured {
+    #[serde(rename = "Config")]
+    config: Option<Config>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Config {
+    healthcheck: Option<Healthcheck>,
+    /// What a command is run by that is given as a text.
+    shell: Option<Vec<String>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Healthcheck {
+    test: Option<Vec<String>>,
+}
+
+/// What an engine runs a text by if the container does not say (moby `daemon/health.go`).
+const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+
+impl Configured {
+    /// The command as it stands in the container's exec events; `None` if there is none.
+    fn command(self) -> Option<String> {
+        let config = self.config?;
+        let test = config.healthcheck?.test?;
+        let (kind, words) = test.split_first()?;
+        let mut command: Vec<String> = match kind.as_str() {
+            "CMD" => Vec::new(),
+            "CMD-SHELL" => {
+                config.shell.filter(|shell| !shell.is_empty()).unwrap_or_else(|| SHELL.map(str::to_owned).into())
+            }
+            _ => return None,
+        };
+        command.extend_from_slice(words);
+        match command.as_slice() {
+            [] => None,
+            // Between the program and its arguments stands a space, also where there are none.
+            [program, arguments @ ..] => Some(format!("{program} {}", arguments.join(" "))),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -97,11 +145,24 @@ impl Client {
     /// # Errors
     /// [`EngineError`].
     pub async fn times(&self, id: &str) -> Result<Option<Times>, EngineError> {
+        Ok(self.inspect::<Inspected>(id).await?.map(Times::from))
+    }
+
+    /// The command with which a container checks its health, as its exec events repeat it; `Some(None)` if it does not,
+    /// `None` if it is not there any more.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn healthcheck(&self, id: &str) -> Result<Option<Option<String>>, EngineError> {
+        Ok(self.inspect::<Configured>(id).await?.map(Configured::command))
+    }
+
+    async fn inspect<T: serde::de::DeserializeOwned>(&self, id: &str) -> Result<Option<T>, EngineError> {
         if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Ok(None);
         }
-        match self.json::<Inspected>(&format!("/containers/{id}/json")).await {
-            Ok(inspected) => Ok(Some(inspected.into())),
+        match self.json(&format!("/containers/{id}/json")).await {
+            Ok(inspected) => Ok(Some(inspected)),
             Err(EngineError::Status { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
             Err(e) => Err(e),
         }
@@ -111,6 +172,36 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_health_check_runs_the_command_that_its_exec_events_repeat() {
+        for (config, command) in [
+            (
+                r#"{"Healthcheck":{"Test":["CMD-SHELL","test -f /ok || exit 1"],"Interval":1}}"#,
+                "/bin/sh -c test -f /ok || exit 1",
+            ),
+            (
+                r#"{"Healthcheck":{"Test":["CMD-SHELL","id"]},"Shell":["/bin/bash","-eo","pipefail","-c"]}"#,
+                "/bin/bash -eo pipefail -c id",
+            ),
+            (r#"{"Healthcheck":{"Test":["CMD-SHELL","id"]},"Shell":[]}"#, "/bin/sh -c id"),
+            (
+                r#"{"Healthcheck":{"Test":["CMD","curl","-f","http://localhost/"]},"Shell":["bash"]}"#,
+                "curl -f http://localhost/",
+            ),
+            (r#"{"Healthcheck":{"Test":["CMD","/healthy"]}}"#, "/healthy "),
+            (r#"{"Healthcheck":{"Test":["NONE"]}}"#, ""),
+            (r#"{"Healthcheck":{"Test":["CMD"]}}"#, ""),
+            (r#"{"Healthcheck":{"Test":[]}}"#, ""),
+            (r#"{"Healthcheck":{}}"#, ""),
+            (r#"{"Healthcheck":null,"Shell":null}"#, ""),
+            ("{}", ""),
+            ("null", ""),
+        ] {
+            let configured: Configured = serde_json::from_str(&format!(r#"{{"Id":"c1","Config":{config}}}"#)).unwrap();
+            assert_eq!(configured.command().unwrap_or_default(), command, "{config}");
+        }
+    }
 
     #[test]
     fn what_docker_and_podman_answer_is_read() {

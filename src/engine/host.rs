@@ -1,22 +1,33 @@
-//! Hosts as users write them: `unix:///var/run/docker.sock`, `tcp://host:2375`, `http://host`, `NAME=URL`.
+//! Hosts as users write them: `unix:///var/run/docker.sock`, `tcp://host:2375`, `https://host`, `ssh://user@host`,
+//! `NAME=URL`. Which of them are meant is decided in `options.rs`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::ssh::{Processes, Ssh};
+use super::tls::{Files, Tls, TlsError};
+
 /// Where an engine listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// The port that the docker client takes for `tcp://` without one.
+/// The port of `tcp://` without one.
 const TCP_PORT: u16 = 2375;
 
+/// The same under TLS, as dockerd's documentation has it. The docker client takes 2375, and 443 for a context.
+const TLS_PORT: u16 = 2376;
+
 /// Where one engine is to be reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Host {
     /// The name the user gives the source, if any.
     pub name: Option<String>,
     /// Where to connect.
     pub endpoint: Endpoint,
+    /// How TLS is spoken there, if it is.
+    pub(super) tls: Option<Tls>,
+    /// What runs to reach it.
+    pub(super) processes: Processes,
     /// The URL as the user wrote it, without the name.
     url: String,
     /// What stands before every path asked for there; without a slash at its end.
@@ -35,41 +46,65 @@ pub enum Endpoint {
         /// The port.
         port: u16,
     },
+    /// A machine's docker client, through ssh.
+    Ssh(Ssh),
 }
 
-/// Some words that cannot be a host.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' cannot be a host: {why}")]
-pub struct HostError {
-    text: String,
-    pub(super) why: String,
+/// Words from which no host can be made.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum HostError {
+    #[error("'{text}' cannot be a host: {why}")]
+    Url { text: String, why: String },
+    #[error("--host and --context exclude each other")]
+    HostAndContext,
+    #[error("there is no context '{name}', which {named_by} names")]
+    NoContext { name: String, named_by: &'static str },
+    #[error("the context '{name}' cannot be used: {why}")]
+    Context { name: String, why: String },
+    #[error("{flag} has no meaning with the context '{name}', which has certificates of its own")]
+    TlsOfContext { flag: &'static str, name: String },
+    #[error("{flag} has no meaning where TLS is not spoken")]
+    NoTls { flag: &'static str },
+    #[error("{given} has no meaning without {missing}")]
+    HalfAPair { given: &'static str, missing: &'static str },
+    #[error("{url} is not encrypted, and TLS is asked for")]
+    InClear { url: String },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl HostError {
-    /// What a host looks like.
-    pub fn hint(&self) -> String {
-        "write unix:///path/to/docker.sock or tcp://host:2375, with NAME= before it to name the source".into()
+    /// What to try.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            HostError::Url { .. } => {
+                "write unix:///path/to/docker.sock or tcp://host:2375, with NAME= before it to name the source"
+            }
+            HostError::HostAndContext => "leave out one of them",
+            HostError::NoContext { .. } => "`docker context ls` lists those in ~/.docker, or $DOCKER_CONFIG",
+            HostError::Context { .. } => "`docker context inspect` shows it",
+            HostError::TlsOfContext { .. } => "leave it out, or name the engine by --host",
+            HostError::NoTls { .. } => "add --tlsverify",
+            HostError::HalfAPair { .. } => "a certificate and its key go together",
+            HostError::InClear { .. } => "write https:// or tcp://",
+            HostError::Tls(TlsError::Pem { .. }) => {
+                "--tlscacert, --tlscert and --tlskey name the files; \
+                 else they are ca.pem, cert.pem and key.pem in $DOCKER_CERT_PATH, or ~/.docker"
+            }
+            HostError::Tls(TlsError::Encrypted { .. }) => "`openssl pkey -in KEY -out FILE` takes the passphrase away",
+            HostError::Tls(TlsError::Pair { .. }) => "is that the key of that certificate?",
+            HostError::Tls(TlsError::Authorities { .. }) => "they are to be in PEM",
+            HostError::Tls(TlsError::NoAuthority { .. }) => {
+                "--tlscacert FILE names one, and Debian's ca-certificates are the usual ones"
+            }
+        }
     }
 }
 
 impl Host {
-    /// The hosts to take: those given, or else `DOCKER_HOST`, or else the engine of this machine.
-    ///
-    /// # Errors
-    /// The first that cannot be a host.
-    pub fn all(given: &[String], env: impl Fn(&str) -> Option<String>) -> Result<Vec<Host>, HostError> {
-        if !given.is_empty() {
-            return given.iter().map(|text| text.parse()).collect();
-        }
-        if let Some(host) = env("DOCKER_HOST").filter(|host| !host.trim().is_empty()) {
-            return Ok(vec![host.trim().parse()?]);
-        }
-        let rootless = env("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("docker.sock"));
-        Ok(vec![Host::local(Path::new(DEFAULT_SOCKET), rootless)])
-    }
-
     /// The engine of this machine: that of a user alone where there is no other.
-    fn local(usual: &Path, rootless: Option<PathBuf>) -> Host {
+    pub(super) fn local(usual: &Path, rootless: Option<PathBuf>) -> Host {
         match rootless {
             Some(rootless) if !usual.exists() && rootless.exists() => Host::unix(rootless),
             _ => Host::unix(usual),
@@ -80,7 +115,32 @@ impl Host {
     pub fn unix(path: impl Into<PathBuf>) -> Host {
         let path = path.into();
         let url = format!("unix://{}", path.display());
-        Host { name: None, endpoint: Endpoint::Unix(path), url, base: String::new() }
+        Host::new(None, Endpoint::Unix(path), url, String::new())
+    }
+
+    fn new(name: Option<String>, endpoint: Endpoint, url: String, base: String) -> Host {
+        Host { name, endpoint, tls: None, processes: Processes::default(), url, base }
+    }
+
+    /// What stands before `://`.
+    pub(super) fn scheme(&self) -> &str {
+        self.url.split_once("://").map_or("", |(scheme, _)| scheme)
+    }
+
+    /// The same under TLS; where no port was written, at the one that is usual then.
+    pub(super) fn under(mut self, tls: Tls) -> Host {
+        if let Some(rest) = self.url.strip_prefix("tcp://")
+            && let Ok((endpoint, _)) = tcp(rest, TLS_PORT)
+        {
+            self.endpoint = endpoint;
+        }
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Waits until nothing runs any more that was started to reach it: ssh, behind connections that were dropped.
+    pub async fn closed(&self) {
+        self.processes.ended().await;
     }
 
     /// The URL as the user wrote it.
@@ -92,7 +152,7 @@ impl Host {
     pub(super) fn authority(&self) -> String {
         match &self.endpoint {
             // What a unix socket is called does not matter, but a proxy in front of it may want a valid name.
-            Endpoint::Unix(_) => "localhost".into(),
+            Endpoint::Unix(_) | Endpoint::Ssh(_) => "localhost".into(),
             Endpoint::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
             Endpoint::Tcp { host, port } => format!("{host}:{port}"),
         }
@@ -114,7 +174,7 @@ impl FromStr for Host {
     type Err = HostError;
 
     fn from_str(text: &str) -> Result<Host, HostError> {
-        let error = |why: &str| HostError { text: text.into(), why: why.into() };
+        let error = |why: &str| HostError::Url { text: without_password(text), why: why.into() };
         let (name, url) = match text.split_once('=') {
             Some((name, url)) if !name.contains([':', '/']) => (Some(name.trim()), url),
             _ => (None, text),
@@ -129,11 +189,22 @@ impl FromStr for Host {
             "unix" => (Endpoint::Unix(rest.into()), String::new()),
             "tcp" => tcp(rest, TCP_PORT).map_err(|why| error(&why))?,
             "http" => tcp(rest, 80).map_err(|why| error(&why))?,
-            "https" | "ssh" | "npipe" | "fd" => return Err(error(&format!("{scheme}:// is not supported yet"))),
+            "https" => tcp(rest, 443).map_err(|why| error(&why))?,
+            "ssh" => (Endpoint::Ssh(Ssh::parse(rest).map_err(|why| error(&why))?), String::new()),
+            "npipe" | "fd" => return Err(error(&format!("{scheme}:// is not for a client on this system"))),
             _ => return Err(error(&format!("{scheme}:// is not known"))),
         };
-        Ok(Host { name, endpoint, url: url.into(), base })
+        let tls = (scheme == "https").then(|| Files { verify: true, ..Files::default() }.into());
+        Ok(Host { tls, ..Host::new(name, endpoint, url.into(), base) })
     }
+}
+
+/// Words to be shown, without the password of a user in them.
+fn without_password(text: &str) -> String {
+    let at = text.find("://").map_or(0, |at| at + 3);
+    let end = text[at..].find('/').map_or(text.len(), |end| at + end);
+    let password = text[at..end].rfind('@').and_then(|user| Some((at + text[at..at + user].find(':')? + 1, at + user)));
+    password.map_or_else(|| text.into(), |(from, to)| format!("{}…{}", &text[..from], &text[to..]))
 }
 
 fn tcp(rest: &str, default_port: u16) -> Result<(Endpoint, String), String> {
@@ -162,9 +233,15 @@ fn tcp(rest: &str, default_port: u16) -> Result<(Endpoint, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn tcp(host: &str, port: u16) -> Endpoint {
         Endpoint::Tcp { host: host.into(), port }
+    }
+
+    fn ssh(user: Option<&str>, host: &str, port: Option<u16>, socket: Option<&str>) -> Endpoint {
+        let (user, socket) = (user.map(str::to_owned), socket.map(str::to_owned));
+        Endpoint::Ssh(Ssh { user, host: host.into(), port, socket })
     }
 
     #[test]
@@ -178,6 +255,8 @@ mod tests {
             ("a b=http://box/sub/", Some("a b"), tcp("box", 80), "box:80", "/sub/x"),
             ("tcp://[::1]:99", None, tcp("::1", 99), "[::1]:99", "/x"),
             ("tcp://[::1]", None, tcp("::1", 2375), "[::1]:2375", "/x"),
+            ("https://box", None, tcp("box", 443), "box:443", "/x"),
+            ("vm=ssh://me@box:22/d", Some("vm"), ssh(Some("me"), "box", Some(22), Some("/d")), "localhost", "/x"),
         ] {
             let host: Host = text.parse().unwrap();
             assert_eq!(host.name.as_deref(), name, "{text}");
@@ -203,24 +282,72 @@ mod tests {
             "tcp://u@box:1",
             "tcp://a b",
             "ftp://box",
-            "ssh://box",
+            "npipe:////./pipe/docker_engine",
+            "ssh://",
+            "ssh://me@",
+            "ssh://me:secret@box",
+            "ssh://-oProxyCommand=x",
+            "ssh://box:0",
+            "ssh://box:",
+            "ssh://box:x",
+            "ssh://[::1]x",
+            "ssh://box?x",
+            "ssh://box/%ff",
+            "https://",
+            "https://u@box",
             "=unix:///d",
             "tcp://box?x",
         ] {
             let error = text.parse::<Host>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("'{text}' cannot be a host: ")), "{error}");
+            let shown = text.replace("secret", "…");
+            assert!(error.starts_with(&format!("'{shown}' cannot be a host: ")), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }
     }
 
-    #[test]
-    fn the_order_is_flags_then_environment_then_default() {
-        let env = |name: &str| (name == "DOCKER_HOST").then(|| "tcp://env:1".to_owned());
-        let urls = |hosts: Vec<Host>| hosts.iter().map(Host::to_string).collect::<Vec<_>>();
-        let given = ["tcp://a:1".to_owned(), "tcp://b:1".to_owned()];
-        assert_eq!(urls(Host::all(&given, env).unwrap()), ["tcp://a:1", "tcp://b:1"]);
-        assert_eq!(urls(Host::all(&[], env).unwrap()), ["tcp://env:1"]);
-        assert_eq!(urls(Host::all(&[], |_| Some(String::new())).unwrap()), ["unix:///var/run/docker.sock"]);
+    /// A host in any form, and what it must be read as.
+    fn any_host() -> impl Strategy<Value = (Option<String>, String, Endpoint)> {
+        let machine = || prop_oneof!["[a-z][a-z0-9.-]{0,20}", Just("10.0.0.7".to_owned()), Just("::1".to_owned())];
+        let port = || prop::option::of(1u16..);
+        let place = |host: &str, port: Option<u16>| {
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            port.map_or(host.clone(), |port| format!("{host}:{port}"))
+        };
+        let over_tcp = (prop_oneof![Just(("tcp", 2375)), Just(("http", 80)), Just(("https", 443))], machine(), port());
+        let over_ssh =
+            (prop::option::of("[a-z][a-z0-9_-]{0,9}"), machine(), port(), prop::option::of("(/[a-z .']{1,8}){1,3}"));
+        let endpoint = prop_oneof![
+            "/[a-zA-Z0-9/._=-]{1,30}".prop_map(|path| (format!("unix://{path}"), Endpoint::Unix(path.into()))),
+            over_tcp.prop_map(move |((scheme, usual), host, port)| {
+                (format!("{scheme}://{}", place(&host, port)), tcp(&host, port.unwrap_or(usual)))
+            }),
+            over_ssh.prop_map(move |(user, host, port, socket)| {
+                let before = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+                let behind = socket.as_deref().unwrap_or_default();
+                let url = format!("ssh://{before}{}{behind}", place(&host, port));
+                (url, ssh(user.as_deref(), &host, port, socket.as_deref()))
+            }),
+        ];
+        (prop::option::of("[a-zA-Z][a-zA-Z0-9 _-]{0,8}[a-z]"), endpoint)
+            .prop_map(|(name, (url, endpoint))| (name, url, endpoint))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_of_a_host_is_that_host((name, url, endpoint) in any_host()) {
+            let text = name.as_ref().map_or(url.clone(), |name| format!("{name}={url}"));
+            let host: Host = text.parse().map_err(|e| TestCaseError::fail(format!("{e}")))?;
+            prop_assert_eq!((&host.name, &host.endpoint), (&name, &endpoint));
+            let again: Host = host.to_string().parse().map_err(|e| TestCaseError::fail(format!("{e}")))?;
+            prop_assert_eq!((&again.endpoint, again.to_string()), (&endpoint, url));
+        }
+
+        #[test]
+        fn no_words_are_too_odd(text in ".{0,40}", scheme in prop_oneof!["ssh://", "tcp://", "https://", "unix://", ""]) {
+            if let Ok(host) = format!("{scheme}{text}").parse::<Host>() {
+                prop_assert!(host.to_string().parse::<Host>().is_ok());
+            }
+        }
     }
 
     #[test]

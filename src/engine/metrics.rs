@@ -34,9 +34,12 @@ impl std::str::FromStr for MetricsPage {
         if !text.contains("http://") {
             return Err(error("it has no http:// before it".into()));
         }
-        let host: Host = text.parse().map_err(|e: super::HostError| error(e.why))?;
+        let host: Host = text.parse().map_err(|e| match e {
+            super::HostError::Url { why, .. } => error(why),
+            other => error(other.to_string()),
+        })?;
         let path = if host.path("").is_empty() { USUAL_PATH } else { "" };
-        Ok(MetricsPage { name: host.name.clone(), client: Client { host, api: None }, path })
+        Ok(MetricsPage { name: host.name.clone(), client: Client { host, api: None, podman: false }, path })
     }
 }
 

@@ -5,22 +5,34 @@
 
 mod connect;
 mod containers;
+mod context;
+mod exercise;
 mod host;
 mod metrics;
+mod options;
+mod ssh;
+pub(crate) mod tls;
 
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
+use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
 pub use containers::{Listed, Times};
+pub use exercise::Wanted;
 pub use host::{DEFAULT_SOCKET, Endpoint, Host, HostError};
 pub use metrics::{MetricsPage, MetricsPageError};
+pub use options::ClientOptions;
+pub use ssh::Ssh;
+pub use tls::TlsError;
+
+use connect::Refusal;
 
 /// The newest version of the API that this client knows.
 const NEWEST_API: ApiVersion = ApiVersion(1, 51);
@@ -59,8 +71,14 @@ impl EngineError {
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+        if let Some(refusal) = Refusal::behind(self) {
+            return refusal.hint();
+        }
         let (host, source) = match self {
             EngineError::Connect { host, source } => (host, source),
+            EngineError::Status { message, .. } if message.contains("HTTP request to an HTTPS server") => {
+                return Some("it speaks TLS: --tlsverify with --tlscacert FILE, or --tls".into());
+            }
             EngineError::Silent { host, .. } | EngineError::Status { host, .. } | EngineError::Endless { host, .. } => {
                 return Some(format!("is that a Docker Engine? `docker -H {host} version`"));
             }
@@ -106,6 +124,18 @@ pub struct Info {
     /// What its clock says, in RFC 3339; empty where it does not tell.
     #[serde(rename = "SystemTime", default)]
     pub system_time: String,
+    /// Where it keeps what it has.
+    #[serde(rename = "DockerRootDir", default)]
+    pub root: String,
+}
+
+impl Info {
+    /// An ID for an engine that makes up another each time it is asked, as Podman does: of its machine and its storage,
+    /// which is each user's own.
+    fn of_its_storage(&self) -> String {
+        let digest = Sha256::digest(format!("podman\0{}\0{}", self.name, self.root));
+        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Asks one engine.
@@ -114,6 +144,8 @@ pub struct Client {
     host: Host,
     /// The version to ask at; `None` where the engine named none.
     api: Option<ApiVersion>,
+    /// Whether it is Podman that answers as an engine.
+    podman: bool,
 }
 
 impl Client {
@@ -122,11 +154,17 @@ impl Client {
     /// # Errors
     /// Whatever keeps it from answering `/_ping`.
     pub async fn negotiate(host: &Host) -> Result<Client, EngineError> {
-        let mut client = Client { host: host.clone(), api: None };
+        let mut client = Client { host: host.clone(), api: None, podman: false };
         let answer = client.get("/_ping", PATIENCE).await?;
+        client.podman = answer.headers().contains_key("Libpod-Api-Version");
         let offered = answer.headers().get("Api-Version").and_then(|v| v.to_str().ok()?.parse().ok());
         client.api = offered.map(|version: ApiVersion| version.min(NEWEST_API));
         Ok(client)
+    }
+
+    /// The version agreed on, if the engine named one.
+    pub fn api(&self) -> Option<ApiVersion> {
+        self.api
     }
 
     /// Asks whether the engine is there.
@@ -142,7 +180,10 @@ impl Client {
     /// # Errors
     /// [`EngineError`]; an engine without an ID is [`EngineError::Nonsense`].
     pub async fn info(&self) -> Result<Info, EngineError> {
-        let info: Info = self.json("/info").await?;
+        let mut info: Info = self.json("/info").await?;
+        if self.podman {
+            info.id = info.of_its_storage();
+        }
         if info.id.is_empty() {
             return Err(self.nonsense("/info", "no ID".into()));
         }
@@ -160,22 +201,33 @@ impl Client {
 
     /// Asks for something at the version agreed on, and reads the whole answer.
     async fn json<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
-        let path = match self.api {
+        let path = self.versioned(path);
+        let body = self.whole(&path).await?;
+        self.parsed(&path, &body)
+    }
+
+    fn parsed<T: serde::de::DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, EngineError> {
+        serde_json::from_slice(body).map_err(|e| self.nonsense(path, format!("no engine's JSON ({e})")))
+    }
+
+    /// The path at the version agreed on.
+    fn versioned(&self, path: &str) -> String {
+        match self.api {
             Some(version) => format!("/v{version}{path}"),
             None => path.to_owned(),
-        };
-        let body = self.whole(&path).await?;
-        serde_json::from_slice(&body).map_err(|e| self.nonsense(&path, format!("no engine's JSON ({e})")))
+        }
     }
 
     /// The whole answer to a small question.
     async fn whole(&self, path: &str) -> Result<Bytes, EngineError> {
         let body = self.get(path, PATIENCE).await?.into_body();
-        match tokio::time::timeout(PATIENCE, Limited::new(body, ANSWER_LIMIT).collect()).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(e)) => Err(self.nonsense(path, format!("a broken answer ({e})"))),
-            Err(_) => Err(self.silent(path, PATIENCE)),
-        }
+        let collected = tokio::time::timeout(PATIENCE, self.collected(path, body)).await;
+        collected.unwrap_or_else(|_| Err(self.silent(path, PATIENCE)))
+    }
+
+    async fn collected(&self, path: &str, body: Answer) -> Result<Bytes, EngineError> {
+        let collected = Limited::new(body, ANSWER_LIMIT).collect().await;
+        collected.map(|body| body.to_bytes()).map_err(|e| self.nonsense(path, format!("a broken answer ({e})")))
     }
 
     fn nonsense(&self, path: &str, what: String) -> EngineError {
@@ -193,12 +245,15 @@ impl Client {
         self.stream("/events?since=0", EVENTS_PATIENCE).await
     }
 
-    /// Asks for the engine's memory alone: at most 256 events, then a clean end. The answer begins within `patience`.
+    /// Asks for the engine's memory alone: at most 256 events, of Podman its whole log; then a clean end. The answer
+    /// begins within `patience`.
     ///
     /// # Errors
     /// As [`events`](Self::events).
     pub async fn memory(&self, patience: Duration) -> Result<Chunks, EngineError> {
-        self.stream("/events?since=0&until=0", patience.min(EVENTS_PATIENCE)).await
+        // To Podman, `until=0` is an instant before all others.
+        let bounds = if self.podman { "since=0&stream=false" } else { "since=0&until=0" };
+        self.stream(&format!("/events?{bounds}"), patience.min(EVENTS_PATIENCE)).await
     }
 
     async fn stream(&self, path: &str, patience: Duration) -> Result<Chunks, EngineError> {
@@ -213,15 +268,31 @@ impl Client {
 
     /// Sends a GET on a new connection; an answer other than 200 is an error.
     async fn get(&self, path: &str, patience: Duration) -> Result<Response<Answer>, EngineError> {
-        tokio::time::timeout(patience, self.exchange(path)).await.unwrap_or_else(|_| Err(self.silent(path, patience)))
+        let answer = self.send(Method::GET, path, Bytes::new(), patience).await?;
+        if answer.status() == StatusCode::OK { Ok(answer) } else { Err(self.refusal(path, answer).await) }
     }
 
-    async fn exchange(&self, path: &str) -> Result<Response<Answer>, EngineError> {
+    /// Sends a request on a new connection, with a body of JSON or none; an answer that is no success is an error.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<Response<Answer>, EngineError> {
+        let exchanged = tokio::time::timeout(patience, self.exchange(method, path, body)).await;
+        let answer = exchanged.unwrap_or_else(|_| Err(self.silent(path, patience)))?;
+        if answer.status().is_success() { Ok(answer) } else { Err(self.refusal(path, answer).await) }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Answer>, EngineError> {
         let host = || self.host.to_string();
-        let http = |source| EngineError::Http { host: host(), path: path.into(), source };
-        let socket = connect::connect(&self.host.endpoint)
-            .await
-            .map_err(|source| EngineError::Connect { host: host(), source })?;
+        let http = |source: hyper::Error| match Refusal::behind(&source).or_else(|| self.silently_refused(&source)) {
+            Some(refusal) => EngineError::Connect { host: host(), source: std::io::Error::other(refusal) },
+            None => EngineError::Http { host: host(), path: path.into(), source },
+        };
+        let socket =
+            connect::connect(&self.host).await.map_err(|source| EngineError::Connect { host: host(), source })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(socket).await.map_err(http)?;
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -229,23 +300,36 @@ impl Client {
                 tracing::trace!("connection ended: {e}");
             }
         });
-        let request = Request::get(self.host.path(path))
+        let mut request = Request::builder().method(method).uri(self.host.path(path));
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request
             .header(HOST, self.host.authority())
             .header(USER_AGENT, concat!("events/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "*/*")
-            .body(Empty::<Bytes>::new())
+            .body(Full::new(body))
             .map_err(|e| EngineError::Nonsense { host: host(), path: path.into(), what: e.to_string() })?;
         let response = sender.send_request(request).await.map_err(http)?;
-        let status = response.status();
-        let response = response.map(|body| Answer { body, _connection: task });
-        if status == StatusCode::OK {
-            return Ok(response);
-        }
-        let message = match Limited::new(response.into_body(), 16 * 1024).collect().await {
-            Ok(body) => message(&body.to_bytes()),
-            Err(_) => String::new(),
+        Ok(response.map(|body| Answer { body, _connection: task }))
+    }
+
+    /// What an engine says in its refusal.
+    async fn refusal(&self, path: &str, answer: Response<Answer>) -> EngineError {
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), 16 * 1024).collect();
+        let message = match tokio::time::timeout(PATIENCE, body).await {
+            Ok(Ok(body)) => message(&body.to_bytes()),
+            _ => String::new(),
         };
-        Err(EngineError::Status { host: host(), path: path.into(), status, message })
+        EngineError::Status { host: self.host.to_string(), path: path.into(), status, message }
+    }
+
+    /// Under TLS 1.3 an engine that wants a certificate says so after the handshake, or not at all.
+    fn silently_refused(&self, error: &hyper::Error) -> Option<Refusal> {
+        let shows_none = self.host.tls.as_ref().is_some_and(|tls| !tls.shows_one());
+        let why = || "it ends the connection without an answer, as if it wanted a certificate".into();
+        (shows_none && !error.is_parse()).then(|| Refusal::new(why(), tls::SHOW_ONE))
     }
 
     fn silent(&self, path: &str, after: Duration) -> EngineError {

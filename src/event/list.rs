@@ -33,6 +33,8 @@ struct Kept {
     attributes: Range<usize>,
     texts: [Option<Place>; 9],
     time_nano: i64,
+    /// See [`Events::mark`].
+    healthcheck: bool,
 }
 
 impl Events {
@@ -66,6 +68,7 @@ impl Events {
             attributes: first..attributes.len(),
             texts: event.texts.all().map(|text| text.map(place)),
             time_nano: event.time_nano,
+            healthcheck: false,
         });
     }
 
@@ -75,6 +78,24 @@ impl Events {
             Some(text) => self.push(&Event::parse(text.as_bytes()).expect("it is an event still")),
             None => self.push(event),
         }
+    }
+
+    /// Marks the events that are of a container's own health check, which their bytes do not tell any more.
+    pub fn mark(&mut self, mut is_one: impl FnMut(&Event) -> bool) {
+        for at in 0..self.events.len() {
+            let is_one = is_one(&self.event(&self.events[at]));
+            self.events[at].healthcheck |= is_one;
+        }
+    }
+
+    /// Marks the last one.
+    pub fn mark_last(&mut self) {
+        self.events.iter_mut().last().into_iter().for_each(|kept| kept.healthcheck = true);
+    }
+
+    /// Of each event, whether it was marked as that of a health check.
+    pub fn marks(&self) -> impl Iterator<Item = bool> {
+        self.events.iter().map(|kept| kept.healthcheck)
     }
 
     /// How many there are.
@@ -117,13 +138,12 @@ impl Events {
     /// Takes the events from a place on out of the list.
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Events {
-        let after = self.iter().skip(at).map(|(event, _)| event).collect();
-        self.events.truncate(at);
-        after
+        let events = self.events.split_off(at);
+        Events { text: self.text.clone(), attributes: self.attributes.clone(), events }
     }
 
     /// Leaves the events that pass in the list.
-    pub fn retain(&mut self, passes: impl Fn(&Event) -> bool) {
+    pub fn retain(&mut self, mut passes: impl FnMut(&Event) -> bool) {
         let stay: Vec<bool> = self.events.iter().map(|kept| passes(&self.event(kept))).collect();
         let mut stay = stay.into_iter();
         self.events.retain(|_| stay.next() == Some(true));

@@ -4,6 +4,7 @@
 //! `ID`, and an integer `timeNano` or `time`. Everything else is [`NotAnEvent`]. Of a key that stands twice the last
 //! one counts, as in the engine's own parser. This module knows nothing of sockets, files or databases.
 
+mod exec;
 mod json;
 mod list;
 mod quote;
@@ -14,6 +15,7 @@ use std::borrow::Cow;
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+pub use exec::{EXEC_DIE, Exec, exec_command};
 pub use json::Malformed;
 use json::{Cursor, Quoted};
 pub use list::Events;
@@ -153,6 +155,31 @@ impl<'a> Event<'a> {
         Some(&self.attributes[at].1)
     }
 
+    /// `status`: the action again, on events of containers and images. Engines from API 1.52 on leave it out, and clients
+    /// that ask at a lower version are told it; here it is told in either case.
+    pub fn status(&self) -> Cow<'_, str> {
+        let lean = if self.is_lean() { &self.action } else { "" };
+        self.texts.status.map_or(Cow::Borrowed(lean), decoded)
+    }
+
+    /// `id`: the actor's ID again, in the same way.
+    pub fn id(&self) -> Cow<'_, str> {
+        let lean = if self.is_lean() { &self.actor_id } else { "" };
+        self.texts.id.map_or(Cow::Borrowed(lean), decoded)
+    }
+
+    /// `from`: the image of a container, in the same way.
+    pub fn from(&self) -> Cow<'_, str> {
+        let of_container = self.is_lean() && self.kind == "container";
+        let lean = self.attribute("image").filter(|_| of_container).unwrap_or_default();
+        self.texts.from.map_or(Cow::Borrowed(lean), decoded)
+    }
+
+    /// Whether it comes without what engines below API 1.52 say twice.
+    pub fn is_lean(&self) -> bool {
+        self.texts.status.is_none() && matches!(&*self.kind, "container" | "image")
+    }
+
     /// What tells this event from every other of its source.
     pub fn identity(&self) -> Identity {
         let mut hash = Sha256::new();
@@ -187,6 +214,11 @@ impl<'a> Event<'a> {
             && self.actor_id == other.actor_id
             && self.attributes == other.attributes
     }
+}
+
+/// What a JSON text says, if it is a string.
+fn decoded(text: &str) -> Cow<'_, str> {
+    if text.starts_with('"') { Cursor::new(text).string().map(Quoted::decode).unwrap_or_default() } else { "".into() }
 }
 
 /// A line without the white space that JSON allows around a value.

@@ -85,6 +85,26 @@ impl Redaction {
         Some(text)
     }
 
+    /// A command as it is left in the exec events that repeat it.
+    pub fn command(&self, command: &str) -> String {
+        let mut left = String::new();
+        let mut at = 0;
+        for part in self.in_exec(command) {
+            left.push_str(&command[at..part.start]);
+            left.push_str(REDACTED);
+            at = part.end;
+        }
+        left + &command[at..]
+    }
+
+    /// What is to be taken out of the command of an exec event.
+    fn in_exec(&self, command: &str) -> Vec<Range<usize>> {
+        match self.exec && !command.is_empty() {
+            true => std::iter::once(0..command.len()).collect(),
+            false => self.found(command),
+        }
+    }
+
     /// Every member is looked at, also one that stands twice and does not count.
     fn cuts(&self, text: &str, cuts: &mut Vec<Cut>) -> Result<(), Malformed> {
         let base = text.as_ptr() as usize;
@@ -110,10 +130,8 @@ impl Redaction {
         let Some((kind, command)) = action.split_once(':') else { return Ok(()) };
         let command = command.strip_prefix(' ').unwrap_or(command);
         let start = action.len() - command.len();
-        let found: Vec<Range<usize>> = match self.exec && kind.starts_with("exec_") && !command.is_empty() {
-            true => std::iter::once(start..action.len()).collect(),
-            false => self.found(command).into_iter().map(|r| r.start + start..r.end + start).collect(),
-        };
+        let found = if kind.starts_with("exec_") { self.in_exec(command) } else { self.found(command) };
+        let found: Vec<Range<usize>> = found.into_iter().map(|r| r.start + start..r.end + start).collect();
         cut(string, text.as_ptr() as usize - base + 1, &found, cuts);
         Ok(())
     }

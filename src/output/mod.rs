@@ -1,5 +1,9 @@
-//! How events are printed: their own bytes, those in an envelope, or the text that the docker client prints.
+//! How events are printed: their own bytes, those in an envelope, the text that the docker client prints, a table, CSV,
+//! or what a Go template makes of them.
 
+mod csv;
+mod table;
+mod template;
 mod text;
 
 use std::io::{self, Write};
@@ -9,18 +13,27 @@ use serde_json::value::RawValue;
 
 use crate::event::Event;
 use crate::query::time::rfc3339;
+use table::Table;
+pub use template::{Template, TemplateError};
 
-/// The form of an event on a line of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The form of events. With an envelope (sequence, source, time of arrival) come those that have a place for it.
+#[derive(Debug)]
 pub enum Format {
-    /// The event's own bytes.
-    #[default]
+    /// The event's own bytes, one a line; in an envelope `{"seq":…,"source":…,"received":…,"event":{…}}`.
     Json,
-    /// `{"seq":…,"source":…,"received":…,"event":{…}}`.
-    Envelope,
-    /// What `docker events` prints, in local time.
+    /// What `docker events` prints, in local time; has no envelope.
     Text,
+    /// Columns for people, in local time; the envelope is columns more. On a terminal of so many columns, no line is
+    /// longer; otherwise nothing is cut.
+    Table(Option<usize>),
+    /// RFC 4180, the columns of the store's view `events`; the envelope is columns more.
+    Csv,
+    /// What `docker events --format` prints; has no envelope.
+    Template(Template),
 }
+
+/// The names of the formats that are no template.
+pub const FORMATS: [&str; 4] = ["json", "text", "table", "csv"];
 
 /// An event, and what the store knows of it.
 #[derive(Clone, Copy, Debug)]
@@ -35,24 +48,104 @@ pub struct Record<'a> {
     pub received_nano: i64,
 }
 
-impl Format {
-    /// Prints one event and ends the line.
+/// Why an event was not printed.
+#[derive(Debug, thiserror::Error)]
+pub enum PrintError {
+    /// The output says so.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The template can do nothing with this event; what it printed before that stands there.
+    #[error("event {seq} cannot be printed")]
+    Template {
+        /// Its place in the order of arrival.
+        seq: i64,
+        /// Why not.
+        source: TemplateError,
+    },
+}
+
+/// Prints events, one after the other.
+#[derive(Debug)]
+pub struct Printer<W> {
+    form: Form,
+    envelope: bool,
+    out: W,
+}
+
+/// A format, and what is kept from event to event.
+#[derive(Debug)]
+enum Form {
+    Json,
+    Text,
+    Table(Table),
+    /// Whether the names of the columns are still to be printed.
+    Csv(bool),
+    Template(Template, Vec<u8>),
+}
+
+impl<W: Write> Printer<W> {
+    /// Prints in this form, with an envelope if it has one.
+    pub fn new(format: Format, envelope: bool, out: W) -> Self {
+        let form = match format {
+            Format::Json => Form::Json,
+            Format::Text => Form::Text,
+            Format::Table(width) => Form::Table(Table::new(width, envelope)),
+            Format::Csv => Form::Csv(true),
+            Format::Template(template) => Form::Template(template, Vec::new()),
+        };
+        Printer { form, envelope, out }
+    }
+
+    /// Prints one event. A table may hold some of the first ones back until [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// Whatever the output says; what a template cannot do.
+    pub fn print(&mut self, record: &Record) -> Result<(), PrintError> {
+        let out = &mut self.out;
+        match &mut self.form {
+            Form::Json if self.envelope => envelope(record, out)?,
+            Form::Json => {
+                out.write_all(record.raw)?;
+                out.write_all(b"\n")?;
+            }
+            Form::Text => text::print(&parsed(record)?, &chrono::Local, out)?,
+            Form::Table(table) => table.print(record, &parsed(record)?, &chrono::Local, out)?,
+            Form::Csv(is_first) => {
+                if std::mem::take(is_first) {
+                    csv::header(self.envelope, out)?;
+                }
+                csv::print(record, &parsed(record)?, self.envelope, out)?;
+            }
+            Form::Template(template, line) => {
+                line.clear();
+                let done = template.apply(&parsed(record)?, line);
+                line.push(b'\n');
+                out.write_all(line)?;
+                done.map_err(|source| PrintError::Template { seq: record.seq, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives out what was held back: before waiting for more, and at the end.
     ///
     /// # Errors
     /// Whatever the output says.
-    pub fn print(self, record: &Record, out: &mut impl Write) -> io::Result<()> {
-        match self {
-            Format::Json => {
-                out.write_all(record.raw)?;
-                out.write_all(b"\n")
+    pub fn flush(&mut self) -> io::Result<()> {
+        match &mut self.form {
+            Form::Table(table) => table.flush(&mut self.out)?,
+            Form::Csv(is_first) if *is_first => {
+                *is_first = false;
+                csv::header(self.envelope, &mut self.out)?;
             }
-            Format::Envelope => envelope(record, out),
-            Format::Text => {
-                let event = Event::parse(record.raw).map_err(io::Error::other)?;
-                text::print(&event, &chrono::Local, out)
-            }
+            _ => {}
         }
+        self.out.flush()
     }
+}
+
+fn parsed<'a>(record: &Record<'a>) -> io::Result<Event<'a>> {
+    Event::parse(record.raw).map_err(io::Error::other)
 }
 
 fn envelope(record: &Record, out: &mut impl Write) -> io::Result<()> {

@@ -12,17 +12,24 @@ where
     Z::Offset: std::fmt::Display,
 {
     if event.time_nano != 0 {
-        let instant = DateTime::from_timestamp_nanos(event.time_nano).with_timezone(zone);
-        // Go writes no offset as Z.
-        let utc = instant.fixed_offset().offset().local_minus_utc() == 0;
-        let form = if utc { "%Y-%m-%dT%H:%M:%S%.9fZ" } else { "%Y-%m-%dT%H:%M:%S%.9f%:z" };
-        write!(out, "{} ", instant.format(form))?;
+        write!(out, "{} ", time(event.time_nano, zone))?;
     }
     write!(out, "{} {} {}", event.kind, event.action, event.actor_id)?;
     for (at, (key, value)) in event.attributes.iter().enumerate() {
         write!(out, "{}{key}={value}", if at == 0 { " (" } else { ", " })?;
     }
     out.write_all(if event.attributes.is_empty() { b"\n" } else { b")\n" })
+}
+
+/// An instant in a time zone, with all of its digits.
+pub(super) fn time<Z: TimeZone>(nano: i64, zone: &Z) -> impl std::fmt::Display
+where
+    Z::Offset: std::fmt::Display,
+{
+    let instant = DateTime::from_timestamp_nanos(nano).with_timezone(zone);
+    // Go writes no offset as Z.
+    let utc = instant.fixed_offset().offset().local_minus_utc() == 0;
+    instant.format(if utc { "%Y-%m-%dT%H:%M:%S%.9fZ" } else { "%Y-%m-%dT%H:%M:%S%.9f%:z" })
 }
 
 #[cfg(test)]

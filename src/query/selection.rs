@@ -11,6 +11,8 @@ pub struct Selection {
     pub filter: Filter,
     /// What is taken away again; each by itself.
     pub excludes: Vec<Filter>,
+    /// None of containers' own health checks; what is one, only a store or a recorder can tell.
+    pub no_healthchecks: bool,
     /// No earlier than this instant, in nanoseconds since the epoch.
     pub since: Option<i64>,
     /// No later than this instant.
@@ -54,7 +56,7 @@ impl Selection {
         Ok(self)
     }
 
-    /// Whether the filters let an event through, whenever it was.
+    /// Whether the filters let an event through, whenever it was, be it of a health check or not.
     pub fn passes(&self, event: &Event) -> bool {
         self.filter.matches(event) && !self.excludes.iter().any(|exclude| exclude.matches(event))
     }
@@ -85,7 +87,8 @@ impl Selection {
 
     /// What to ask of the store; the answer holds all that is selected, and perhaps more.
     pub fn ask(&self, source: Option<i64>) -> Ask {
-        let mut ask = Ask { source, since: self.since, until: self.until, ..Ask::default() };
+        let Selection { since, until, no_healthchecks, .. } = *self;
+        let mut ask = Ask { source, since, until, no_healthchecks, ..Ask::default() };
         self.filter.narrow(&mut ask);
         ask
     }

@@ -76,14 +76,15 @@ pub fn unix_time(text: &str) -> Option<Option<i64>> {
     if !digits(whole) || !digits(fraction) {
         return None;
     }
-    let nanos = || {
-        let seconds: i64 = whole.parse().ok()?;
-        let fraction_value: i64 = fraction.parse().ok()?;
-        let scale = 10f64.powi(9 - i32::try_from(fraction.len()).ok()?);
-        let nanos = (fraction_value as f64 * scale) as i64;
-        Some(nearest(i128::from(seconds) * i128::from(SECOND) + i128::from(nanos)))
-    };
-    Some(nanos())
+    let instant = || Some(unix_instant(whole.parse().ok()?, fraction.parse().ok()?, fraction.len()));
+    Some(instant())
+}
+
+/// The instant of whole seconds and a fraction of so many digits.
+pub fn unix_instant(seconds: i64, fraction: i64, digits: usize) -> i64 {
+    let scale = 10f64.powi(9 - i32::try_from(digits).unwrap_or(i32::MAX));
+    let nanos = (fraction as f64 * scale) as i64;
+    nearest(i128::from(seconds) * i128::from(SECOND) + i128::from(nanos))
 }
 
 /// RFC 3339, and the parts of it that the docker client takes: a date, with hours, minutes, seconds, a fraction, each

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -70,6 +71,7 @@ struct Shared {
     tail: Mutex<Tail>,
     /// The last position in the tail.
     newest: watch::Sender<Position>,
+    untold_said: AtomicBool,
 }
 
 /// The newest events, by sequence.
@@ -113,6 +115,7 @@ impl Archive {
             selection,
             tail: Mutex::new(tail),
             newest: watch::channel(Position { file: 0, seq: now }).0,
+            untold_said: AtomicBool::new(false),
         });
         let (stop, stopped) = channel();
         let (watched, source) = (shared.clone(), source.map(str::to_owned));
@@ -268,6 +271,7 @@ impl Shared {
                 }
                 ControlFlow::Continue(())
             })?;
+        self.say_untold(reader);
         if looked.is_continue() {
             self.append(news.into_iter(), snapshot.to);
             *seen = Some(version);
@@ -290,6 +294,14 @@ impl Shared {
         self.newest.send_modify(|position| position.seq = newest);
     }
 
+    /// Says of which events it could not be told whether they are of health checks; once.
+    fn say_untold(&self, reader: &Reader) {
+        let untold = reader.untold();
+        if !untold.is_none() && !self.untold_said.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{untold}");
+        }
+    }
+
     /// A reader of its own for each, so that none waits for another.
     fn read(
         &self,
@@ -310,6 +322,7 @@ impl Shared {
         };
         let mut ask = asked.ask(source);
         ask.since = ask.since.max(self.selection.since);
+        ask.no_healthchecks |= self.selection.no_healthchecks;
         ask.until = [ask.until, self.selection.until].into_iter().flatten().min();
         let passes = |event: &Event| asked.passes(event) && self.selection.passes(event);
         let judge = match () {
@@ -318,6 +331,7 @@ impl Shared {
             () => Judge::Alike(&passes),
         };
         let _ = reader.events(&ask, snapshot, order, judge, |stored: Stored| each(stored.raw))?;
+        self.say_untold(&reader);
         Ok(())
     }
 

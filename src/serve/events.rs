@@ -1,6 +1,7 @@
 //! `/events`: what a request asks for, and the answer that goes on for as long as it is to.
 
 use std::borrow::Cow;
+use std::num::{IntErrorKind, ParseIntError};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,10 +17,11 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::archive::{News, Position};
 use super::fault::{Act, Fault, Faults};
 use super::form::{at_version, is_told_at};
+use super::target::{Plus, decoded};
 use super::{Archive, Counted, Feed, History, Play};
 use crate::engine::ApiVersion;
 use crate::event::Event;
-use crate::query::time::unix_time;
+use crate::query::time::unix_instant;
 use crate::query::{Filter, Selection};
 use crate::store::StoreError;
 
@@ -31,7 +33,7 @@ const STORED_WITHIN: i64 = 200_000_000;
 pub(super) struct Subscription {
     /// The filter and the bounds.
     asked: Selection,
-    /// `since=0&until=0`: all there is, whatever the instants in it, and no more.
+    /// `until=0`, or before: all there is, whatever the instants in it, and no more.
     memory_alone: bool,
     version: Option<ApiVersion>,
     /// Each event is a record of json-seq (RFC 7464), not a line.
@@ -62,7 +64,7 @@ impl Subscription {
                 return Err(wrong("invalid semicolon separator in query".into()));
             }
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (key, value) = (decode(key).map_err(wrong)?, decode(value).map_err(wrong)?);
+            let (key, value) = (decoded(key, Plus::Space).map_err(wrong)?, decoded(value, Plus::Space).map_err(wrong)?);
             match &*key {
                 "since" => since_text = value,
                 "until" => until_text = value,
@@ -78,7 +80,7 @@ impl Subscription {
             let message = format!("`since` time ({since_text}) cannot be after `until` time ({until_text})");
             return Err(Refusal { status: StatusCode::BAD_REQUEST, message });
         }
-        let memory_alone = until == Some(0);
+        let memory_alone = until.is_some_and(|until| until <= 0);
         let (since, until) = if memory_alone { (since, None) } else { (since, until) };
         let asked = Selection { filter, since, until, ..Selection::default() };
         Ok(Subscription { asked, memory_alone, version, sequence })
@@ -324,45 +326,26 @@ fn now_nano() -> i64 {
     chrono::Utc::now().timestamp_nanos_opt().expect("the clock is before the year 2262")
 }
 
+/// Reads a bound as an engine does: whole seconds and a fraction, each an integer. The second before 1970 means none.
 fn bound(text: &str) -> Result<Option<i64>, Refusal> {
     if text.is_empty() {
         return Ok(None);
     }
-    if let Some(Some(instant)) = unix_time(text) {
-        return Ok(Some(instant));
-    }
-    // An engine names the part that it cannot read.
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let part = if unix_time(whole).flatten().is_some() { fraction } else { whole };
-    let why = if unix_time(part).is_some() { "value out of range" } else { "invalid syntax" };
-    let message = format!("strconv.ParseInt: parsing {part:?}: {why}");
-    Err(Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, message })
+    let (seconds, parts) = (integer(whole)?, integer(fraction)?);
+    Ok((seconds != -1).then(|| unix_instant(seconds, parts, fraction.len())))
 }
 
-/// Decodes a part of a query: `%XX`, and `+` for a space. What is no such escape is refused in an engine's words.
-fn decode(text: &str) -> Result<Cow<'_, str>, String> {
-    if !text.contains(['%', '+']) {
-        return Ok(Cow::Borrowed(text));
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        rest = tail;
-        bytes.push(match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digit = |at: usize| tail.get(at).and_then(|digit| char::from(*digit).to_digit(16));
-                let (Some(high), Some(low)) = (digit(0), digit(1)) else {
-                    let escape = String::from_utf8_lossy(&tail[..tail.len().min(2)]).into_owned();
-                    return Err(format!("invalid URL escape {:?}", format!("%{escape}")));
-                };
-                rest = &tail[2..];
-                (high << 4 | low) as u8
-            }
-            byte => byte,
-        });
-    }
-    Ok(Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()))
+/// Go's `ParseInt`, which takes the integers that Rust takes; an engine hands on what it says.
+fn integer(text: &str) -> Result<i64, Refusal> {
+    text.parse().map_err(|e: ParseIntError| {
+        let why = match e.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        };
+        let message = format!("strconv.ParseInt: parsing {text:?}: {why}");
+        Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, message }
+    })
 }
 
 /// The body of an answer: all of it at once, or events as they come.

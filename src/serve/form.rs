@@ -32,7 +32,7 @@ pub(super) fn at_version<'e>(event: &Event<'e>, version: Option<ApiVersion>) -> 
             }
             lean(event.text).map_or(Cow::Borrowed(event.text), Cow::Owned)
         }
-        Some(_) if texts.status.is_none() && matches!(&*event.kind, "container" | "image") => Cow::Owned(old(event)),
+        Some(_) if event.is_lean() => Cow::Owned(old(event)),
         _ => Cow::Borrowed(event.text),
     }
 }
@@ -46,12 +46,12 @@ fn old(event: &Event) -> String {
             text.push_str(&format!("\"{key}\":{},", quoted(value)));
         }
     };
-    add("status", &event.action);
+    add("status", &event.status());
     if event.texts.id.is_none() {
-        add("id", &event.actor_id);
+        add("id", &event.id());
     }
-    if event.kind == "container" && event.texts.from.is_none() {
-        add("from", event.attribute("image").unwrap_or_default());
+    if event.texts.from.is_none() {
+        add("from", &event.from());
     }
     text.push_str(event.text.trim_start().strip_prefix('{').unwrap_or_default());
     text

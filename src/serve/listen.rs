@@ -17,10 +17,8 @@ use std::time::Duration;
 
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
@@ -28,10 +26,11 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::events::Answer;
+use crate::engine::{TlsError, tls};
 
 /// How long the head of a request may take.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -44,6 +43,9 @@ const REQUEST_LINE: usize = 60 * 1024;
 
 /// How much of a request's head, and of what waits for a client, is held for a connection.
 const HELD: usize = 128 * 1024;
+
+/// The most headers that a request may have: hyper's own bound.
+const HEADERS: usize = 100;
 
 /// How many connections are held at once; a subscriber is one.
 const CONNECTIONS: usize = 4_096;
@@ -121,46 +123,20 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Certificates or keys that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum TlsError {
-    #[error("cannot read {}: {source}", path.display())]
-    Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
-    #[error("cannot use {} with {}", certificate.display(), key.display())]
-    Pair { certificate: PathBuf, key: PathBuf, source: tokio_rustls::rustls::Error },
-    #[error("cannot use the certificates of {}: {why}", path.display())]
-    Authorities { path: PathBuf, why: String },
-}
-
 impl Tls {
     /// With a certificate and its key; with authorities, only clients that show a certificate of theirs are answered.
     ///
     /// # Errors
     /// [`TlsError`].
     pub fn new(certificate: &Path, key: &Path, authorities: Option<&Path>) -> Result<Tls, TlsError> {
-        let pem = |path: &Path| {
-            let path = path.to_owned();
-            move |source| TlsError::Pem { path, source }
-        };
-        let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>, TlsError> {
-            CertificateDer::pem_file_iter(path)
-                .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-                .map_err(pem(path))
-        };
-        let chain = certificates(certificate)?;
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
+        let (chain, secret) = (tls::certificates(certificate)?, tls::key(key)?);
         let builder = ServerConfig::builder();
         let builder = match authorities {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let wrong = |why: String| TlsError::Authorities { path: path.into(), why };
-                let mut roots = RootCertStore::empty();
-                for authority in certificates(path)? {
-                    roots.add(authority).map_err(|e| wrong(e.to_string()))?;
-                }
-                let verifier =
-                    WebPkiClientVerifier::builder(Arc::new(roots)).build().map_err(|e| wrong(e.to_string()))?;
+                let roots = Arc::new(tls::authorities(path)?);
+                let verifier = WebPkiClientVerifier::builder(roots).build().map_err(|e| wrong(e.to_string()))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
@@ -299,9 +275,8 @@ async fn converse(mut stream: impl Stream, answers: Arc<Answers>) -> io::Result<
     if head.is_empty() {
         return Ok(());
     }
-    let line = memchr::memchr(b'\n', &head).unwrap_or(head.len());
-    if line > REQUEST_LINE || head.len() >= HELD {
-        return refuse(&mut stream).await;
+    if let Some((kind, body)) = refusal(&head) {
+        return refuse(&mut stream, kind, body).await;
     }
     let flushed = Arc::new(Notify::new());
     let stream = Patient { head: head.into(), stream, waiting: None, flushed: flushed.clone() };
@@ -334,10 +309,26 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>>
     Ok(head)
 }
 
-/// A request that is too long gets an answer all the same, and is read to its end, so that the answer can be.
-async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
-    let body = "{\"message\":\"the request is too long\"}\n";
-    let head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n";
+/// What a request is told that hyper would refuse without a word: the type of the body, and the body.
+fn refusal(head: &[u8]) -> Option<(&'static str, &'static str)> {
+    let too_long = Some(("application/json", "{\"message\":\"the request is too long\"}\n"));
+    let line = memchr::memchr(b'\n', head).unwrap_or(head.len());
+    if line > REQUEST_LINE || head.len() >= HELD {
+        return too_long;
+    }
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(head) {
+        Err(httparse::Error::TooManyHeaders) => too_long,
+        Ok(_) if request.path.is_none_or(|path| path.parse::<Uri>().is_ok()) => None,
+        // As an engine says it.
+        Ok(_) | Err(_) => Some(("text/plain; charset=utf-8", "400 Bad Request")),
+    }
+}
+
+/// A request that is refused is read to its end all the same, so that the answer can be.
+async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), kind: &str, body: &str) -> io::Result<()> {
+    let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Type: {kind}\r\nConnection: close\r\n");
     stream.write_all(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).as_bytes()).await?;
     stream.shutdown().await?;
     let drain = async {
@@ -401,5 +392,56 @@ impl<S> Patient<S> {
         let seconds = TAKING_PATIENCE.as_secs();
         tracing::warn!("a client took nothing of what waited for it for {seconds} s: it is cut off");
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_never_ends_is_waited_for_ten_seconds() {
+        let (mut client, stream) = tokio::io::duplex(64);
+        let answered = Arc::new(AtomicUsize::new(0));
+        let count = answered.clone();
+        let answers: Arc<Answers> = Arc::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Response::new(Answer::Whole(Bytes::new().into()))
+        });
+        let begin = Instant::now();
+        let conversation = tokio::spawn(async move { (converse(stream, answers).await, begin.elapsed()) });
+        let sending = tokio::spawn(async move {
+            // Each byte is one more, and none is the last.
+            while client.write_all(b"G").await.is_ok() {
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        let (ended, taken) = timeout(HEAD_PATIENCE * 2, conversation).await.expect("it is cut off").unwrap();
+        assert_eq!((ended.unwrap_err().kind(), taken), (io::ErrorKind::TimedOut, HEAD_PATIENCE));
+        sending.await.unwrap();
+        assert_eq!(answered.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_cut_off_and_who_is_slow_is_not() {
+        let (mut client, stream) = tokio::io::duplex(64);
+        let mut patient = Patient { head: Bytes::new(), stream, waiting: None, flushed: Arc::default() };
+        let begin = Instant::now();
+        let slow = tokio::spawn(async move {
+            let mut some = [0; 64];
+            for _ in 0..10 {
+                sleep(TAKING_PATIENCE - Duration::from_secs(1)).await;
+                client.read_exact(&mut some).await.unwrap();
+            }
+            client
+        });
+        patient.write_all(&[7; 64 * 11]).await.unwrap();
+        let _client = slow.await.unwrap();
+        assert_eq!(begin.elapsed(), (TAKING_PATIENCE - Duration::from_secs(1)) * 10);
+        let begin = Instant::now();
+        let cut = timeout(TAKING_PATIENCE * 2, patient.write_all(&[7])).await.expect("it is cut off").unwrap_err();
+        assert_eq!((cut.kind(), begin.elapsed().as_secs()), (io::ErrorKind::TimedOut, TAKING_PATIENCE.as_secs()));
     }
 }

@@ -10,6 +10,7 @@ mod form;
 mod identity;
 mod listen;
 mod play;
+mod target;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,10 +25,13 @@ use events::Answer;
 pub use fault::{FaultKind, Faults, NoFault};
 pub use feed::Feed;
 pub use identity::Identity;
-pub use listen::{Address, ListenError, NoAddress, Tls, TlsError};
+pub use listen::{Address, ListenError, NoAddress, Tls};
 pub use play::{NoSpeed, Play, Speed};
+use target::Plus;
 
 use crate::engine::ApiVersion;
+
+const PLAIN: &str = "text/plain; charset=utf-8";
 
 /// What an engine tells of.
 #[derive(Clone, Debug)]
@@ -94,32 +98,35 @@ impl Engine {
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Response<Answer> {
-        // Docker's server is Go's, and refuses so what has no Host.
-        if request.version() == Version::HTTP_11 && !request.headers().contains_key(HOST) {
-            let message = "400 Bad Request: missing required Host header";
-            return self.whole(StatusCode::BAD_REQUEST, "text/plain; charset=utf-8", message.into());
+        if let Some(why) = malformed(request) {
+            return self.whole(StatusCode::BAD_REQUEST, PLAIN, format!("400 Bad Request{why}"));
         }
-        if let Some(clean) = cleaned(request.uri().path()) {
-            let mut moved = Response::new(Answer::Whole(Bytes::new().into()));
-            *moved.status_mut() = StatusCode::MOVED_PERMANENTLY;
-            let query = request.uri().query().map_or_else(String::new, |query| format!("?{query}"));
-            let to = HeaderValue::try_from(format!("{clean}{query}")).expect("a part of a URI is a header's value");
-            moved.headers_mut().insert(LOCATION, to);
-            return moved;
+        let Ok(path) = target::decoded(request.uri().path(), Plus::Plus) else {
+            return self.whole(StatusCode::BAD_REQUEST, PLAIN, "400 Bad Request".into());
+        };
+        if let Some(clean) = target::cleaned(&path) {
+            return moved(&clean, request.uri().query());
         }
-        let (version, path) = split_version(request.uri().path());
-        if let Some(refusal) = version.and_then(|version| self.refuse_version(version)) {
+        let (version, path) = target::split_version(&path);
+        if let Some(refusal) = version.and_then(|(version, text)| self.refuse_version(version, text)) {
             return refusal;
         }
+        let version = version.map(|(version, _)| version);
         let method = request.method();
-        if !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
-            return self
-                .refuse(StatusCode::FORBIDDEN, "this is a record of an engine: it can be read, and nothing else");
-        }
-        let get = *method == Method::GET;
+        let get = match *method {
+            Method::GET => true,
+            Method::HEAD => false,
+            Method::OPTIONS => return self.without_body(StatusCode::OK),
+            Method::POST | Method::PUT | Method::DELETE | Method::PATCH => {
+                let message = "this is a record of an engine: it can be read, and nothing else";
+                return self.refuse(StatusCode::FORBIDDEN, message);
+            }
+            _ => return self.refuse(StatusCode::NOT_FOUND, "page not found"),
+        };
         match path {
-            "/_ping" if get || *method == Method::HEAD => {
-                let mut pong = self.whole(StatusCode::OK, "text/plain; charset=utf-8", "OK".into());
+            // Also to HEAD.
+            "/_ping" => {
+                let mut pong = self.whole(StatusCode::OK, PLAIN, "OK".into());
                 let headers = pong.headers_mut();
                 headers.insert("Cache-Control", HeaderValue::from_static("no-cache, no-store, must-revalidate"));
                 headers.insert("Pragma", HeaderValue::from_static("no-cache"));
@@ -157,18 +164,23 @@ impl Engine {
         }
     }
 
-    fn refuse_version(&self, version: ApiVersion) -> Option<Response<Answer>> {
+    fn refuse_version(&self, version: ApiVersion, text: &str) -> Option<Response<Answer>> {
         let Identity { api, oldest_api, .. } = *self.identity();
         let message = if version > api {
-            format!("client version {version} is too new. Maximum supported API version is {api}")
+            format!("client version {text} is too new. Maximum supported API version is {api}")
         } else if version < oldest_api {
             format!(
-                "client version {version} is too old. Minimum supported API version is {oldest_api}, please upgrade your client to a newer version"
+                "client version {text} is too old. Minimum supported API version is {oldest_api}, please upgrade your client to a newer version"
             )
         } else {
             return None;
         };
-        Some(self.refuse(StatusCode::BAD_REQUEST, &message))
+        // Clients so old read no JSON here.
+        Some(if version < ApiVersion(1, 24) {
+            self.whole(StatusCode::BAD_REQUEST, PLAIN, format!("{message}\n"))
+        } else {
+            self.refuse(StatusCode::BAD_REQUEST, &message)
+        })
     }
 
     fn version(&self) -> String {
@@ -216,6 +228,12 @@ impl Engine {
         self.with_headers(status, kind, Answer::Whole(Bytes::from(body).into()))
     }
 
+    fn without_body(&self, status: StatusCode) -> Response<Answer> {
+        let mut response = self.whole(status, PLAIN, String::new());
+        response.headers_mut().remove(CONTENT_TYPE);
+        response
+    }
+
     /// The headers that Docker 28 sends.
     fn with_headers(&self, status: StatusCode, kind: &'static str, body: Answer) -> Response<Answer> {
         let mut response = Response::new(body);
@@ -229,6 +247,32 @@ impl Engine {
         headers.insert(SERVER, HeaderValue::from_static(concat!("events/", env!("CARGO_PKG_VERSION"))));
         response
     }
+}
+
+/// What Docker's server, which is Go's, refuses before it is asked anything: the words behind its "400 Bad Request".
+fn malformed(request: &Request<Incoming>) -> Option<&'static str> {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if request.version() == Version::HTTP_11 => Some(": missing required Host header"),
+        (Some(host), None) if !host.as_bytes().iter().all(is_of_a_host) => Some(": malformed Host header"),
+        (Some(_), Some(_)) => Some(""),
+        _ if request.uri().path().is_empty() => Some(""),
+        _ => None,
+    }
+}
+
+fn is_of_a_host(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte)
+}
+
+/// Sends a client elsewhere.
+fn moved(path: &str, query: Option<&str>) -> Response<Answer> {
+    let mut moved = Response::new(Answer::Whole(Bytes::new().into()));
+    *moved.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    let query = query.map_or_else(String::new, |query| format!("?{query}"));
+    let to = HeaderValue::try_from(format!("{}{query}", target::encoded(path)));
+    moved.headers_mut().insert(LOCATION, to.expect("a part of a URI is a header's value"));
+    moved
 }
 
 /// One subscriber, counted for as long as it is there.
@@ -245,33 +289,4 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
-}
-
-/// The path without empty steps, `.` and `..`, if it has any: a client is sent there, as by an engine.
-fn cleaned(path: &str) -> Option<String> {
-    let steps = || path.strip_prefix('/').unwrap_or(path).split('/');
-    let last = steps().count() - 1;
-    if !steps().enumerate().any(|(at, step)| matches!(step, "." | "..") || (step.is_empty() && at < last)) {
-        return None;
-    }
-    let mut clean: Vec<&str> = Vec::new();
-    for step in steps() {
-        match step {
-            "" | "." => {}
-            ".." => drop(clean.pop()),
-            step => clean.push(step),
-        }
-    }
-    let end = if path.ends_with('/') && !clean.is_empty() { "/" } else { "" };
-    Some(format!("/{}{end}", clean.join("/")))
-}
-
-/// `/v1.41/events` → 1.41 and `/events`.
-fn split_version(path: &str) -> (Option<ApiVersion>, &str) {
-    let split = || {
-        let (version, rest) = path.strip_prefix("/v")?.split_once('/')?;
-        let version = version.parse().ok()?;
-        Some((Some(version), &path[path.len() - rest.len() - 1..]))
-    };
-    split().unwrap_or((None, path))
 }

@@ -10,6 +10,7 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use tempfile::{NamedTempFile, TempPath};
 
+use super::disk::room;
 use super::file::{self, sqlite};
 use super::{Head, Reader, Store, StoreError};
 
@@ -92,7 +93,7 @@ impl Reader {
         let number = |pragma: &str| moment.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, u64>(0));
         let page = number("page_size").map_err(&read)?;
         let bytes = page * number("page_count").map_err(&read)?;
-        let free = rustix::fs::statvfs(into).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+        let free = room(into).unwrap_or(u64::MAX);
         if bytes > free {
             return Err(StoreError::NoRoom { path: name.into(), bytes, free });
         }

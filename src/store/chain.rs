@@ -64,6 +64,7 @@ pub(super) enum Kind {
     Rejected = 3,
     Naming = 4,
     Seal = 5,
+    Healthcheck = 6,
 }
 
 /// One entry of the chain.
@@ -73,9 +74,13 @@ pub(super) struct Entry<'a> {
     pub(super) seq: i64,
     /// The engine's own ID, or the name of an import.
     pub(super) source: &'a str,
-    /// What is printed of it: for an event when it was read and the SHA-256 of its bytes.
+    /// What is printed of it: for an event when it was read and the SHA-256 of its bytes, and [`MARK`] if it is marked
+    /// as that of a health check.
     pub(super) fields: &'a [&'a [u8]],
 }
+
+/// The last of the fields of an event that is marked as that of a health check.
+pub(super) const MARK: &[u8] = b"healthcheck";
 
 /// The fields of a seal.
 pub(super) fn seal_fields(upto: Head, events: i64, sealed_nano: i64) -> [Vec<u8>; 4] {

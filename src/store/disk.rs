@@ -8,6 +8,15 @@ pub fn unsafe_disk(path: &Path) -> Option<&'static str> {
     danger(rustix::fs::statfs(path).ok()?.f_type as u32)
 }
 
+/// How much room, in bytes, a disk has left for this user.
+///
+/// # Errors
+/// What the system says.
+pub fn room(path: &Path) -> std::io::Result<u64> {
+    let disk = rustix::fs::statvfs(path)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// By the magic number of a filesystem (`statfs(2)` and Linux's `magic.h`).
 ///
 /// Of FUSE the number does not tell what stands behind it, a disk of this machine (NTFS) or another machine (sshfs, S3,

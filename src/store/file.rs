@@ -18,7 +18,7 @@ use crate::event::Identity;
 pub const APPLICATION_ID: i32 = i32::from_be_bytes(*b"EVNT");
 
 /// The schema that this program reads and writes; also `PRAGMA user_version`.
-pub(super) const SCHEMA: i64 = 3;
+pub(super) const SCHEMA: i64 = 4;
 
 /// While many events come, pages are moved from the WAL into the file when there are so many: 32 MB. Each is then moved
 /// once for the many times it was written.
@@ -26,6 +26,9 @@ const CHECKPOINT: u32 = 8_000;
 
 /// How much of the file a reader maps instead of reading page by page, in bytes.
 const MAPPED: i64 = 1 << 30;
+
+/// How many containers' health checks a recorder begins with.
+const HEALTHCHECKS: i64 = 10_000;
 
 /// How long one statement waits for another program's lock, before it fails and the caller decides.
 const BUSY: Duration = Duration::from_secs(5);
@@ -65,6 +68,26 @@ impl Store {
             },
             Err(source) => Err(StoreError::Io { doing: "make", path: path.into(), source }),
         }
+    }
+
+    /// Whether a store can be written at `path`: true if one is there, false if it is yet to be made. Changes nothing.
+    ///
+    /// # Errors
+    /// As [`open_or_create`](Self::open_or_create), also where somebody else holds the file for seconds.
+    pub fn can_be_written(path: &Path) -> Result<bool, StoreError> {
+        if !path.exists() {
+            let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
+            let made = tempfile::tempfile_in(folder);
+            return made.map(|_| false).map_err(|source| StoreError::Io { doing: "make", path: path.into(), source });
+        }
+        let mut gate = Gate::enter();
+        writable(&gate, path)?;
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let _held = gate.hold(path);
+        drop(gate);
+        known_schema(&connection, path)?;
+        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(sqlite("write", path))?;
+        Ok(true)
     }
 
     /// Opens a store that is there for writing, and brings it to the newest schema.
@@ -164,6 +187,22 @@ impl Store {
         head(&self.connection).map_err(sqlite("read", &self.path))
     }
 
+    /// How containers check their health, as far as it is known: engine, container, command. Of many the newest.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn healthchecks(&self) -> Result<Vec<(String, String, String)>, StoreError> {
+        let read = || {
+            let mut statement = self.connection.prepare(
+                "SELECT engine_id, container, command FROM healthcheck JOIN source ON source.id = healthcheck.source
+                 WHERE engine_id IS NOT NULL ORDER BY seq DESC LIMIT ?1",
+            )?;
+            let rows = statement.query_map([HEALTHCHECKS], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        read().map_err(sqlite("read", &self.path))
+    }
+
     /// Every source the store knows.
     ///
     /// # Errors
@@ -179,7 +218,8 @@ pub fn is_database(path: &Path) -> bool {
     let gate = Gate::enter();
     let mut found = [0; MAGIC.len()];
     gate.holds(path)
-        || (path.is_file() && File::open(path).is_ok_and(|mut file| file.read_exact(&mut found).is_ok() && found == *MAGIC))
+        || (path.is_file()
+            && File::open(path).is_ok_and(|mut file| file.read_exact(&mut found).is_ok() && found == *MAGIC))
 }
 
 /// Opens a store for reading: the connection can write nothing into it.
@@ -246,7 +286,7 @@ pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
 pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow>> {
     let mut statement = connection.prepare_cached(
         "SELECT id, engine_id, name, host, events, rejected, first_nano, last_nano, seen_nano, seen_digest, contacted_nano,
-            skew_nano, version
+            skew_nano, version, healthchecks_left_out
          FROM source ORDER BY id",
     )?;
     let rows = statement.query_map([], |row| {
@@ -263,6 +303,7 @@ pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow
             contacted_nano: row.get(10)?,
             skew_nano: row.get(11)?,
             version: row.get(12)?,
+            healthchecks_left_out: row.get(13)?,
             last_seen: seen.0.zip(seen.1).map(|(time_nano, digest)| Identity { time_nano, digest }),
         })
     })?;

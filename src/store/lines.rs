@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row};
 
 use super::layout::{Actor, Form, Value, Varying};
 use super::recent::Recent;
+use super::rows::EXEC_OF_HEALTHCHECK;
 use super::stretch::ids;
 
 /// The columns of an event's row, in the order that [`EventRow::read`] wants.
@@ -61,6 +62,10 @@ impl EventRow {
 }
 
 impl EventRow {
+    pub(super) fn exec_id(&self) -> Option<&Value<'static>> {
+        self.varying.exec_id()
+    }
+
     /// Whether it has an `exec_id`.
     pub(super) fn has_exec_id(&self) -> bool {
         self.varying.exec_id().is_some()
@@ -73,6 +78,7 @@ struct Shape {
     kind: String,
     action: String,
     form: Option<Rc<Form>>,
+    marked: bool,
 }
 
 /// Puts lines together.
@@ -107,6 +113,11 @@ impl Lines {
     /// The row of the source of an event.
     pub(super) fn source(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
         Ok(self.actor(db, row.actor)?.0)
+    }
+
+    /// Whether an event was marked as that of a health check.
+    pub(super) fn marked(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<bool> {
+        Ok(self.shape(db, row.shape)?.marked)
     }
 
     /// When an event was read, in nanoseconds since the epoch.
@@ -168,11 +179,11 @@ impl Lines {
         if let Some(shape) = self.shapes.get(&id) {
             return Ok(shape.clone());
         }
-        let (kind, action, form): (_, _, Option<i64>) = db
-            .prepare_cached("SELECT type, action, form FROM shape WHERE id = ?1")?
-            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let (kind, action, form, exec): (_, _, Option<i64>, i64) = db
+            .prepare_cached("SELECT type, action, form, exec FROM shape WHERE id = ?1")?
+            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         let form = form.map(|form| self.form(db, form)).transpose()?;
-        let shape = Rc::new(Shape { kind, action, form });
+        let shape = Rc::new(Shape { kind, action, form, marked: exec == EXEC_OF_HEALTHCHECK });
         self.shapes.insert(id, shape.clone());
         Ok(shape)
     }

@@ -18,6 +18,7 @@ pub(super) fn migrations() -> Migrations<'static> {
         M::up_with_hook(include_str!("../../migrations/0003_evidence.sql"), |transaction: &Transaction| {
             name_sources(transaction).map_err(|e| HookError::Hook(e.to_string()))
         }),
+        M::up(include_str!("../../migrations/0004_healthchecks.sql")),
     ])
 }
 
@@ -49,7 +50,13 @@ fn intern(db: &Connection) -> rusqlite::Result<()> {
             let (source, name): (i64, String) = (row.get(0)?, row.get(1)?);
             let raw = row.get_ref(3)?.as_bytes()?;
             let event = Event::parse(raw).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-            rows.add((db, &mut inserts), (source, &name), (&event, &Sha256::digest(raw).into()), row.get(2)?, false)?;
+            rows.add(
+                (db, &mut inserts),
+                (source, &name),
+                (&event, &Sha256::digest(raw).into(), false),
+                row.get(2)?,
+                false,
+            )?;
         }
     }
     {

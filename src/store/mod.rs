@@ -7,6 +7,7 @@ mod backup;
 mod chain;
 mod disk;
 mod file;
+mod healthcheck;
 mod held;
 mod keep;
 pub mod layout;
@@ -29,8 +30,9 @@ use std::path::PathBuf;
 
 pub use backup::Copied;
 pub use chain::{Head, NoHead};
-pub use disk::unsafe_disk;
+pub use disk::{room, unsafe_disk};
 pub use file::{APPLICATION_ID, Store, is_database};
+pub use healthcheck::Untold;
 pub use keep::Keep;
 pub use layout::varies;
 pub use lock::{HostState, RecorderLock, RecorderState, recorder};
@@ -74,6 +76,8 @@ pub struct SourceRow {
     pub skew_nano: Option<i64>,
     /// What the engine said of itself on `/version`, as JSON.
     pub version: Option<String>,
+    /// How many events of health checks were not stored.
+    pub healthchecks_left_out: u64,
 }
 
 impl SourceRow {

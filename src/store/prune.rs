@@ -2,7 +2,8 @@
 //!
 //! The chain can be proven from any place whose hash is known; so what goes is always a beginning of it, and a *seal*
 //! takes its place: an entry of the chain that says up to where, and which hash was there. What must outlive what goes
-//! (names of sources, gaps that reach beyond it) is entered again behind the seal.
+//! (names of sources, gaps that reach beyond it, how containers check their health that are still there) is entered
+//! again behind the seal.
 
 use std::collections::BTreeMap;
 
@@ -160,14 +161,17 @@ pub(super) fn step(
 ) -> rusqlite::Result<Option<Pruned>> {
     let Some(pruned) = reach(db, before_nano, most)? else { return Ok(None) };
     let upto = pruned.upto;
-    let hash: Hash =
-        db.prepare_cached("SELECT hash FROM link WHERE seq = ?1")?.query_row([upto], |row| row.get(0))?;
+    let hash: Hash = db.prepare_cached("SELECT hash FROM link WHERE seq = ?1")?.query_row([upto], |row| row.get(0))?;
     seal(db, rows, Head { seq: upto, hash }, &pruned, now_nano)?;
     enter_again(db, rows, upto, before_nano)?;
+    let healthchecks = healthchecks_to_keep(db, upto)?;
     keep_exec_ids(db, upto)?;
     let gone = Gone::upto(db, upto)?;
-    for table in ["event", "verbatim", "rejected", "gap", "naming", "link"] {
+    for table in ["event", "verbatim", "rejected", "gap", "naming", "healthcheck", "link"] {
         db.prepare_cached(&format!("DELETE FROM {table} WHERE seq <= ?1"))?.execute([upto])?;
+    }
+    for (source, chain_name, container, command) in healthchecks {
+        rows.add_healthcheck(db, (source, &chain_name), &container, &command)?;
     }
     // The arrival that the first event left belongs to begins with it from now on.
     db.prepare_cached(
@@ -221,6 +225,21 @@ fn enter_again(db: &Connection, rows: &mut Rows, upto: i64, before_nano: i64) ->
         rows.add_gap(db, (source, &chain_name), (row.get(2)?, row.get(3)?), reason.as_deref(), detail.as_deref())?;
     }
     Ok(())
+}
+
+/// How containers check their health that are still there or have events left: entered again once those that stood there
+/// before are gone.
+fn healthchecks_to_keep(db: &Connection, upto: i64) -> rusqlite::Result<Vec<(i64, String, String, String)>> {
+    let mut kept = db.prepare_cached(
+        "SELECT source.id, ifnull(engine_id, name), h.container, h.command
+         FROM healthcheck AS h JOIN source ON source.id = h.source
+         WHERE h.seq <= ?1 AND (
+             EXISTS (SELECT 1 FROM actor JOIN event ON event.actor = actor.id
+                     WHERE actor.actor_id = h.container AND actor.source = h.source AND event.seq > ?1)
+             OR EXISTS (SELECT 1 FROM snapshot WHERE snapshot.source = h.source AND instr(containers, h.container)))
+         ORDER BY h.seq",
+    )?;
+    kept.query_map([upto], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
 }
 
 /// An exec ID that is named by an event that goes is written out where it is referred to.

@@ -4,6 +4,7 @@
 //! what is left. No read transaction lasts longer than one step of some thousand rows, so a reader that takes an hour
 //! keeps no checkpoint waiting; and since a sequence once given never changes, what it sees is one moment all the same.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::file::{open_to_read, sources, sqlite};
+use super::healthcheck::{Healthchecks, Untold, Verdict};
 use super::held::Held;
 use super::lines::{EventRow, Lines};
 use super::order::Ordered;
@@ -70,6 +72,8 @@ pub struct Stored<'a> {
     pub source: i64,
     /// When it was read, in nanoseconds since the epoch.
     pub received_nano: i64,
+    /// Whether it was marked as that of a health check.
+    pub marked: bool,
     /// The event's own bytes.
     pub raw: &'a [u8],
 }
@@ -80,6 +84,7 @@ pub struct Reader {
     connection: Connection,
     _held: Held,
     path: PathBuf,
+    untold: RefCell<Untold>,
 }
 
 impl Reader {
@@ -89,7 +94,7 @@ impl Reader {
     /// A file that is not there or is not ours is named; none is made.
     pub fn open(path: &Path) -> Result<Reader, StoreError> {
         let (connection, held) = open_to_read(path)?;
-        Ok(Reader { connection, _held: held, path: path.into() })
+        Ok(Reader { connection, _held: held, path: path.into(), untold: RefCell::default() })
     }
 
     /// The file.
@@ -160,7 +165,7 @@ impl Reader {
         let plan = Plan::make(db, ask, snapshot)?;
         let mut ordered = Ordered::new(&plan, order);
         let mut lines = Lines::new();
-        let mut judged = Judged::new(judge);
+        let mut judged = Judged::new(judge, ask.no_healthchecks);
         let mut batch = Batch::default();
         // The first ones are given out at once.
         let mut most = 16;
@@ -176,13 +181,23 @@ impl Reader {
             if batch.rows.is_empty() {
                 return Ok(ControlFlow::Continue(()));
             }
+            let mut untold = std::mem::take(&mut batch.untold);
             for stored in batch.stored() {
+                if let Some(container) = untold.remove(&stored.seq) {
+                    self.untold.borrow_mut().add(container);
+                }
                 if let ControlFlow::Break(value) = each(stored) {
                     return Ok(ControlFlow::Break(value));
                 }
             }
             most = BATCH;
         }
+    }
+
+    /// Of the events given out by all readings that were to have none of health checks: those of which it could not be
+    /// told.
+    pub fn untold(&self) -> Untold {
+        self.untold.borrow().clone()
     }
 
     /// How an ask is gone about, a line a step.
@@ -254,6 +269,23 @@ impl Reader {
         read().map_err(sqlite("read", &self.path))
     }
 
+    /// Calls `each` with what was noted of the health checks of containers: the source, the container, and the command.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`].
+    pub fn healthchecks(&self, mut each: impl FnMut(i64, String, String)) -> Result<(), StoreError> {
+        let mut read = || -> rusqlite::Result<()> {
+            let mut noted =
+                self.connection.prepare_cached("SELECT source, container, command FROM healthcheck ORDER BY seq")?;
+            let mut noted = noted.query([])?;
+            while let Some(row) = noted.next()? {
+                each(row.get(0)?, row.get(1)?, row.get(2)?);
+            }
+            Ok(())
+        };
+        read().map_err(sqlite("read", &self.path))
+    }
+
     /// The containers an engine had when it was last asked: when that was, in nanoseconds since the epoch, and the JSON
     /// array that [`Delivery::containers`](super::Delivery::containers) gave.
     ///
@@ -303,9 +335,12 @@ impl Reader {
 /// Events that are given out together.
 #[derive(Default)]
 struct Batch {
-    /// Sequence, source, when it was read, and where its line ends.
-    rows: Vec<(i64, i64, i64, usize)>,
+    /// Sequence, source, when it was read, whether it is marked, and where its line ends.
+    rows: Vec<(i64, i64, i64, bool, usize)>,
     lines: Vec<u8>,
+    /// Those, by sequence, of which it cannot be told whether they are of health checks, though that was asked: their
+    /// containers.
+    untold: HashMap<i64, (i64, String)>,
 }
 
 impl Batch {
@@ -316,10 +351,10 @@ impl Batch {
 
     fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
         let mut start = 0;
-        self.rows.iter().map(move |(seq, source, received_nano, end)| {
+        self.rows.iter().map(move |(seq, source, received_nano, marked, end)| {
             let raw = &self.lines[start..*end];
             start = *end;
-            Stored { seq: *seq, source: *source, received_nano: *received_nano, raw }
+            Stored { seq: *seq, source: *source, received_nano: *received_nano, marked: *marked, raw }
         })
     }
 }
@@ -329,16 +364,26 @@ struct Judged<'a> {
     judge: Judge<'a>,
     /// Of the events of a shape on an actor, where they are alike.
     known: HashMap<(i64, i64), bool>,
+    /// Where those of health checks are not let through.
+    healthchecks: Option<Healthchecks>,
     line: Vec<u8>,
 }
 
 impl<'a> Judged<'a> {
-    fn new(judge: Judge<'a>) -> Self {
-        Judged { judge, known: HashMap::new(), line: Vec::new() }
+    fn new(judge: Judge<'a>, no_healthchecks: bool) -> Self {
+        let healthchecks = no_healthchecks.then(Healthchecks::default);
+        Judged { judge, known: HashMap::new(), healthchecks, line: Vec::new() }
     }
 
     /// Puts an event into the batch, if it passes.
     fn take(&mut self, db: &Connection, lines: &mut Lines, row: &EventRow, batch: &mut Batch) -> rusqlite::Result<()> {
+        let healthcheck = match &mut self.healthchecks {
+            Some(healthchecks) => healthchecks.judge(db, row)?,
+            None => Verdict::Other,
+        };
+        if healthcheck == Verdict::HealthCheck {
+            return Ok(());
+        }
         let key = (row.shape, row.actor);
         let known = if let Judge::Alike(_) = self.judge { self.known.get(&key).copied() } else { None };
         if known == Some(false) {
@@ -357,8 +402,12 @@ impl<'a> Judged<'a> {
             }
         };
         if passes {
+            if let (Verdict::Untold, Some(healthchecks)) = (healthcheck, &mut self.healthchecks) {
+                batch.untold.insert(row.seq, healthchecks.container_of(db, row.actor)?);
+            }
             batch.lines.extend_from_slice(&self.line);
-            batch.rows.push((row.seq, lines.source(db, row)?, lines.received_nano(db, row)?, batch.lines.len()));
+            let (source, received_nano) = (lines.source(db, row)?, lines.received_nano(db, row)?);
+            batch.rows.push((row.seq, source, received_nano, lines.marked(db, row)?, batch.lines.len()));
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::chain::{self, BEGINNING, Entry, Hash, Head, Kind};
+use super::chain::{self, BEGINNING, Entry, Hash, Head, Kind, MARK};
 use super::file::head;
 use super::layout::{Actor, Form, Value, Varying, form_of, varies};
 use super::recent::Recent;
@@ -34,6 +34,10 @@ const EXECS: usize = 4_096;
 
 /// How far back an exec ID is looked up, in sequences: so far a pruning has to look for what refers to what it takes.
 pub(super) const EXEC_REACH: i64 = 100_000;
+
+/// `shape.exec` where events have an exec ID, and where they are marked as those of a health check, besides.
+const EXEC: i64 = 1;
+pub(super) const EXEC_OF_HEALTHCHECK: i64 = 2;
 
 /// From so many events on, that were read together, when they were is stored once.
 pub(super) const TOGETHER: usize = 16;
@@ -183,12 +187,12 @@ impl Rows {
     }
 
     /// Stores an event of a source: its row, and the name that the chain knows it by. When it was read is stored with
-    /// it, unless that was said for many [`together`](Self::together).
+    /// it, unless that was said for many [`together`](Self::together). A mark says that it is of a health check.
     pub(super) fn add(
         &mut self,
         (db, inserts): (&Connection, &mut Inserts),
         source: (i64, &str),
-        (event, digest): (&Event, &[u8; 32]),
+        (event, digest, marked): (&Event, &[u8; 32], bool),
         received_nano: i64,
         together: bool,
     ) -> rusqlite::Result<()> {
@@ -200,8 +204,14 @@ impl Rows {
             form.fill(&event.kind, &event.action, &actor, &varying, event.time_nano, &mut self.line);
             self.line == event.raw()
         });
-        let shape = self.shape(db, form.map(|(row, _)| row), varying.exec_id().is_some(), event)?;
-        let seq = self.chained(Kind::Event, source.1, &[&received_nano.to_le_bytes(), digest]);
+        let (exec, fields) = match (varying.exec_id(), marked) {
+            (None, _) => (0, 2),
+            (Some(_), false) => (EXEC, 2),
+            (Some(_), true) => (EXEC_OF_HEALTHCHECK, 3),
+        };
+        let shape = self.shape(db, form.map(|(row, _)| row), exec, event)?;
+        let received = received_nano.to_le_bytes();
+        let seq = self.chained(Kind::Event, source.1, &[&received[..], digest, MARK][..fields]);
         let late_nano = (!together).then(|| received_nano.wrapping_sub(event.time_nano));
         let [container, exec_duration, exec_id, exit_code, signal] = &self.refer(seq, varying).0;
         inserts.event.execute(params![
@@ -282,6 +292,20 @@ impl Rows {
         Ok(())
     }
 
+    /// With this command a container of a source checks its health; an empty one says that it does not.
+    pub(super) fn add_healthcheck(
+        &mut self,
+        db: &Connection,
+        source: (i64, &str),
+        container: &str,
+        command: &str,
+    ) -> rusqlite::Result<()> {
+        let seq = self.chained(Kind::Healthcheck, source.1, &[container.as_bytes(), command.as_bytes()]);
+        db.prepare_cached("INSERT INTO healthcheck (seq, source, container, command) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![seq, source.0, container, command])?;
+        Ok(())
+    }
+
     /// The form in `self.form`; `None` if there are too many.
     fn form(&mut self, db: &Connection) -> rusqlite::Result<Option<(i64, Rc<Form>)>> {
         let hash = xxh3_128(self.form.as_bytes());
@@ -307,15 +331,8 @@ impl Rows {
     }
 
     /// The shape of an event, and whether it has a form.
-    fn shape(
-        &mut self,
-        db: &Connection,
-        form: Option<i64>,
-        exec: bool,
-        event: &Event,
-    ) -> rusqlite::Result<(i64, bool)> {
-        let hash =
-            self.hash_of([form.unwrap_or(0), exec.into()], [&event.kind, &event.scope, &event.action].into_iter());
+    fn shape(&mut self, db: &Connection, form: Option<i64>, exec: i64, event: &Event) -> rusqlite::Result<(i64, bool)> {
+        let hash = self.hash_of([form.unwrap_or(0), exec], [&event.kind, &event.scope, &event.action].into_iter());
         if let Some(row) = self.shapes.get(&hash) {
             return Ok((*row, form.is_some()));
         }

@@ -10,10 +10,11 @@ use std::fmt::{Display, Formatter};
 use rusqlite::{Connection, OptionalExtension, Row, Rows};
 use sha2::{Digest, Sha256};
 
-use super::chain::{self, BEGINNING, Entry, Hash, Head, Kind};
+use super::chain::{self, BEGINNING, Entry, Hash, Head, Kind, MARK};
 use super::file;
 use super::layout::{Actor, Form, varies};
 use super::lines::{COLUMNS, EventRow, Lines};
+use super::rows::EXEC_OF_HEALTHCHECK;
 use super::stretch::{self, Stretch, ids};
 use super::{SourceRow, migrate};
 use crate::event::Event;
@@ -99,7 +100,7 @@ impl Display for Fault {
 pub struct Verified {
     /// The end of the chain.
     pub head: Head,
-    /// How many entries there are: events, gaps, rejected lines, names.
+    /// How many entries there are: events, gaps, rejected lines, names, health checks.
     pub entries: u64,
     /// How many faults were found.
     pub faults: u64,
@@ -170,6 +171,8 @@ struct Said {
     action: String,
     scope: String,
     exec: bool,
+    /// Whether its events are marked as those of health checks.
+    marked: bool,
     /// Whether the line is put together of shape and actor, with a hole for all of it: then what comes out right
     /// proves both.
     whole: bool,
@@ -398,7 +401,12 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
         match odd(read)? {
             Some((source, received_nano)) => {
                 let digest: Hash = Sha256::digest(&line).into();
-                self.chained(Kind::Event, seq, source, &[&received_nano.to_le_bytes(), &digest]);
+                let marked = match self.shapes.get(&row.shape) {
+                    Some(said) => said.marked,
+                    None => odd(Said::read(self.db, row.shape))?.is_some_and(|said| said.marked),
+                };
+                let (received, fields) = (received_nano.to_le_bytes(), if marked { 3 } else { 2 });
+                self.chained(Kind::Event, seq, source, &[&received[..], &digest, MARK][..fields]);
                 if let Some(Source { found, .. }) = self.sources.get_mut(&source) {
                     found.events += 1;
                     found.first_nano = Some(found.first_nano.map_or(row.time_nano, |first| first.min(row.time_nano)));
@@ -489,7 +497,7 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
         }
     }
 
-    /// What is no event: a gap, a rejected line, a name.
+    /// What is no event: a gap, a rejected line, a name, a health check.
     fn other(&mut self, seq: i64, table: &'static str, kind: Kind) -> rusqlite::Result<()> {
         let db = self.db;
         let columns = match kind {
@@ -498,6 +506,7 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
             Kind::Rejected => "source, received_nano, error, bytes",
             Kind::Naming => "source, name",
             Kind::Seal => "0, upto, hash, events, sealed_nano",
+            Kind::Healthcheck => "source, container, command",
         };
         let entry = |row: &Row| -> rusqlite::Result<(i64, Vec<Vec<u8>>)> {
             let text = |at: usize| row.get::<_, Option<String>>(at);
@@ -513,6 +522,7 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
                     vec![received.to_le_bytes().into(), row.get::<_, String>(2)?.into(), row.get(3)?]
                 }
                 Kind::Naming => vec![row.get::<_, String>(1)?.into()],
+                Kind::Healthcheck => vec![row.get::<_, String>(1)?.into(), row.get::<_, String>(2)?.into()],
                 Kind::Seal => {
                     let upto = Head { seq: row.get(1)?, hash: row.get(2)? };
                     chain::seal_fields(upto, row.get(3)?, row.get(4)?).into()
@@ -540,7 +550,7 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
             match kind {
                 Kind::Naming => found.name = Some(String::from_utf8_lossy(&fields[0]).into_owned()),
                 Kind::Rejected => found.rejected += 1,
-                Kind::Event | Kind::Gap | Kind::Seal => {}
+                Kind::Event | Kind::Gap | Kind::Seal | Kind::Healthcheck => {}
             }
         }
         let fields: Vec<&[u8]> = fields.iter().map(|field| &field[..]).collect();
@@ -627,6 +637,7 @@ impl Said {
                 action: row.get(1)?,
                 scope: row.get(2)?,
                 exec: row.get(3)?,
+                marked: row.get::<_, i64>(3)? == EXEC_OF_HEALTHCHECK,
                 whole: form.is_some_and(|form| Form::read(&form).is_whole()),
             })
         })
@@ -634,12 +645,13 @@ impl Said {
 }
 
 /// Everything that is in the chain.
-const TABLES: [(&str, Kind); 5] = [
+const TABLES: [(&str, Kind); 6] = [
     ("event", Kind::Event),
     ("gap", Kind::Gap),
     ("rejected", Kind::Rejected),
     ("naming", Kind::Naming),
     ("seal", Kind::Seal),
+    ("healthcheck", Kind::Healthcheck),
 ];
 
 /// The next event's sequence, and its row if it can be read.

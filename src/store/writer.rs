@@ -13,8 +13,8 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::chain::Kind;
 use super::file::sqlite;
-use super::lines::{COLUMNS, EventRow, Lines};
 use super::keep::{self, Keep, Keeper, Step};
+use super::lines::{COLUMNS, EventRow, Lines};
 use super::prune;
 use super::recent::Recent;
 use super::rows::{Inserts, Rows, TOGETHER};
@@ -73,6 +73,10 @@ pub struct Delivery {
     pub version: Option<String>,
     /// The containers the source has now, as a JSON array, if it was asked.
     pub containers: Option<String>,
+    /// Containers that were seen, each with the command that checks its health, as exec events repeat it; empty: none.
+    pub healthchecks: Vec<(String, String)>,
+    /// How many events of health checks were left out.
+    pub left_out: u64,
 }
 
 impl Delivery {
@@ -91,13 +95,18 @@ impl Delivery {
             skew_nano: None,
             version: None,
             containers: None,
+            healthchecks: Vec::new(),
+            left_out: 0,
         }
     }
 
     /// What it costs to keep, in bytes.
     pub fn bytes(&self) -> usize {
         let rejected: usize = self.rejected.iter().map(|r| r.bytes.len() + r.error.len() + 48).sum();
-        size_of::<Self>() + self.each_received_nano.len() * size_of::<i64>() + self.again.size() + self.events.size() + rejected + self.containers.as_ref().map_or(0, String::len)
+        let noted: usize = self.healthchecks.iter().map(|(id, command)| id.len() + command.len() + 48).sum();
+        let containers = self.containers.as_ref().map_or(0, String::len);
+        let events = self.again.size() + self.events.size() + self.each_received_nano.len() * size_of::<i64>();
+        size_of::<Self>() + events + rejected + noted + containers
     }
 
     /// How many events there are in it.
@@ -114,6 +123,8 @@ impl Delivery {
             && self.skew_nano.is_none()
             && self.version.is_none()
             && self.containers.is_none()
+            && self.healthchecks.is_empty()
+            && self.left_out == 0
     }
 }
 
@@ -449,32 +460,33 @@ fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqli
             .optional()?,
     };
     let chain_name = |name: &str| key.engine_id.as_deref().unwrap_or(name).to_owned();
-    let (id, name, oldest, newest) = match found {
-        Some((id, name, oldest, newest)) => {
-            if let Some(host) = &key.host {
-                db.prepare_cached("UPDATE source SET host = ?2 WHERE id = ?1 AND host IS NOT ?2")?
-                    .execute(params![id, host])?;
-            }
-            if key.renamed {
-                let name = free_name(db, key, id)?;
-                let renamed = db
-                    .prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
-                    .execute(params![id, name])?;
-                if renamed > 0 {
-                    rows.add_naming(db, (id, &chain_name(&name)), &name)?;
+    let (id, name, oldest, newest) =
+        match found {
+            Some((id, name, oldest, newest)) => {
+                if let Some(host) = &key.host {
+                    db.prepare_cached("UPDATE source SET host = ?2 WHERE id = ?1 AND host IS NOT ?2")?
+                        .execute(params![id, host])?;
                 }
+                if key.renamed {
+                    let name = free_name(db, key, id)?;
+                    let renamed = db
+                        .prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
+                        .execute(params![id, name])?;
+                    if renamed > 0 {
+                        rows.add_naming(db, (id, &chain_name(&name)), &name)?;
+                    }
+                }
+                (id, name, oldest, newest)
             }
-            (id, name, oldest, newest)
-        }
-        None => {
-            let name = free_name(db, key, 0)?;
-            db.prepare_cached("INSERT INTO source (engine_id, name, host) VALUES (?1, ?2, ?3)")?
-                .execute(params![key.engine_id, name, key.host])?;
-            let id = db.last_insert_rowid();
-            rows.add_naming(db, (id, &chain_name(&name)), &name)?;
-            (id, name, None, None)
-        }
-    };
+            None => {
+                let name = free_name(db, key, 0)?;
+                db.prepare_cached("INSERT INTO source (engine_id, name, host) VALUES (?1, ?2, ?3)")?
+                    .execute(params![key.engine_id, name, key.host])?;
+                let id = db.last_insert_rowid();
+                rows.add_naming(db, (id, &chain_name(&name)), &name)?;
+                (id, name, None, None)
+            }
+        };
     Ok(Source {
         id,
         chain_name: chain_name(&name),
@@ -531,8 +543,9 @@ impl Adding<'_, '_> {
             self.rows.together(self.db, *received_nano)?;
         }
         let mut each_received = each_received_nano.iter();
-        let again = self.delivery.again.iter().map(|event| (event, true));
-        for ((event, digest), again) in again.chain(self.delivery.events.iter().map(|event| (event, false))) {
+        let lists = [(&self.delivery.again, true), (&self.delivery.events, false)].into_iter();
+        let all = lists.flat_map(|(list, again)| list.iter().zip(list.marks()).map(move |event| (event, again)));
+        for (((event, digest), marked), again) in all {
             let received = *each_received.next().unwrap_or(received_nano);
             let let_go = again && self.source.let_go.is_some_and(|oldest| event.time_nano < oldest);
             if let_go || event.time_nano < self.oldest_kept {
@@ -546,7 +559,7 @@ impl Adding<'_, '_> {
             self.rows.add(
                 (self.db, self.inserts),
                 (self.source.id, &self.source.chain_name),
-                (&event, digest),
+                (&event, digest, marked),
                 received,
                 together,
             )?;
@@ -588,6 +601,14 @@ impl Adding<'_, '_> {
                 .prepare_cached("INSERT OR REPLACE INTO snapshot (source, taken_nano, containers) VALUES (?1, ?2, ?3)")?
                 .execute(params![self.source.id, self.delivery.received_nano, containers])?;
         }
+        for (container, command) in &self.delivery.healthchecks {
+            self.healthcheck(container, command)?;
+        }
+        if self.delivery.left_out > 0 {
+            self.db
+                .prepare_cached("UPDATE source SET healthchecks_left_out = healthchecks_left_out + ?2 WHERE id = ?1")?
+                .execute(params![self.source.id, self.delivery.left_out])?;
+        }
         if let Some(seen) = self.delivery.last_seen {
             self.db
                 .prepare_cached("UPDATE source SET seen_nano = ?2, seen_digest = ?3 WHERE id = ?1")?
@@ -596,6 +617,18 @@ impl Adding<'_, '_> {
         stored.events += added;
         stored.rejected += rejected;
         Ok(())
+    }
+
+    /// How a container checks its health, which never changes; nothing is stored that is known already.
+    fn healthcheck(&mut self, container: &str, command: &str) -> rusqlite::Result<()> {
+        let known = self
+            .db
+            .prepare_cached("SELECT 1 FROM healthcheck WHERE source = ?1 AND container = ?2 AND command = ?3")?
+            .exists(params![self.source.id, container, command])?;
+        if known {
+            return Ok(());
+        }
+        self.rows.add_healthcheck(self.db, (self.source.id, &self.source.chain_name), container, command)
     }
 
     /// Whether no event of this source like this one is stored; it then counts as stored.

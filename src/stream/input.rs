@@ -62,7 +62,8 @@ impl Input {
         let mut beginning = Vec::new();
         let cannot_read = |source| ReadError { name: name.clone(), source };
         (&mut reader).take(4).read_to_end(&mut beginning).map_err(cannot_read)?;
-        let (gzip, zstd) = (beginning.starts_with(b"\x1f\x8b"), beginning == zstd::zstd_safe::MAGICNUMBER.to_le_bytes());
+        let (gzip, zstd) =
+            (beginning.starts_with(b"\x1f\x8b"), beginning == zstd::zstd_safe::MAGICNUMBER.to_le_bytes());
         let reader = io::Cursor::new(beginning).chain(reader);
         let reader: Box<dyn Read> = match (gzip, zstd) {
             (true, _) => Box::new(flate2::read::MultiGzDecoder::new(reader)),

@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod continuity;
 mod framing;
 mod input;
+pub mod multiplexed;
 
 pub use framing::{DEFAULT_LINE_LIMIT, Piece, Splitter};
 pub use input::{Input, ReadError, fixtures};

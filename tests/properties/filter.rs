@@ -6,7 +6,9 @@ use std::sync::{Arc, LazyLock};
 
 use events::event::{Event, Events};
 use events::query::{Filter, Selection};
-use events::store::{Actions, Ask, Delivery, Judge, Limits, Order, Queue, Reader, Snapshot, SourceKey, Store, spawn_writer};
+use events::store::{
+    Actions, Ask, Delivery, Judge, Limits, Order, Queue, Reader, Snapshot, SourceKey, Store, spawn_writer,
+};
 
 /// How many lines of the input are taken.
 const LINES: usize = 8;

@@ -8,4 +8,5 @@ pub mod layout;
 pub mod parser;
 pub mod store;
 pub mod stream;
+pub mod template;
 pub mod time;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use events::event::Event;
 use events::query::{Filter, Selection};
-use events::store::{Delivery, Judge, Limits, Order, Queue, Reader, Rejection, Snapshot, SourceKey, Store, spawn_writer};
+use events::store::{
+    Delivery, Judge, Limits, Order, Queue, Reader, Rejection, Snapshot, SourceKey, Store, spawn_writer,
+};
 use serde_json::json;
 
 /// How many lines of the input are taken, and of how many events the own filters are asked.

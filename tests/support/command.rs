@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -83,10 +83,32 @@ impl Folder {
         lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
     }
 
+    /// The names of all commands, as `--help` lists them.
+    pub fn commands(&self) -> Vec<String> {
+        let help = self.run(&["--help"]).succeeded().lines();
+        let listed = help.iter().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        listed
+            .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+            .map(str::to_owned)
+            .filter(|name| !name.is_empty())
+            .collect()
+    }
+
     /// Starts `events` and lets it run.
     pub fn start(&self, words: &[&str]) -> Running {
-        let stderr = self.path(&format!("stderr-{}", fastrand::u64(..)));
+        self.start_command(self.command(words))
+    }
+
+    /// The same, with another PATH.
+    pub fn start_in(&self, path: &str, words: &[&str]) -> Running {
         let mut command = self.command(words);
+        command.env("PATH", path);
+        self.start_command(command)
+    }
+
+    /// The same with a command that was made ready.
+    pub fn start_command(&self, mut command: Command) -> Running {
+        let stderr = self.path(&format!("stderr-{}", fastrand::u64(..)));
         command.stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a file for stderr"));
         let what = format!("{command:?}");
         Running { child: command.spawn().expect("the binary starts"), what, stderr }
@@ -94,9 +116,12 @@ impl Folder {
 
     /// Starts `events record` for a host, and waits until it is connected.
     pub fn record(&self, host: &str, more: &[&str]) -> Running {
-        let mut words = vec!["record", "-H", host];
-        words.extend(more);
-        let recorder = self.start(&words);
+        self.record_in(&std::env::var("PATH").unwrap_or_default(), host, more)
+    }
+
+    /// The same, with another PATH.
+    pub fn record_in(&self, path: &str, host: &str, more: &[&str]) -> Running {
+        let recorder = self.start_in(path, &[&["record", "-H", host][..], more].concat());
         let pid = recorder.pid();
         self.eventually("the recorder is connected", || {
             let ran = self.run(&["status", "--json"]);
@@ -244,9 +269,14 @@ impl Running {
         Ran { what: self.what.clone(), status, stdout, stderr: self.log() }
     }
 
+    /// What it prints; when this is dropped nobody reads it any more.
+    pub fn stdout(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("its output was not taken yet")
+    }
+
     /// The lines it prints, as they come.
     pub fn printed(&mut self) -> mpsc::Receiver<String> {
-        let pipe = self.child.stdout.take().expect("its output was not taken yet");
+        let pipe = self.stdout();
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             use std::io::BufRead;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
 use super::command::{Folder, Ran, eventually, run};
@@ -31,10 +33,15 @@ pub struct Engine {
 impl Engine {
     /// Starts an engine of this version; a machine that cannot is a failure.
     pub fn start(version: &'static str) -> Engine {
+        Engine::start_with(version, &[])
+    }
+
+    /// The same, with these words for its daemon.
+    pub fn start_with(version: &'static str, words: &[&str]) -> Engine {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let client = starter(&["client", version]).into();
         starter(&["reset", version]);
-        let host = starter(&["start", version]);
+        let host = starter(&[&["start", version][..], words].concat());
         let engine = Engine { version, host, client, _alone: alone };
         starter(&["image", version]);
         engine
@@ -68,6 +75,27 @@ impl Engine {
     /// The same client, for another host.
     pub fn client_of(&self, host: &str, words: &[&str]) -> Command {
         client(&self.client, host, words)
+    }
+
+    /// The same client, as a user with this home calls it who names no host.
+    pub fn client_at(&self, home: &Path, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.client);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home);
+        command.args(words).stdin(Stdio::null());
+        command
+    }
+
+    /// Where that client is.
+    pub fn client_program(&self) -> &Path {
+        &self.client
+    }
+
+    /// Goes where the engine's TCP ports are: this thread, and what it starts, until this is dropped.
+    pub fn near(&self) -> Near {
+        let pid = starter(&["pid", self.version]);
+        let here = File::open("/proc/thread-self/ns/net").expect("our own network");
+        enter(&File::open(format!("/proc/{pid}/ns/net")).expect("the engine's network"));
+        Near(here)
     }
 
     /// Runs the docker client, which must succeed, and gives what it printed.
@@ -150,6 +178,19 @@ impl Drop for Engine {
         // A panic while another one is under way would hide the first.
         assert!(reset.is_ok_and(|status| status.success()) || std::thread::panicking(), "the engine can be reset");
     }
+}
+
+/// Being in the engine's network.
+pub struct Near(File);
+
+impl Drop for Near {
+    fn drop(&mut self) {
+        enter(&self.0);
+    }
+}
+
+fn enter(network: &File) {
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).expect("a network can be entered");
 }
 
 /// curl, following an engine.
@@ -267,6 +308,11 @@ fn starter(words: &[&str]) -> String {
     command.args(words);
     let printed = run(command).exited(0).lines();
     printed.last().cloned().unwrap_or_default()
+}
+
+/// The docker client of an engine of this version, which need not run.
+pub fn client_for(version: &str, host: &str, words: &[&str]) -> Command {
+    client(Path::new(&starter(&["client", version])), host, words)
 }
 
 fn client(docker: &Path, host: &str, words: &[&str]) -> Command {

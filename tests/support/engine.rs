@@ -5,7 +5,7 @@ mod memory;
 mod subscriber;
 mod truth;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -39,6 +39,8 @@ struct State {
     requests: Vec<String>,
     /// What it shows elsewhere, by path.
     pages: HashMap<String, String>,
+    /// Where it does not answer yet, by path.
+    withheld: HashSet<String>,
     manner: Manner,
     /// By how many milliseconds its clock is ahead, if it tells.
     clock: Option<i64>,
@@ -109,6 +111,7 @@ impl Engine {
             subscribers: Vec::new(),
             requests: Vec::new(),
             pages: HashMap::new(),
+            withheld: HashSet::new(),
             manner: Manner::default(),
             clock: None,
             connections: HashMap::new(),
@@ -156,7 +159,15 @@ impl Engine {
 
     /// From now on it shows this JSON at a path, without the version.
     pub fn shows(&self, path: &str, json: &str) {
-        self.state().pages.insert(path.into(), json.into());
+        let mut state = self.state();
+        state.pages.insert(path.into(), json.into());
+        state.withheld.remove(path);
+        self.shared.going_on.notify_all();
+    }
+
+    /// From now on it does not answer what is asked at a path, until it shows something there.
+    pub fn withholds(&self, path: &str) {
+        self.state().withheld.insert(path.into());
     }
 
     /// Something happens: it is remembered, and told to whoever listens. A listener that takes too little misses it.
@@ -329,6 +340,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.answers(Manner::default());
+        self.state().withheld.clear();
         self.goes_away();
     }
 }
@@ -369,6 +381,8 @@ fn converse(connection: &UnixStream, shared: &Shared) -> std::io::Result<()> {
     shared.state().requests.push(target.clone());
     let state = shared.wait_while(|manner| manner.hangs);
     let path = target.trim_start_matches("/v1.51");
+    let state =
+        shared.going_on.wait_while(state, |state| state.withheld.contains(path)).unwrap_or_else(|e| e.into_inner());
     let mut out = connection;
     match path.split('?').next().unwrap_or_default() {
         "/_ping" => out.write_all(b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Length: 2\r\n\r\nOK"),

@@ -30,3 +30,17 @@ pub fn recorded(events: &[String]) -> Folder {
     folder.run(&["record", "-H", &engine.docker_host(), "--until", "now", "-q"]).succeeded();
     folder
 }
+
+/// A folder whose store holds a recording.
+pub fn imported(name: &str) -> Folder {
+    let folder = Folder::new();
+    folder.run(&["import", "-q", &path(name).display().to_string()]).succeeded();
+    folder
+}
+
+/// Events in the order of time, as a query gives them.
+pub fn by_time(lines: &[String]) -> Vec<String> {
+    let mut lines = lines.to_vec();
+    lines.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
+    lines
+}

@@ -5,3 +5,4 @@ pub mod command;
 pub mod counter;
 pub mod engine;
 pub mod fixture;
+pub mod http;

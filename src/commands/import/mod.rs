@@ -17,9 +17,7 @@ use super::progress::Progress;
 use super::redact::Redact;
 use super::{Failure, Shared, now_nano};
 use crate::event::Redaction;
-use crate::store::{
-    Delivery, Limits, Outcome, Queue, Rejection, SourceKey, Store, Written, is_database, spawn_writer,
-};
+use crate::store::{Delivery, Limits, Outcome, Queue, Rejection, SourceKey, Store, Written, is_database, spawn_writer};
 use crate::stream::{Input, Item};
 
 /// How much may wait for the store, in bytes.
@@ -48,7 +46,7 @@ pub struct Args {
 /// One thing to import.
 enum From {
     File(Input),
-    Store(Other),
+    Store(Box<Other>),
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
@@ -96,7 +94,11 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
 
 impl From {
     fn open(shared: &Shared, file: &Path, db: &Path) -> Result<From, Failure> {
-        if is_database(file) { Ok(From::Store(Other::open(shared, file, db)?)) } else { Ok(From::File(Input::open(file)?)) }
+        if is_database(file) {
+            Ok(From::Store(Box::new(Other::open(shared, file, db)?)))
+        } else {
+            Ok(From::File(Input::open(file)?))
+        }
     }
 
     fn size(&self) -> Option<u64> {
@@ -179,11 +181,7 @@ impl Import {
     }
 
     /// Leaves those rejected lines that are not stored already.
-    fn only_new(
-        &mut self,
-        delivery: &mut Delivery,
-        key: impl Fn(&Rejection) -> known::Key,
-    ) -> Result<(), Failure> {
+    fn only_new(&mut self, delivery: &mut Delivery, key: impl Fn(&Rejection) -> known::Key) -> Result<(), Failure> {
         let mut new = Vec::new();
         for rejection in std::mem::take(&mut delivery.rejected) {
             if self.known.is_new(key(&rejection))? {

@@ -44,7 +44,9 @@ impl Other {
         let name = path.display();
         let same = |path: &Path| path.canonicalize().ok();
         if same(path).is_some() && same(path) == same(into) {
-            return Err(Failure::failed(format!("cannot import {name} into itself")).hint("name another store with --db"));
+            return Err(
+                Failure::failed(format!("cannot import {name} into itself")).hint("name another store with --db")
+            );
         }
         let (reader, copy) = Reader::open_any(path)?;
         let progress = Progress::of_bytes(shared, None);
@@ -93,14 +95,27 @@ impl Other {
                 known.and_then(|known| known.last_seen).is_none_or(|known| known.time_nano < seen.time_nano)
             });
             let version = source.version.clone().filter(|_| known.is_none());
+            let left_out = known.map_or(0, |known| known.healthchecks_left_out);
+            let left_out = source.healthchecks_left_out.saturating_sub(left_out);
             let delivery = Delivery::new(keys[&source.id].clone(), 0);
-            import.push(Delivery { last_seen: newer, version, ..delivery });
+            import.push(Delivery { last_seen: newer, version, left_out, ..delivery });
+        }
+        let mut healthchecks: BTreeMap<i64, Vec<(String, String)>> = BTreeMap::new();
+        self.reader.healthchecks(|source, container, command| {
+            healthchecks.entry(source).or_default().push((container, import.redaction.command(&command)));
+        })?;
+        for (source, healthchecks) in healthchecks {
+            import.push(Delivery { healthchecks, ..Delivery::new(keys[&source].clone(), 0) });
         }
         import.before += self.size;
         let (path, head) = (self.path.display(), self.head);
         tracing::info!("{path} was proven, and taken up to its head {head}");
         if let Some(pruned) = self.reader.pruned()? {
-            tracing::info!("of {path} {} events were pruned, the last at {}", pruned.events, rfc3339(pruned.sealed_nano));
+            tracing::info!(
+                "of {path} {} events were pruned, the last at {}",
+                pruned.events,
+                rfc3339(pruned.sealed_nano)
+            );
         }
         Ok(())
     }
@@ -118,6 +133,9 @@ impl Other {
                 .entry(stored.source)
                 .or_insert_with(|| Delivery::new(keys[&stored.source].clone(), stored.received_nano));
             delivery.events.push_redacted(&event, &import.redaction);
+            if stored.marked {
+                delivery.events.mark_last();
+            }
             delivery.each_received_nano.push(stored.received_nano);
             (count, done) = (count + 1, done + 1);
             if count >= TOGETHER {

@@ -8,16 +8,16 @@ use crate::commands::now_nano;
 use crate::engine::{Client, EngineError, Info};
 
 /// How often the clocks are compared while the stream is open.
-pub(super) const EVERY: Duration = Duration::from_secs(3600);
+pub(in crate::commands) const EVERY: Duration = Duration::from_secs(3600);
 
 /// A clock that is off by more, in nanoseconds, is warned of.
 const TOLERATED: u64 = 5_000_000_000;
 
 /// What a comparison gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Skew {
+pub(in crate::commands) struct Skew {
     /// How far the engine's clock is ahead, in nanoseconds.
-    pub(super) nano: i64,
+    pub(in crate::commands) nano: i64,
     /// How long the engine took to answer: half of it is how far this may be wrong.
     took: u64,
 }
@@ -37,7 +37,7 @@ impl Skew {
 }
 
 /// Asks the engine who it is, and compares its clock with ours.
-pub(super) async fn compared(client: &Client) -> Result<(Info, Option<Skew>), EngineError> {
+pub(in crate::commands) async fn compared(client: &Client) -> Result<(Info, Option<Skew>), EngineError> {
     let asked = now_nano();
     let info = client.info().await?;
     let skew = Skew::new(&info.system_time, asked, now_nano());
@@ -46,13 +46,13 @@ pub(super) async fn compared(client: &Client) -> Result<(Info, Option<Skew>), En
 
 /// What was said of the clock of the engine at a host.
 #[derive(Debug, Default)]
-pub(super) struct Clock {
+pub(in crate::commands) struct Clock {
     said: bool,
 }
 
 impl Clock {
     /// Warns of a clock that is off; once, until it is right again.
-    pub(super) fn note(&mut self, name: &str, skew: Option<Skew>) {
+    pub(in crate::commands) fn note(&mut self, name: &str, skew: Option<Skew>) {
         let Some(skew) = skew else { return };
         let off = skew.is_off();
         if off && !self.said {

@@ -112,7 +112,7 @@ impl Collector {
                 Err(e) if once && started.elapsed() > ONCE_PATIENCE => return Err(e),
                 Ok(Ended::Lost) => self.lost(&format!("{} ends its stream at once", self.host()), &mut standing),
                 Err(e @ EngineError::BrokenOff { .. }) => self.lost(&chain(&e), &mut standing),
-                Err(e) => self.cannot_reach(&chain(&e), &mut standing),
+                Err(e) => self.cannot_reach(&chain(&e), e.hint(), &mut standing),
             }
         }
     }
@@ -120,20 +120,21 @@ impl Collector {
     /// A stream has ended, which is nothing to speak of unless none ever stands.
     fn lost(&self, text: &str, standing: &mut Standing) {
         if standing.fruitless >= FRUITLESS {
-            self.cannot_reach(text, standing);
+            self.cannot_reach(text, None, standing);
         } else {
             tracing::debug!("{text}");
         }
     }
 
     /// The engine is away: said once, and a gap is open from the last event seen until it is known better.
-    fn cannot_reach(&self, text: &str, standing: &mut Standing) {
+    fn cannot_reach(&self, text: &str, hint: Option<String>, standing: &mut Standing) {
         if standing.away {
             tracing::debug!("{text}");
             return;
         }
         standing.away = true;
-        tracing::warn!("{text}; it is tried again until it works");
+        let hint = hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+        tracing::warn!("{text}{hint}; it is tried again until it works");
         if let Some(engine_id) = self.sources.last_at(self.host().url()) {
             let from = self.sources.last_seen(&engine_id).map(|seen| seen.time_nano);
             let source = self.source(&Info { id: engine_id, ..Info::default() });

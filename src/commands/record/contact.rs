@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 
 use super::Plan;
 use super::counter::{self, Counter, Told};
+use super::healthchecks::{Answer, Finding, Healthchecks, Questions};
 use super::inquiry::{Blindness, Inquiry};
 use super::look::{Came, Look};
 use super::memory::{Memory, Patience, rejection};
@@ -17,7 +18,7 @@ use super::tally::{Counted, Dropped};
 use crate::commands::now_nano;
 use crate::engine::{Chunks, Client, EngineError};
 use crate::error::chain;
-use crate::event::{Events, Identity, Mark};
+use crate::event::{Event, Events, Identity, Mark, is_redacted};
 use crate::store::{Delivery, Full, GapChange, Queue, Reason, Rejection, SourceKey};
 use crate::stream::continuity::{Continuity, MEMORY, Verdict};
 use crate::stream::{Decoder, End, Item};
@@ -47,6 +48,11 @@ const INQUIRE_AGAIN: Duration = Duration::from_secs(3600);
 
 /// How long to wait for what the containers tell, where the memory alone is to be taken.
 const ONCE_INQUIRY: Duration = Duration::from_secs(20);
+
+/// So long, and with so many bytes, what came is held back at most while it is asked whether it is of health checks that
+/// are to be left out or marked.
+const HOLD_BACK: Duration = Duration::from_secs(1);
+const HELD_BACK: usize = 4 << 20;
 
 /// How many bytes are read before they are handed on, if they come without a pause.
 const READ_AT_ONCE: usize = 256 * 1024;
@@ -121,6 +127,9 @@ pub(super) struct Contact {
     /// Whether the engine is to be asked for its containers.
     inquire: bool,
     inquired: Instant,
+    healthchecks: Healthchecks,
+    /// Until when what came is held back, if it is.
+    hold_back_until: Option<Instant>,
     /// What came and is not handed on yet; and how many of its events the memory told, not the stream.
     held: Delivery,
     remembered: usize,
@@ -142,7 +151,11 @@ impl Contact {
         before: Before,
         counter: Option<Counter>,
     ) -> Self {
+        let mut healthchecks = claim.healthchecks();
+        healthchecks.begin();
         Contact {
+            healthchecks,
+            hold_back_until: None,
             continuity: Some(Continuity::new(claim.last_seen())),
             judge_by: Instant::now() + JUDGEMENT,
             doubt: None,
@@ -202,7 +215,7 @@ impl Contact {
     ) -> Result<Ended, EngineError> {
         self.opened = Some(Instant::now());
         // Dropped with the contact, and with it what is asked.
-        let (mut asked, mut inquiries) = (JoinSet::new(), JoinSet::new());
+        let (mut asked, mut inquiries, mut questions) = (JoinSet::new(), JoinSet::new(), Questions::default());
         let max_event = self.plan.max_event;
         let page = self.counter.as_ref().map(Counter::page);
         let ask = |asked: &mut JoinSet<_>| {
@@ -223,7 +236,9 @@ impl Contact {
                 self.begin_look();
                 ask(&mut asked);
             }
+            questions.ask(client, &mut self.healthchecks);
             let judge_by = self.judge_by;
+            let hold_by = self.hold_back_until;
             let settle_by = self.look.as_ref().map(|look| look.1);
             let handed_on = tokio::select! {
                 read = self.read(&mut stream) => {
@@ -255,6 +270,8 @@ impl Contact {
                     Ok(())
                 }
                 Some(answer) = inquiries.join_next() => self.inquired(answer.expect("asking does not panic")),
+                Some(answer) = questions.answer() => self.answered(answer),
+                () = sleep_until(hold_by.unwrap_or(judge_by)), if hold_by.is_some() => self.hand_on(),
             };
             if let Err(Full(delivery)) = handed_on {
                 return Ok(self.overflow(*delivery, &mut stream, overflow_said).await);
@@ -319,14 +336,17 @@ impl Contact {
             plan,
             counter,
             claim,
+            healthchecks,
             ..
         } = self;
+        let last_seen = continuity.as_ref().and_then(|_| claim.last_seen());
 
         let mut each = |item: Item| match item {
             Item::Event(event) => {
-                let passes = plan.selection.passes(&event);
+                let finding = healthchecks.happened(&event, true);
+                let passes = plan.takes(&event, finding, &mut held.left_out);
                 if passes {
-                    held.events.push_redacted(&event, &plan.redaction);
+                    plan.push(&event, finding, &mut held.events);
                 }
                 *since_asked += 1;
                 let mark = event.mark();
@@ -338,17 +358,21 @@ impl Contact {
                 }
                 // Who it is costs a hash of all of it, and in a quiet following only the last one is asked for.
                 let alone = continuity.is_none() && doubt.is_none() && counter.is_none();
-                if passes && plan.redaction.is_none() && alone {
+                if passes && plan.redaction.is_none() && alone && finding != Finding::Undecided {
                     *last = Last::Held;
                     return;
                 }
                 let identity = event.identity();
                 if let Some(continuity) = continuity {
                     continuity.stream_brought(identity);
-                    if claim.last_seen() == Some(identity) {
+                    if last_seen == Some(identity) {
                         let told = held.events.split_off(*remembered);
                         held.again = told.behind(std::mem::take(&mut held.again));
                     }
+                }
+                if last_seen == Some(identity) {
+                    held.left_out = 0;
+                    healthchecks.seen_before();
                 }
                 if let Some(counter) = counter {
                     came_since_asked.insert(identity);
@@ -408,7 +432,7 @@ impl Contact {
                     self.judge_by = Instant::now() + JUDGEMENT_ALONE;
                 }
                 // The stream should bring all of it too; what it does not is not lost by that.
-                self.remember(memory.events, known);
+                self.remember(memory.events, known, false);
                 self.judge();
                 if self.continuity.is_none() { self.hand_on() } else { Ok(()) }
             }
@@ -459,9 +483,11 @@ impl Contact {
     }
 
     fn store_remembered(&mut self, events: Events, known: Option<usize>) -> Result<(), Full> {
-        let (again, events) = self.plan.remembered(events, known);
-        let delivery = Delivery { again, events, ..delivery(self.source.clone()) };
-        if delivery.is_empty() { Ok(()) } else { self.queue.push(delivery) }
+        let (again, events) = self.remembered(events, known, true);
+        if again.is_empty() && events.is_empty() {
+            return Ok(());
+        }
+        self.queue.push(Delivery { again, events, ..delivery(self.source.clone()) })
     }
 
     fn tally_came(&mut self, identities: &[Identity]) {
@@ -498,7 +524,7 @@ impl Contact {
                 reason,
                 detail: Some("the stream left out more than the engine remembers".into()),
             });
-            self.remember(std::mem::take(&mut look.memory.events), None);
+            self.remember(std::mem::take(&mut look.memory.events), None, true);
             return stirred;
         }
         let counted = self.counted.take();
@@ -559,12 +585,78 @@ impl Contact {
     }
 
     /// What the engine remembers came before what its stream brings. It was told before up to and with the place `known`.
-    fn remember(&mut self, events: Events, known: Option<usize>) {
-        let (again, events) = self.plan.remembered(events, known);
+    fn remember(&mut self, events: Events, known: Option<usize>, counts: bool) {
+        let (again, events) = self.remembered(events, known, counts);
         let Delivery { again: told, events: held, .. } = &mut self.held;
         self.remembered = events.len();
         *told = std::mem::take(told).behind(again);
         *held = std::mem::take(held).behind(events);
+    }
+
+    /// Those of a memory that are to be stored: the ones told before, up to and with the place `known`, and the others.
+    fn remembered(&mut self, mut events: Events, known: Option<usize>, counts: bool) -> (Events, Events) {
+        let others = events.split_off(known.map_or(0, |known| known + 1));
+        let ((again, some), (events, more)) = (self.selected(events, counts), self.selected(others, counts));
+        self.held.left_out += some + more;
+        (again, events)
+    }
+
+    /// Those of the events that are to be stored, as they are to be stored, and how many health checks' events are left
+    /// out and counted. A filter judges what the engine sent.
+    fn selected(&mut self, mut events: Events, counts: bool) -> (Events, u64) {
+        let Contact { plan, healthchecks, .. } = self;
+        let mut left_out = 0;
+        if plan.redaction.is_none() {
+            events.retain(|event| plan.takes(event, healthchecks.happened(event, counts), &mut left_out));
+            return (events, left_out);
+        }
+        let mut redacted = Events::default();
+        for (event, _) in events.iter() {
+            let finding = healthchecks.happened(&event, counts);
+            if plan.takes(&event, finding, &mut left_out) {
+                plan.push(&event, finding, &mut redacted);
+            }
+        }
+        (redacted, left_out)
+    }
+
+    /// The engine has told how a container is configured, or which there are.
+    fn answered(&mut self, answer: Answer) -> Result<(), Full> {
+        self.healthchecks.answered(answer);
+        if self.continuity.is_none() { self.hand_on() } else { Ok(()) }
+    }
+
+    /// Whether what is held is to wait until it is known what it is.
+    fn holds_back(&mut self) -> bool {
+        let matters = self.plan.selection.no_healthchecks || !self.plan.redaction.is_none();
+        if !(matters && self.healthchecks.is_waiting() && self.held.events.size() < HELD_BACK) {
+            return false;
+        }
+        let until = self.hold_back_until.get_or_insert_with(|| Instant::now() + HOLD_BACK);
+        Instant::now() < *until
+    }
+
+    /// What is held is looked at once more, now that more is known.
+    fn settle_healthchecks(&mut self) {
+        self.hold_back_until = None;
+        let Contact { healthchecks, held, plan, source, .. } = self;
+        if let Some(left_out) = healthchecks.settle() {
+            let mut is_one = |event: &Event| event.exec().is_some_and(|exec| healthchecks.is_one(exec.id));
+            if plan.selection.no_healthchecks {
+                held.left_out += left_out;
+                held.again.retain(|event| !is_one(event));
+                held.events.retain(|event| !is_one(event));
+            } else {
+                held.again.mark(|event| is_redacted(event) && is_one(event));
+                held.events.mark(|event| is_redacted(event) && is_one(event));
+            }
+        }
+        if plan.selection.no_healthchecks && healthchecks.is_first_unseen() {
+            let name = &source.name;
+            tracing::warn!("how some containers of {name} are configured was not seen: of these nothing is left out");
+        }
+        let noted = healthchecks.notes().into_iter();
+        held.healthchecks.extend(noted.map(|(container, command)| (container, plan.redaction.command(&command))));
     }
 
     /// Takes the memory as all there is to come, and waits for the store if need be.
@@ -576,9 +668,11 @@ impl Contact {
         let known = memory.identities.iter().position(|identity| Some(*identity) == seen);
         continuity.memory_told(memory.identities);
         self.continuity = Some(continuity);
-        self.remember(memory.events, known);
+        self.ask_of(client, &memory.events).await;
+        self.remember(memory.events, known, true);
         self.held.rejected = memory.rejected.into_iter().map(|rejected| self.plan.rejection(rejected)).collect();
         self.conclude();
+        self.settle_healthchecks();
         let mut handed_on = self.hand_on();
         while let Err(Full(delivery)) = handed_on {
             self.queue.room().await;
@@ -589,6 +683,22 @@ impl Contact {
         {
             self.queue.room().await;
             let _ = self.queue.push(*delivery);
+        }
+    }
+
+    /// Asks how the containers are configured in which something ran.
+    async fn ask_of(&mut self, client: &Client, events: &Events) {
+        self.healthchecks.expect(events);
+        let mut questions = Questions::default();
+        let all = async {
+            loop {
+                questions.ask(client, &mut self.healthchecks);
+                let Some(answer) = questions.answer().await else { return };
+                self.healthchecks.answered(answer);
+            }
+        };
+        if timeout(ONCE_INQUIRY, all).await.is_err() {
+            tracing::debug!("{} does not tell of its containers in time", self.source.name);
         }
     }
 
@@ -645,6 +755,10 @@ impl Contact {
 
     /// Hands what is held to the writer.
     fn hand_on(&mut self) -> Result<(), Full> {
+        if self.holds_back() {
+            return Ok(());
+        }
+        self.settle_healthchecks();
         let mut held = std::mem::replace(&mut self.held, delivery(self.source.clone()));
         held.received_nano = now_nano();
         held.last_seen = match std::mem::replace(&mut self.last, Last::None) {
@@ -692,7 +806,8 @@ impl Contact {
                 }
             }
         }
-        if self.hand_over(full).is_err() {
+        if let Err(Full(lost)) = self.hand_over(full) {
+            self.healthchecks.not_noted(lost.healthchecks);
             tracing::debug!("the buffer is full again");
         }
         Ended::Overflowed
@@ -700,21 +815,29 @@ impl Contact {
 }
 
 impl Plan {
-    /// Those of the events that are to be stored, as they are to be stored. A filter judges what the engine sent.
-    fn selected(&self, mut events: Events) -> Events {
-        events.retain(|event| self.selection.passes(event));
-        if self.redaction.is_none() {
-            return events;
+    /// Whether an event is to be stored, for what is known of it now; those of health checks that are not are counted.
+    fn takes(&self, event: &Event, finding: Finding, left_out: &mut u64) -> bool {
+        match finding {
+            _ if !self.selection.passes(event) => false,
+            Finding::Healthcheck { anew } if self.selection.no_healthchecks => {
+                *left_out += u64::from(anew);
+                false
+            }
+            _ => true,
         }
-        let mut redacted = Events::default();
-        events.iter().for_each(|(event, _)| redacted.push_redacted(&event, &self.redaction));
-        redacted
     }
 
-    /// Those of a memory that are to be stored: the ones told before, up to and with the place `known`, and the others.
-    fn remembered(&self, mut events: Events, known: Option<usize>) -> (Events, Events) {
-        let others = events.split_off(known.map_or(0, |known| known + 1));
-        (self.selected(events), self.selected(others))
+    /// Puts an event into a list as it is to be stored.
+    fn push(&self, event: &Event, finding: Finding, events: &mut Events) {
+        match self.redaction.apply(event) {
+            None => events.push(event),
+            Some(text) => {
+                events.push(&Event::parse(text.as_bytes()).expect("it is an event still"));
+                if let Finding::Healthcheck { .. } = finding {
+                    events.mark_last();
+                }
+            }
+        }
     }
 
     /// A rejected line as it is to be stored: what is no event cannot be redacted but as a whole.
@@ -733,10 +856,12 @@ impl Drop for Contact {
         self.settle_look();
         if let Some((look, _)) = self.look.take() {
             self.tally_came(&look.memory.identities);
-            self.remember(look.memory.events, None);
+            self.remember(look.memory.events, None, true);
         }
+        self.settle_healthchecks();
         if self.hand_on().is_err() {
             tracing::warn!("the buffer is full: the engine is asked again for what it sent last");
         }
+        self.claim.give_back(std::mem::take(&mut self.healthchecks));
     }
 }

@@ -16,6 +16,8 @@ pub(super) struct Opened {
     pub(super) store: Store,
     pub(super) lock: RecorderLock,
     pub(super) rows: Vec<SourceRow>,
+    /// How containers check their health: engine, container, command.
+    pub(super) healthchecks: Vec<(String, String, String)>,
     /// The end of its hash chain.
     pub(super) head: Head,
 }
@@ -25,8 +27,9 @@ impl Opened {
     pub(super) fn at(path: &Path) -> Result<Opened, StoreError> {
         Store::prepare(path)?;
         let lock = RecorderLock::acquire(path)?;
-        match Store::open_or_create(path).and_then(|store| Ok((store.sources()?, store.head()?, store))) {
-            Ok((rows, head, store)) => Ok(Opened { store, lock, rows, head }),
+        let open = |store: Store| Ok((store.sources()?, store.healthchecks()?, store.head()?, store));
+        match Store::open_or_create(path).and_then(open) {
+            Ok((rows, healthchecks, head, store)) => Ok(Opened { store, lock, rows, healthchecks, head }),
             Err(e) => {
                 lock.abandon();
                 Err(e)

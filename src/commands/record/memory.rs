@@ -14,26 +14,30 @@ const LIMIT: usize = 100_000;
 
 /// How long to wait for an answer to end.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(in crate::commands) struct Patience {
     /// For the next bytes.
-    pub(super) idle: Duration,
+    pub(in crate::commands) idle: Duration,
     /// For all of it.
-    pub(super) whole: Duration,
+    pub(in crate::commands) whole: Duration,
 }
 
 /// What an engine remembers, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Memory {
-    pub(super) events: Events,
-    pub(super) identities: Vec<Identity>,
-    pub(super) marks: Vec<Mark>,
-    pub(super) rejected: Vec<Rejection>,
+pub(in crate::commands) struct Memory {
+    pub(in crate::commands) events: Events,
+    pub(in crate::commands) identities: Vec<Identity>,
+    pub(in crate::commands) marks: Vec<Mark>,
+    pub(in crate::commands) rejected: Vec<Rejection>,
     /// Why this may not be all of it: the answer did not end.
-    pub(super) endless: Option<EngineError>,
+    pub(in crate::commands) endless: Option<EngineError>,
 }
 
 /// Takes the memory. An answer that does not end, as of a server that does not know `until`, gives what has come.
-pub(super) async fn take(client: &Client, max_event: usize, patience: Patience) -> Result<Memory, EngineError> {
+pub(in crate::commands) async fn take(
+    client: &Client,
+    max_event: usize,
+    patience: Patience,
+) -> Result<Memory, EngineError> {
     let until = Instant::now() + patience.whole;
     let mut memory = Memory::default();
     let mut decoder = Decoder::with_limit(max_event);
@@ -67,6 +71,6 @@ pub(super) async fn take(client: &Client, max_event: usize, patience: Patience) 
 }
 
 /// A rejected line, to be stored.
-pub(super) fn rejection(rejected: &Rejected) -> Rejection {
+pub(in crate::commands) fn rejection(rejected: &Rejected) -> Rejection {
     Rejection { bytes: rejected.bytes.into(), error: rejected.reason.to_string() }
 }

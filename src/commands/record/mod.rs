@@ -5,15 +5,16 @@
 //! with what is there.
 
 mod board;
-mod clock;
+pub(super) mod clock;
 mod collector;
 mod contact;
 mod counter;
 mod file;
+mod healthchecks;
 mod inquiry;
 mod look;
 mod meanwhile;
-mod memory;
+pub(super) mod memory;
 mod pulse;
 mod sources;
 mod tally;
@@ -32,6 +33,7 @@ use collector::Collector;
 use file::Opened;
 use sources::Sources;
 
+use super::hosts::Hosts;
 use super::kept::Kept;
 use super::redact::Redact;
 use super::select::Filters;
@@ -46,13 +48,14 @@ use crate::stream::DEFAULT_LINE_LIMIT;
 /// How often the end of the hash chain is logged.
 const HEAD_SAID: Duration = Duration::from_secs(3600);
 
+/// How long it may take at the end until nothing runs any more that was started to reach an engine.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// The flags of `record`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// An engine: unix:///path, tcp://host:port, http://host, or NAME=URL to name the source; repeatable [default:
-    /// $DOCKER_HOST, or unix:///var/run/docker.sock]
-    #[arg(short = 'H', long = "host", value_name = "URL")]
-    hosts: Vec<String>,
+    #[command(flatten)]
+    hosts: Hosts,
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
@@ -178,7 +181,7 @@ impl Args {
             }
         };
         let look_again = Some(time::parse_duration(&self.look_again)?).filter(|every| !every.is_zero());
-        let hosts = Host::all(&self.hosts, |name| std::env::var(name).ok())?;
+        let hosts = self.hosts.find()?;
         let metrics = self.metrics(&hosts)?;
         if look_again.is_none() && !metrics.is_empty() {
             return Err(Failure::usage("--engine-metrics compares at each --look-again, which is 0")
@@ -244,7 +247,7 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
     let mut sources = Sources::default();
     let mut stored = Written::default();
     let (not_stored, mut failed) = loop {
-        sources = sources.in_another(std::mem::take(&mut file.rows));
+        sources = sources.in_another(std::mem::take(&mut file.rows), std::mem::take(&mut file.healthchecks));
         let shared = Arc::new(sources);
         let ended = sitting(&plan, file, &shared, &board, over.as_mut()).await;
         stored += ended.outcome.stored;
@@ -261,6 +264,13 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
         };
         sources = Arc::into_inner(shared).expect("all collectors have ended");
     };
+    // What was started for a connection ends after it.
+    let closed = async {
+        for host in &plan.hosts {
+            host.closed().await;
+        }
+    };
+    let _ = tokio::time::timeout(CLOSING, closed).await;
     tracing::info!(
         "stopped: {} events stored, {} were there already, {} lines rejected",
         stored.events,

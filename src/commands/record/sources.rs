@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::healthchecks::Healthchecks;
 use super::inquiry::Blindness;
 use crate::event::Identity;
 use crate::store::SourceRow;
@@ -30,6 +31,8 @@ struct Engine {
     quiet: bool,
     /// The last gap, while it is still to be said what must have happened in it.
     owed: Option<Blindness>,
+    /// What is known of its containers, while no contact has it.
+    healthchecks: Healthchecks,
 }
 
 /// The right to record an engine, for as long as this value lives.
@@ -40,21 +43,28 @@ pub struct Claim {
 }
 
 impl Sources {
-    /// What the store knows.
-    pub fn from_rows(rows: Vec<SourceRow>) -> Self {
+    /// What the store knows: sources, and of engines the containers with their commands.
+    pub fn from_rows(rows: Vec<SourceRow>, healthchecks: Vec<(String, String, String)>) -> Self {
         let mut rows = rows;
         rows.sort_by_key(|row| row.contacted_nano);
-        let known = |(contact, row): (usize, SourceRow)| {
-            Some((row.engine_id?, Engine { last_seen: row.last_seen, host: row.host, contact, ..Engine::default() }))
+        let mut containers: HashMap<String, Vec<(String, String)>> = HashMap::new();
+        for (engine_id, container, command) in healthchecks {
+            containers.entry(engine_id).or_default().push((container, command));
+        }
+        let mut known = |(contact, row): (usize, SourceRow)| {
+            let engine_id = row.engine_id?;
+            let healthchecks = Healthchecks::new(containers.remove(&engine_id).unwrap_or_default().into_iter());
+            let (last_seen, host) = (row.last_seen, row.host);
+            Some((engine_id, Engine { last_seen, host, contact, healthchecks, ..Engine::default() }))
         };
-        let engines = Mutex::new(rows.into_iter().enumerate().filter_map(known).collect());
+        let engines = Mutex::new(rows.into_iter().enumerate().filter_map(&mut known).collect());
         Sources { engines, elsewhere: HashSet::new() }
     }
 
     /// What another store knows, that is recorded into in place of the one before.
-    pub fn in_another(&self, rows: Vec<SourceRow>) -> Self {
+    pub fn in_another(&self, rows: Vec<SourceRow>, healthchecks: Vec<(String, String, String)>) -> Self {
         let elsewhere = self.engines().keys().chain(&self.elsewhere).cloned().collect();
-        Sources { elsewhere, ..Sources::from_rows(rows) }
+        Sources { elsewhere, ..Sources::from_rows(rows, healthchecks) }
     }
 
     /// Takes the right to record an engine reached at `host`; `None` if another collector has it.
@@ -103,6 +113,19 @@ impl Claim {
     pub fn is_quiet(&self) -> bool {
         let mut engines = self.sources.engines();
         engines.get_mut(&self.engine_id).is_some_and(|engine| std::mem::replace(&mut engine.quiet, true))
+    }
+
+    /// Takes what is known of its containers, to be given back.
+    pub fn healthchecks(&self) -> Healthchecks {
+        let mut engines = self.sources.engines();
+        engines.get_mut(&self.engine_id).map(|engine| std::mem::take(&mut engine.healthchecks)).unwrap_or_default()
+    }
+
+    /// Gives back what is known of its containers.
+    pub fn give_back(&self, healthchecks: Healthchecks) {
+        if let Some(engine) = self.sources.engines().get_mut(&self.engine_id) {
+            engine.healthchecks = healthchecks;
+        }
     }
 
     /// Of this gap it is still to be said what must have happened in it.

@@ -99,6 +99,10 @@ impl Tally {
         let now = Dropped { from: since.complete, to: newest, counted: total, came: since.came };
         let before = since.missing.replace(now)?;
         let lost = missing.min(before.counted - before.came);
+        if missing > lost && newest == before.to {
+            // More of the same stretch: told together, once it is no longer growing.
+            return None;
+        }
         let came = before.counted - lost;
         since.counter += before.counted;
         since.came -= came;
@@ -210,6 +214,18 @@ mod tests {
         assert_eq!(life.dropped, [Dropped { from: 110, to: 410, counted: 300, came: 256 }]);
         life.looks([0; 3], false);
         assert_eq!((life.dropped.len(), life.lost()), (1, 44));
+    }
+
+    #[test]
+    fn what_is_found_to_be_missing_of_one_stretch_in_two_looks_is_told_once() {
+        let mut life = Life::default();
+        life.run(1, true);
+        life.looks([0; 3], false);
+        life.run(253, false);
+        // While the memory is told the counter moves on, so that less seems to be missing than is.
+        life.looks([4, 7, 0], false);
+        (0..3).for_each(|_| life.looks([0; 3], false));
+        assert_eq!(life.dropped, [Dropped { from: 1, to: 265, counted: 264, came: 256 }]);
     }
 
     #[test]

@@ -1,0 +1,720 @@
+//! Every host that the docker client can reach: TLS, ssh, contexts; and Podman's socket.
+//!
+//! Those that need a real engine, an sshd or Podman are run by name, as root on Debian bookworm, when `tests/hosts get`
+//! has installed them: `cargo test --test hosts -- --ignored --test-threads=1`.
+
+#[path = "support/certificates.rs"]
+mod certificates;
+#[path = "support/command.rs"]
+#[allow(dead_code)]
+mod command;
+#[path = "support/docker.rs"]
+#[allow(dead_code)]
+mod docker;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use certificates::{Authority, Certificate};
+use command::{Folder, Running, eventually, run};
+use docker::{Engine, same_lines};
+use serde_json::Value;
+
+const EVENT: &str = r#"{"Type":"container","Action":"start","Actor":{"ID":"c1","Attributes":{"name":"web"}},"scope":"local","time":1795535605,"timeNano":1795535605311574272}"#;
+
+// --- TLS
+
+/// `events serve` behind TLS: an engine of one event.
+struct Server {
+    _running: Running,
+    at: String,
+}
+
+impl Server {
+    fn start(folder: &Folder, words: &[&str]) -> Server {
+        let port = free_port();
+        let at = format!("127.0.0.1:{port}");
+        let day = folder.path("day.ndjson");
+        fs::write(&day, format!("{EVENT}\n")).expect("a file");
+        let listen = format!("tcp://{at}");
+        let running =
+            folder.start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], words].concat());
+        eventually("it is listened there", || TcpStream::connect(&at).map(drop));
+        Server { _running: running, at }
+    }
+
+    fn under_tls(folder: &Folder, own: &Certificate, more: &[&str]) -> Server {
+        Server::start(folder, &[&["--tls-cert", text(&own.file), "--tls-key", text(&own.key)][..], more].concat())
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path is text")
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_is_one_clear_line() {
+    let folder = Folder::new();
+    let dir = folder.path("certificates");
+    fs::create_dir(&dir).expect("a folder");
+    let (ours, theirs) = (Authority::new(&dir, "ours"), Authority::new(&dir, "theirs"));
+    let good = ours.signs(&dir, "good", &["127.0.0.1"], 30);
+    let client = ours.signs(&dir, "client", &["client"], 30);
+    let stranger = theirs.signs(&dir, "stranger", &["client"], 30);
+    let good = Server::under_tls(&folder, &good, &["--tls-ca", text(&ours.file)]);
+    let expired = Server::under_tls(&folder, &ours.signs(&dir, "expired", &["127.0.0.1"], 1), &[]);
+    let elsewhere = Server::under_tls(&folder, &ours.signs(&dir, "elsewhere", &["box.example"], 30), &[]);
+
+    let (closes, talks) = (answers(""), answers("HTTP/1.0 400 Bad Request\r\n\r\nThis is no TLS\n"));
+
+    let usual = std::env::var("PATH").unwrap_or_default();
+    let tried = |server: &str, authority: &Authority, own: Option<&Certificate>| -> Vec<String> {
+        let (host, authority) = (format!("tcp://{server}"), text(&authority.file).to_owned());
+        let mut words = vec!["-H".into(), host, "--tlsverify".into(), "--tlscacert".into(), authority];
+        if let Some(own) = own {
+            words.extend(["--tlscert", text(&own.file), "--tlskey", text(&own.key)].map(str::to_owned));
+        }
+        words
+    };
+    let names_file = "(hint: --tlscacert FILE names the authority that signed it)";
+    let shows_one = "(hint: --tlscert FILE and --tlskey FILE, or DOCKER_CERT_PATH)";
+    let renew = "(hint: renew it at the engine; or is the clock of this machine wrong?)";
+    let in_name = "(hint: reach the engine by a name that stands in it)";
+    let no_tls = "(hint: is TLS spoken on that port? An engine without TLS is at tcp://, without --tls)";
+    let cases = [
+        (
+            &good.at,
+            tried(&good.at, &theirs, Some(&client)),
+            "its certificate is signed by nobody who is trusted here",
+            names_file,
+        ),
+        (&good.at, tried(&good.at, &ours, None), "it wants a certificate of ours", shows_one),
+        (
+            &good.at,
+            tried(&good.at, &ours, Some(&stranger)),
+            "it does not take our certificate, or wants one",
+            shows_one,
+        ),
+        (&expired.at, tried(&expired.at, &ours, None), "its certificate expired at 20", renew),
+        (
+            &elsewhere.at,
+            tried(&elsewhere.at, &ours, None),
+            "its certificate is for box.example, not for 127.0.0.1",
+            in_name,
+        ),
+        (&closes, tried(&closes, &ours, None), "it ends the connection when TLS is spoken", no_tls),
+        (&talks, tried(&talks, &ours, None), "what it answers is no TLS", no_tls),
+    ];
+    let words: Vec<Vec<&str>> = cases.iter().map(|(_, words, ..)| words.iter().map(String::as_str).collect()).collect();
+    let said = failures(&folder, &words.iter().map(|words| (usual.as_str(), &words[..])).collect::<Vec<_>>());
+    for (line, (at, _, why, hint)) in said.iter().zip(&cases) {
+        let begins = format!("events: cannot connect to tcp://{at}: {why}");
+        assert!(line.starts_with(&begins) && line.ends_with(hint), "{line}\ninstead of {begins}… {hint}");
+    }
+    // And what is right is taken, by whichever of the words.
+    let verified = tried(&good.at, &ours, Some(&client));
+    let (host, shown) =
+        ([&verified[0][..], &verified[1]], [&verified[5][..], &verified[6], &verified[7], &verified[8]]);
+    for (db, words) in [
+        ("verified", verified.iter().map(String::as_str).collect()),
+        ("anyone", [&host[..], &["--tls"], &shown].concat()),
+    ] {
+        let db = folder.path(db);
+        folder.run(&[&["record", "-q", "--until", "now", "--db", text(&db)][..], &words].concat()).succeeded();
+        assert_eq!(folder.lines(&["query", "-q", "--db", text(&db)]), [EVENT]);
+    }
+}
+
+/// Somewhere that has one answer to whatever is sent, and ends the connection.
+fn answers(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let _ = client.read(&mut [0; 4096]);
+            let _ = client.write_all(answer.as_bytes());
+        }
+    });
+    at
+}
+
+#[test]
+fn a_certificate_renewed_on_the_disk_is_taken_without_a_restart() {
+    let folder = Folder::new();
+    let dir = folder.path("certificates");
+    fs::create_dir(&dir).expect("a folder");
+    let (old, new) = (Authority::new(&dir, "old"), Authority::new(&dir, "new"));
+    let server = Server::under_tls(&folder, &new.signs(&dir, "server", &["127.0.0.1"], 30), &[]);
+    let trusted = folder.path("ca.pem");
+    fs::copy(&old.file, &trusted).expect("a file");
+    let host = format!("https://{}", server.at);
+    let recorder = folder.start(&["record", "-H", &host, "--tlscacert", text(&trusted)]);
+    folder.eventually("it is said that it cannot be trusted", || {
+        let log = recorder.log();
+        if log.contains("nobody who is trusted here (hint: ") { Ok(()) } else { Err(log) }
+    });
+    fs::copy(&new.file, &trusted).expect("a file");
+    folder.eventually_lines(&["query", "-q"], &[EVENT.to_owned()]);
+    let said = recorder.log().matches("it is tried again until it works").count();
+    assert_eq!(said, 1, "{}", recorder.log());
+    recorder.stop();
+}
+
+// --- ssh
+
+/// A folder for PATH with this as its `ssh`.
+fn path_with_ssh(folder: &Folder, name: &str, script: &str) -> String {
+    let bin = folder.path(name);
+    fs::create_dir(&bin).expect("a folder");
+    let ssh = bin.join("ssh");
+    fs::write(&ssh, format!("#!/bin/sh\n{script}\n")).expect("a file");
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("its mode");
+    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+fn with_path(mut command: Command, path: &str) -> Command {
+    command.env("PATH", path);
+    command
+}
+
+/// What `record` says in the end of hosts that cannot be reached, each in its PATH; all of them at once.
+fn failures(folder: &Folder, tried: &[(&str, &[&str])]) -> Vec<String> {
+    let one = |(at, (path, words)): (usize, &(&str, &[&str]))| {
+        let db = folder.path(&format!("{at}.db"));
+        folder.start_in(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], words].concat())
+    };
+    let tried: Vec<Running> = tried.iter().enumerate().map(one).collect();
+    let said = tried.into_iter().map(|tried| {
+        let ran = tried.ended().exited(1);
+        ran.stderr.lines().last().unwrap_or_default().to_owned()
+    });
+    said.collect()
+}
+
+#[test]
+fn what_ssh_says_is_the_error() {
+    let folder = Folder::new();
+    let words = "echo 'Warning: of no meaning' >&2; echo 'ssh: Could not resolve hostname box: Unknown' >&2; exit 255";
+    let at_once = path_with_ssh(&folder, "at-once", words);
+    let asked = path_with_ssh(&folder, "asked", &format!("head -c 1 >/dev/null; {words}"));
+    let no_docker = path_with_ssh(&folder, "no-docker", "echo 'sh: docker: not found' >&2; exit 127");
+    let host: &[&str] = &["-H", "ssh://me@box"];
+    let said = failures(&folder, &[(&at_once, host), (&asked, host), (&no_docker, host), ("/nowhere", host)]);
+    let unknown = "ssh: Could not resolve hostname box: Unknown \
+                   (hint: does `ssh` reach it by itself, with no password asked for and its host key known?)";
+    let no_docker = "sh: docker: not found \
+                     (hint: the docker client must be there, in the PATH of a command that ssh runs)";
+    let expected = [unknown, unknown, no_docker, "there is no ssh program (hint: install it: openssh-client)"];
+    assert_eq!(said, expected.map(|why| format!("events: cannot connect to ssh://me@box: {why}")));
+}
+
+#[test]
+fn an_ssh_that_does_not_end_is_made_to() {
+    let folder = Folder::new();
+    let pids = folder.path("pids");
+    let stubborn = format!("trap '' TERM; echo $$ >> {}; exec sleep 1000", pids.display());
+    let path = path_with_ssh(&folder, "stubborn", &stubborn);
+    let mut command = with_path(folder.command(&["record", "-q", "-H", "ssh://me@box"]), &path);
+    let mut recorder = command.spawn().expect("it starts");
+    let started = || -> Vec<u32> {
+        let text = fs::read_to_string(&pids).unwrap_or_default();
+        text.lines().map(|line| line.parse().expect("a pid")).collect()
+    };
+    eventually("ssh is started", || if started().is_empty() { Err("not yet") } else { Ok(()) });
+    let terminated = Command::new("kill").arg(recorder.id().to_string()).status().expect("kill runs");
+    assert!(terminated.success());
+    assert!(recorder.wait().expect("it can be waited for").success());
+    for pid in started() {
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
+    }
+}
+
+// --- with real parts
+
+/// An engine behind TLS, as its documentation sets it up, and whoever is near enough to reach it.
+struct TlsEngine {
+    engine: Engine,
+    authority: Authority,
+    client: Certificate,
+    stranger: Certificate,
+    listens: Vec<String>,
+    near: Option<docker::Near>,
+}
+
+const TLS_HOST: &str = "tcp://127.0.0.1:2376";
+
+impl TlsEngine {
+    fn start(folder: &Folder) -> TlsEngine {
+        let dir = folder.path("certificates");
+        fs::create_dir(&dir).expect("a folder");
+        let authority = Authority::new(&dir, "ca");
+        let server = authority.signs(&dir, "server", &["127.0.0.1"], 30);
+        let client = authority.signs(&dir, "client", &["client"], 30);
+        let stranger = Authority::new(&dir, "other").signs(&dir, "stranger", &["client"], 30);
+        let [ca, cert, key] = [&authority.file, &server.file, &server.key].map(|path| text(path).to_owned());
+        let words =
+            ["-H", "tcp://0.0.0.0:2376", "--tlsverify", "--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key];
+        let listens = words.map(str::to_owned).to_vec();
+        let engine = Engine::start_with("newest", &words);
+        let near = Some(engine.near());
+        TlsEngine { engine, authority, client, stranger, listens, near }
+    }
+
+    /// Starts it again, when it was stopped. Its network is another one then.
+    fn start_again(&mut self) {
+        self.near = None;
+        let words: Vec<&str> = self.listens.iter().map(String::as_str).collect();
+        self.engine.start_again(&words);
+        self.near = Some(self.engine.near());
+    }
+
+    /// The flags for whoever may ask it.
+    fn words(&self) -> [&str; 7] {
+        let [ca, cert, key] = [&self.authority.file, &self.client.file, &self.client.key].map(|path| text(path));
+        ["--tlsverify", "--tlscacert", ca, "--tlscert", cert, "--tlskey", key]
+    }
+}
+
+/// The ID of the engine that was recorded last.
+fn recorded_id(folder: &Folder) -> Option<String> {
+    let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).ok()?;
+    Some(status["sources"].as_array()?.first()?["engine_id"].as_str()?.to_owned())
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn a_real_engine_behind_tls_is_recorded() {
+    let folder = Folder::new();
+    let mut tls = TlsEngine::start(&folder);
+    let asked = run(tls.engine.client_of(TLS_HOST, &[&tls.words()[..], &["info", "-f", "{{.ID}}"]].concat()));
+    let recorder = folder.record(TLS_HOST, &[&tls.words()[..], &["--look-again", "300ms"]].concat());
+    assert_eq!(recorded_id(&folder), asked.succeeded().lines().first().cloned());
+    tls.engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
+    tls.engine.docker(&["network", "create", "team"]);
+    records_the_memory(&folder, &tls.engine);
+    tls.engine.container(&["--name", "web", "--network", "none"]);
+    records_the_memory(&folder, &tls.engine);
+    tls.engine.stop();
+    folder.eventually("it is said that it is away", || {
+        let log = recorder.log();
+        if log.contains("it is tried again until it works") { Ok(()) } else { Err(log) }
+    });
+    recorder.stop();
+    tls.start_again();
+    let recorder = folder.record(TLS_HOST, &tls.words());
+    tls.engine.docker(&["start", "web"]);
+    let start = ["query", "-q", "--action", "start", "--container", "web", "--count"];
+    folder.eventually_lines(&start, &["2".to_owned()]);
+    recorder.stop();
+    // What is forgotten is asked of the engine, beside the stream.
+    tls.engine.docker(&["kill", "web"]);
+    tls.engine.stop();
+    tls.start_again();
+    let recorder = folder.record(TLS_HOST, &tls.words());
+    folder.eventually("the gap says what became of the container", || {
+        let gaps = folder.lines(&["gaps"]);
+        if gaps.iter().any(|gap| gap.contains("meanwhile: web (")) { Ok(()) } else { Err(gaps) }
+    });
+    recorder.stop();
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn what_a_real_engine_refuses_is_one_clear_line() {
+    let folder = Folder::new();
+    let tls = TlsEngine::start(&folder);
+    let ca = text(&tls.authority.file);
+    let shows_one = "(hint: --tlscert FILE and --tlskey FILE, or DOCKER_CERT_PATH)";
+    let by_name = "tcp://127.0.0.2:2376";
+    let stranger =
+        ["--tlsverify", "--tlscacert", ca, "--tlscert", text(&tls.stranger.file), "--tlskey", text(&tls.stranger.key)];
+    let cases: [(&str, &[&str], &[&str]); 5] = [
+        (TLS_HOST, &["--tlsverify", "--tlscacert", ca], &["certificate", shows_one]),
+        (TLS_HOST, &stranger, &["it does not take our certificate, or wants one", shows_one]),
+        (by_name, &tls.words(), &["its certificate is for 127.0.0.1, not for 127.0.0.2 (hint: "]),
+        (TLS_HOST, &[], &["Client sent an HTTP request to an HTTPS server", "(hint: it speaks TLS: --tlsverify with"]),
+        (
+            "tcp://127.0.0.1:2375",
+            &["--tls"],
+            &["cannot connect to tcp://127.0.0.1:2375: Connection refused (hint: is a Docker Engine running there?"],
+        ),
+    ];
+    let usual = std::env::var("PATH").unwrap_or_default();
+    let words: Vec<Vec<&str>> = cases.iter().map(|(host, words, _)| [&["-H", *host][..], words].concat()).collect();
+    let tried: Vec<(&str, &[&str])> = words.iter().map(|words| (usual.as_str(), &words[..])).collect();
+    for (line, (host, words, parts)) in failures(&folder, &tried).iter().zip(cases) {
+        for part in parts {
+            assert!(line.contains(part), "{host} {words:?}: {line}\nwithout {part}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn contexts_name_the_engine_that_they_name_to_the_docker_client() {
+    let folder = Folder::new();
+    let tls = TlsEngine::start(&folder);
+    let home = folder.path("");
+    let docker = |words: &[&str]| tls.engine.client_at(&home, words);
+    let [ca, cert, key] = [&tls.authority.file, &tls.client.file, &tls.client.key].map(|path| text(path));
+    let made = [
+        ("safe", format!("host={TLS_HOST},ca={ca},cert={cert},key={key}")),
+        ("unsafe", format!("host={TLS_HOST},skip-tls-verify=true,cert={cert},key={key}")),
+        ("untrusted", format!("host={TLS_HOST},cert={cert},key={key}")),
+        ("in-clear", format!("host={TLS_HOST}")),
+        ("socket", format!("host={}", tls.engine.host)),
+        ("nowhere", "host=unix:///nowhere.sock".to_owned()),
+    ];
+    for (name, endpoint) in &made {
+        run(docker(&["context", "create", name, "--docker", endpoint])).exited(0);
+    }
+    run(docker(&["context", "use", "safe"])).exited(0);
+
+    let socket = ["-H", &tls.engine.host];
+    type Words<'a> = &'a [&'a str];
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Words, Variables); 15] = [
+        (&[], &[]),
+        (&[], &[("DOCKER_CONTEXT", "unsafe")]),
+        (&[], &[("DOCKER_CONTEXT", "nowhere")]),
+        (&[], &[("DOCKER_CONTEXT", "missing")]),
+        (&["--context", "safe"], &[("DOCKER_HOST", "unix:///nowhere.sock"), ("DOCKER_CONTEXT", "nowhere")]),
+        (&["--context", "untrusted"], &[]),
+        (&["--context", "in-clear"], &[]),
+        (&["--context", "in-clear"], &[("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", "/nowhere")]),
+        (&["--context", "socket"], &[]),
+        (&["--context", "missing"], &[]),
+        (&["--context", "default"], &[("DOCKER_HOST", &tls.engine.host)]),
+        (&[], &[("DOCKER_HOST", "unix:///nowhere.sock")]),
+        (&[], &[("DOCKER_HOST", &tls.engine.host), ("DOCKER_CONTEXT", "nowhere")]),
+        (&socket, &[("DOCKER_HOST", "unix:///nowhere.sock"), ("DOCKER_CONTEXT", "nowhere")]),
+        (&["--context", "safe", "-H", "unix:///nowhere.sock"], &[]),
+    ];
+    let tried: Vec<_> = cases
+        .iter()
+        .enumerate()
+        .map(|(at, (words, variables))| {
+            let db = folder.path(&format!("{at}.db"));
+            let with = |mut command: Command| {
+                command.envs(variables.iter().copied());
+                command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+                command.spawn().expect("it starts")
+            };
+            let theirs = with(docker(&[words, &["version", "-f", "{{.Server.Version}}"][..]].concat()));
+            let record = [&["record", "-q", "--until", "now", "--db", text(&db)][..], words].concat();
+            (theirs, with(folder.command(&record)))
+        })
+        .collect();
+    for ((theirs, ours), (words, variables)) in tried.into_iter().zip(cases) {
+        let [theirs, ours] = [theirs, ours].map(|child| child.wait_with_output().expect("it ends"));
+        let shown = format!("{words:?} {variables:?}:\n{theirs:?}\n{ours:?}");
+        assert_eq!(theirs.status.success(), ours.status.success(), "{shown}");
+    }
+    let id = run(docker(&["--context", "socket", "info", "-f", "{{.ID}}"])).succeeded().lines();
+    folder.run(&["record", "-q", "--until", "now"]).succeeded();
+    assert_eq!(recorded_id(&folder), id.first().cloned());
+}
+
+/// An sshd of our own, that lets in who has our key, and an `ssh` that knows it.
+struct Sshd {
+    child: Child,
+    path: String,
+    config: PathBuf,
+    port: u16,
+}
+
+impl Sshd {
+    fn start(folder: &Folder, engine: &Engine) -> Sshd {
+        let port = free_port();
+        for key in ["host_key", "own_key"] {
+            let mut keygen = Command::new("ssh-keygen");
+            run({
+                keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.path(key));
+                keygen
+            })
+            .exited(0);
+        }
+        let shown = |name: &str| folder.path(name).display().to_string();
+        let host_key = fs::read_to_string(folder.path("host_key.pub")).expect("a key");
+        fs::write(folder.path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).expect("a file");
+        let docker = engine.client_program().parent().expect("it is in a folder");
+        let config = format!(
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
+             PasswordAuthentication no\nPermitRootLogin yes\nPidFile none\nMaxStartups 100\n\
+             SetEnv DOCKER_HOST={} PATH={}:/usr/bin:/bin\n",
+            shown("host_key"),
+            shown("own_key.pub"),
+            engine.host,
+            docker.display(),
+        );
+        fs::write(folder.path("sshd_config"), config).expect("a file");
+        fs::create_dir_all("/run/sshd").expect("where it keeps itself apart");
+        let log = fs::File::create(folder.path("sshd.log")).expect("a file");
+        let mut sshd = Command::new("/usr/sbin/sshd");
+        sshd.args(["-D", "-e", "-f"]).arg(folder.path("sshd_config")).stdin(Stdio::null()).stderr(log);
+        let child = sshd.spawn().expect("sshd starts");
+        eventually("sshd listens", || TcpStream::connect(("127.0.0.1", port)).map(drop));
+        let config = folder.path("ssh_config");
+        fs::write(
+            &config,
+            format!(
+                "Host unknown\nUserKnownHostsFile /dev/null\nHost *\nIdentityFile {}\nIdentitiesOnly yes\nUserKnownHostsFile {}\nStrictHostKeyChecking yes\n\
+                 Host alias unknown\nHostName 127.0.0.1\nPort {port}\nUser root\n",
+                shown("own_key"),
+                shown("known_hosts")
+            ),
+        )
+        .expect("a file");
+        // ssh looks for its configuration in the home that the system has for the user.
+        let path = path_with_ssh(folder, "bin", &format!("exec /usr/bin/ssh -F {} \"$@\"", config.display()));
+        Sshd { child, path, config, port }
+    }
+
+    /// How many ssh processes of ours there are, those that were not waited for among them.
+    fn processes(&self, parent: u32) -> usize {
+        let ours = |name: &str| {
+            let read = |file: &str| fs::read_to_string(format!("/proc/{name}/{file}")).unwrap_or_default();
+            let status = read("status");
+            let child = status.lines().any(|line| line == format!("PPid:\t{parent}"));
+            child || (read("cmdline").contains(text(&self.config)) && status.starts_with("Name:\tssh\n"))
+        };
+        let entries = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+        entries.filter(|entry| ours(&entry.file_name().to_string_lossy())).count()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs a Docker Engine and an sshd"]
+fn an_engine_is_recorded_through_a_real_sshd() {
+    let (folder, engine) = (Folder::new(), Engine::start("newest"));
+    let sshd = Sshd::start(&folder, &engine);
+    let host = format!("ssh://root@127.0.0.1:{}", sshd.port);
+    let asked = run(with_path(engine.client_of(&host, &["info", "-f", "{{.ID}}"]), &sshd.path)).succeeded();
+
+    for host in [&host, "ssh://alias", &format!("ssh://alias{}", engine.host.trim_start_matches("unix://"))] {
+        let db = folder.path(&format!("{}.db", host.len()));
+        let once = ["record", "-q", "--until", "now", "-H", host, "--db", text(&db)];
+        run(with_path(folder.command(&once), &sshd.path)).succeeded();
+        let ours = folder.lines(&["query", "-q", "--db", text(&db)]);
+        same_lines(&engine.memory(), &ours).unwrap_or_else(|e| panic!("{host}: {e}"));
+    }
+
+    let recorder = folder.record_in(&sshd.path, &host, &["--look-again", "300ms"]);
+    assert_eq!(recorded_id(&folder), asked.lines().first().cloned());
+    engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
+    records_the_memory(&folder, &engine);
+    // The stream, and what is being asked beside it; what was asked before is gone.
+    for _ in 0..3 {
+        engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
+        records_the_memory(&folder, &engine);
+        let running = sshd.processes(recorder.pid());
+        assert!((1..=4).contains(&running), "{running} processes");
+    }
+    // An engine that is stopped and started again, and a connection that is cut.
+    engine.stop();
+    engine.start_again(&[]);
+    engine.docker(&["network", "create", "team"]);
+    folder.eventually_lines(&["query", "-q", "--network", "team", "--count"], &["1".to_owned()]);
+    recorder.stop();
+    assert_eq!(sshd.processes(u32::MAX), 0);
+
+    let recorder = folder.record_in(&sshd.path, &host, &[]);
+    assert_ne!(sshd.processes(recorder.pid()), 0);
+    recorder.kill();
+    folder.eventually("nothing is left behind", || match sshd.processes(u32::MAX) {
+        0 => Ok(()),
+        running => Err(running),
+    });
+    what_goes_wrong_is_one_clear_line(&folder, &sshd);
+}
+
+fn what_goes_wrong_is_one_clear_line(folder: &Folder, sshd: &Sshd) {
+    let at = format!("127.0.0.1:{}", sshd.port);
+    let hosts = [
+        (
+            format!("ssh://root@127.0.0.1:{}", free_port()),
+            "ssh: connect to host 127.0.0.1 port ",
+            "Connection refused (hint: ",
+        ),
+        (format!("ssh://root@{at}/nowhere.sock"), "", "/nowhere.sock"),
+        (format!("ssh://stranger@{at}"), "stranger@127.0.0.1: Permission denied (", ""),
+        ("ssh://unknown".into(), "Host key verification failed. (hint: ", ""),
+    ];
+    let words: Vec<[&str; 2]> = hosts.iter().map(|(host, ..)| ["-H", host]).collect();
+    let tried: Vec<(&str, &[&str])> = words.iter().map(|words| (sshd.path.as_str(), &words[..])).collect();
+    for (line, (host, begins, has)) in failures(folder, &tried).iter().zip(&hosts) {
+        let begins = format!("events: cannot connect to {host}: {begins}");
+        assert!(line.starts_with(&begins) && line.contains(has), "{line}\ninstead of {begins}…{has}");
+    }
+}
+
+#[test]
+#[ignore = "needs a docker client"]
+fn ssh_is_called_as_the_docker_client_calls_it() {
+    let folder = Folder::new();
+    let called = folder.path("called");
+    let path = path_with_ssh(
+        &folder,
+        "noting",
+        &format!("{{ for word in \"$@\"; do echo \"$word\"; done; echo; }} >> {}; exit 255", called.display()),
+    );
+    for host in
+        ["ssh://box", "ssh://me@box:2222", "ssh://me@[::1]:22/", "ssh://me%40corp@box/run/x.sock", "ssh://box/a%20b"]
+    {
+        let by = |command: Command| {
+            let _ = fs::remove_file(&called);
+            run(with_path(command, &path)).exited(1);
+            let calls = fs::read_to_string(&called).expect("ssh was called");
+            calls.split("\n\n").next().expect("one call").to_owned()
+        };
+        let theirs = by(docker::client_for("newest", host, &["version", "-f", "{{.Server.Version}}"]));
+        assert_eq!(by(folder.command(&["record", "-q", "--until", "now", "-H", host])), theirs, "{host}");
+    }
+}
+
+/// Waits until all that the engine remembers is recorded.
+fn records_the_memory(folder: &Folder, engine: &Engine) {
+    folder.eventually("what the engine remembers is recorded", || {
+        let ours = folder.lines(&["query", "-q"]);
+        let theirs = engine.memory();
+        let missing = theirs.iter().filter(|line| !ours.contains(line)).count();
+        if missing == 0 { Ok(()) } else { Err(format!("{missing} are missing")) }
+    });
+}
+
+/// Podman as an engine, with storage of its own.
+struct Podman {
+    service: Child,
+    words: Vec<String>,
+    host: String,
+}
+
+impl Podman {
+    fn start(folder: &Folder) -> Podman {
+        let path = |name: &str| folder.path(name).display().to_string();
+        let host = format!("unix://{}", path("podman.sock"));
+        let mut words: Vec<String> = vec!["--root".into(), path("storage"), "--runroot".into(), path("run")];
+        words.extend(["--tmpdir".into(), path("tmp"), "--network-config-dir".into(), path("networks")]);
+        words.extend(["--storage-driver=vfs", "--events-backend=file", "--cgroup-manager=cgroupfs"].map(str::to_owned));
+        words.extend(["system", "service", "--time=0", &host].map(str::to_owned));
+        Podman { service: Podman::serve(&words, &host), words, host }
+    }
+
+    fn serve(words: &[String], host: &str) -> Child {
+        let service = Command::new("podman").args(words).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        let socket = host.trim_start_matches("unix://");
+        eventually("Podman listens", || std::os::unix::net::UnixStream::connect(socket).map(drop));
+        service.expect("podman starts")
+    }
+
+    fn start_again(&mut self) {
+        self.end();
+        self.service = Podman::serve(&self.words, &self.host);
+    }
+
+    fn end(&mut self) {
+        let _ = self.service.kill();
+        let _ = self.service.wait();
+        let _ = fs::remove_file(self.host.trim_start_matches("unix://"));
+    }
+
+    fn podman(&self, words: &[&str]) -> String {
+        let mut podman = Command::new("podman");
+        podman.args(["--remote", "--url", &self.host]).args(words).stdin(Stdio::null());
+        run(podman).exited(0).lines().join("\n")
+    }
+
+    /// All that its log holds, in its own bytes.
+    fn log(&self) -> Vec<String> {
+        let mut curl = Command::new("curl");
+        curl.args(["-sSf", "--noproxy", "*", "--max-time", "30", "--unix-socket"]);
+        curl.args([self.host.trim_start_matches("unix://"), "http://d/events?since=0&stream=false"]);
+        run(curl).succeeded().lines()
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[test]
+#[ignore = "needs Podman"]
+fn podman_is_recorded_as_an_engine() {
+    let folder = Folder::new();
+    let mut podman = Podman::start(&folder);
+    let tree = folder.path("tree");
+    fs::create_dir_all(tree.join("bin")).expect("a folder");
+    fs::copy("/bin/busybox", tree.join("bin/busybox")).expect("busybox-static");
+    let image = folder.path("image.tar");
+    run({
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(&tree).arg("-cf").arg(&image).arg(".");
+        tar
+    })
+    .succeeded();
+    podman.podman(&["import", text(&image), "busybox:latest"]);
+    podman.podman(&["volume", "create", "before"]);
+
+    let same = |podman: &Podman, words: &[&str]| {
+        folder.eventually("what Podman tells is recorded", || {
+            let lines = folder.run(&[&["query", "-q"][..], words].concat()).lines();
+            same_lines(&podman.log(), &lines)
+        });
+    };
+    // Its whole log is its memory.
+    folder.run(&["record", "-q", "--until", "now", "-H", &podman.host]).succeeded();
+    same(&podman, &[]);
+
+    let recorder = folder.record(&podman.host, &["--look-again", "300ms"]);
+    let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--network", "none"];
+    let label = ["--label", "markup=<a href=\"x\">&amp;</a> ü"];
+    let words = [&["run", "-d", "--name", "web"][..], &limits, &label, &["busybox", "/bin/busybox", "sleep", "1000"]];
+    podman.podman(&words.concat());
+    podman.podman(&["exec", "web", "/bin/busybox", "true"]);
+    podman.podman(&["kill", "web"]);
+    podman.podman(&["volume", "create", "during"]);
+    same(&podman, &[]);
+    // It remembers all of it, so that nothing is missed of what happened meanwhile.
+    podman.start_again();
+    podman.podman(&["volume", "create", "behind"]);
+    podman.podman(&["rm", "-f", "web"]);
+    same(&podman, &[]);
+    recorder.stop();
+
+    let gaps: Vec<Value> = folder.json(&["gaps"]);
+    assert_eq!(gaps.iter().map(|gap| &gap["reason"]).collect::<Vec<_>>(), ["first-contact"]);
+    let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).expect("JSON");
+    let sources = status["sources"].as_array().expect("a list");
+    assert_eq!((sources.len(), &sources[0]["rejected"]), (1, &Value::from(0)), "{status}");
+    // What is different, as the README has it.
+    let count = |words: &[&str]| folder.lines(&[&["query", "-q", "--count"][..], words].concat())[0].clone();
+    for (words, expected) in [
+        (&["--action", "remove", "--type", "container"][..], "1"),
+        (&["--action", "destroy"], "0"),
+        (&["--action", "exec"], "1"),
+        (&["--volume", "during"], "1"),
+        (&["--action", "exec_die"], "0"),
+        (&["--action", "exec_died"], "1"),
+    ] {
+        assert_eq!(count(words), expected, "{words:?}");
+    }
+    folder.run(&["verify", "-q"]).exited(0);
+}
