@@ -106,7 +106,7 @@ fn the_metrics_and_status_say_the_same() {
             (status["recorder"]["buffered"].as_f64().unwrap(), 0.0, shown["events_buffered"]),
         ];
         let agree = pairs.iter().all(|(status, expected, metrics)| status == expected && status == metrics);
-        if agree && source["last"] == Value::from(last.clone()) { Ok(shown) } else { Err((status, last, shown)) }
+        if agree && source["last"] == *last { Ok(shown) } else { Err((status, last, shown)) }
     };
     let shown = eventually("status and the metrics agree", same);
     for (name, number) in [
