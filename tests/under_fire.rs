@@ -24,7 +24,7 @@ use base64::Engine as _;
 use events::query::time::parse_time;
 use rusqlite::Connection;
 use support::command::{Folder, Running, eventually, within};
-use support::engine::{Engine, Framing, Manner, Pieces, Truth, event_at};
+use support::engine::{Engine, Framing, Made, Manner, Pieces, Truth, event_at};
 
 /// More memory than this is too much, whatever happens.
 const MEMORY: u64 = 200_000_000;
@@ -56,6 +56,9 @@ fn faults() -> Vec<Fault> {
         ("the store is locked for 10 s at 2,000 events/s", 1, locked),
         ("the store is locked again and again", 10, slow_store),
         ("the disk is full", 3, full_disk),
+        ("the disk is full while the oldest go", 2, full_disk_kept_small),
+        ("the oldest go, SIGKILL in between", 10, kept_small),
+        ("200,000 old events go while 2,000 a second come", 1, lets_go),
         ("200,000 events at 20,000/s", 1, flood),
         ("the buffer overflows on purpose", 1, overflow),
     ]
@@ -146,13 +149,15 @@ struct Scene {
     /// The number of the next event.
     next: Arc<AtomicU64>,
     peak: u64,
+    /// With what it is recorded: `--max-size` and its value, where not all is kept.
+    kept: &'static [&'static str],
 }
 
 impl Scene {
     fn new(fault: &'static str, rounds: u32) -> Scene {
         let folder = Folder::with_store_in("store");
         let engine = Arc::new(Engine::start(folder.path("docker.sock")));
-        Scene { fault, rounds, folder, engine, recorder: None, next: Arc::default(), peak: 0 }
+        Scene { fault, rounds, folder, engine, recorder: None, next: Arc::default(), peak: 0, kept: &[] }
     }
 
     /// Plays the fault, lets the recorder do what is left to do, and judges what is stored.
@@ -160,7 +165,7 @@ impl Scene {
         play(self);
         self.engine.answers(Manner::default());
         if self.recorder.is_none() {
-            self.records(&[]);
+            self.records(self.kept);
         }
         self.settles();
         self.stops();
@@ -247,9 +252,43 @@ impl Scene {
     }
 
     fn missing(&self) -> usize {
+        // Before the events: meanwhile more may go.
         let truth = self.engine.truth();
         let stored = self.stored(&truth);
-        truth.made.iter().zip(&stored).filter(|(made, stored)| made.is_obtainable() && **stored == 0).count()
+        let kept_from = self.kept_from();
+        let missing =
+            |(made, stored): &(&Made, &usize)| made.is_obtainable() && **stored == 0 && made.time_nano >= kept_from;
+        truth.made.iter().zip(&stored).filter(missing).count()
+    }
+
+    /// What is older was let go of on purpose: as many events as `status` counts.
+    fn kept_from(&self) -> i64 {
+        if self.kept.is_empty() {
+            return i64::MIN;
+        }
+        let status = self.folder.json(&["status", "--json"]);
+        status[0]["db"]["pruned"]["kept_from"]
+            .as_str()
+            .map_or(i64::MIN, |text| parse_time(text, 0).expect("an instant"))
+    }
+
+    /// No more and no fewer have gone than `status` says: those that were stored for certain have, and others may.
+    fn counts_what_went(&self, truth: &Truth, stored: &[usize], kept_from: i64) {
+        let status = &self.folder.json(&["status", "--json"])[0]["db"]["pruned"];
+        let counted = status["events"].as_u64().expect("events have gone");
+        let gone = |certain: bool| {
+            let gone = |(made, stored): &(&Made, &usize)| {
+                **stored == 0 && made.time_nano < kept_from && (made.is_obtainable() || !certain)
+            };
+            truth.made.iter().zip(stored).filter(gone).count() as u64
+        };
+        assert!(
+            (gone(true)..=gone(false)).contains(&counted),
+            "{}: {} {counted} {}",
+            self.fault,
+            gone(true),
+            gone(false)
+        );
     }
 
     /// How often each event is stored.
@@ -263,6 +302,12 @@ impl Scene {
             stored[number] += 1;
         }
         stored
+    }
+
+    /// What went gave its room back.
+    fn stays_small(&self, bytes: u64) {
+        let size = || self.folder.db().metadata().map_or(0, |found| found.len());
+        assert!(within(Duration::from_secs(30), || size() <= bytes), "{}: {} bytes", self.fault, size());
     }
 
     /// The database is as it should be, and so is what it proves of itself.
@@ -279,6 +324,10 @@ impl Scene {
         let truth = self.engine.truth();
         let stored = self.stored(&truth);
         let gaps = self.gaps();
+        let kept_from = self.kept_from();
+        if !self.kept.is_empty() {
+            self.counts_what_went(&truth, &stored, kept_from);
+        }
         let count = |wanted: &dyn Fn(usize) -> bool| (0..stored.len()).filter(|n| wanted(*n)).count();
         let named = |n: usize| {
             let made = &truth.made[n];
@@ -291,9 +340,9 @@ impl Scene {
             made: stored.len(),
             obtainable: count(&|n| truth.made[n].is_obtainable() || stored[n] > 0),
             stored: count(&|n| stored[n] > 0),
-            lost: count(&|n| truth.made[n].is_obtainable() && stored[n] == 0),
+            lost: count(&|n| truth.made[n].is_obtainable() && stored[n] == 0 && truth.made[n].time_nano >= kept_from),
             doubled: stored.iter().map(|times| times.saturating_sub(1)).sum(),
-            unexplained: count(&|n| stored[n] == 0 && !named(n)),
+            unexplained: count(&|n| stored[n] == 0 && !named(n) && truth.made[n].time_nano >= kept_from),
             gaps: gaps.iter().filter(|gap| gap.reason != "first-contact").count(),
             peak: self.peak,
         }
@@ -728,6 +777,101 @@ fn full_disk(scene: &mut Scene) {
         assert_eq!(said(scene, "can be written again"), round, "{}", scene.recorder().log());
     }
     assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
+}
+
+/// The same, and of the store only the newest megabyte is kept.
+fn full_disk_kept_small(scene: &mut Scene) {
+    scene.kept = &["--max-size", "1MB"];
+    let disk = scene.folder.db().with_file_name("");
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&disk).status();
+    assert!(
+        mounted.is_ok_and(|status| status.success()),
+        "the disk that is to be full needs root, and the right to mount"
+    );
+    scene.records(scene.kept);
+    let flow = scene.flows(4000);
+    scene.lasts(4000..=4000);
+    for _ in 0..scene.rounds {
+        let ballast = disk.join("ballast");
+        let filled =
+            std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&ballast).expect("there is room"));
+        assert!(filled.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull), "the disk is full");
+        scene.lasts(3000..=3000);
+        scene.is_whole();
+        std::fs::remove_file(&ballast).expect("the ballast can go");
+        scene.lasts(1000..=1000);
+    }
+    drop(flow);
+    scene.settles();
+    scene.stays_small(1_000_000);
+}
+
+/// Killed at any moment of letting go, while another program reads an old state of the file.
+fn kept_small(scene: &mut Scene) {
+    scene.kept = &["--max-size", "500kB"];
+    for round in 0..scene.rounds {
+        scene.records(scene.kept);
+        let reader = (round % 3 == 1).then(|| {
+            let reader = Connection::open(scene.folder.db()).expect("the store can be opened");
+            reader.execute_batch("BEGIN; SELECT count(*) FROM event").expect("it can be read");
+            reader
+        });
+        let flow = scene.flows(4000);
+        scene.lasts(300..=1500);
+        scene.kills();
+        drop((flow, reader));
+        scene.is_whole();
+    }
+    scene.records(scene.kept);
+    let flow = scene.flows(2000);
+    scene.lasts(3000..=3000);
+    drop(flow);
+    scene.settles();
+    scene.stays_small(500_000);
+}
+
+/// An event can be asked for within a tenth of a second all the while.
+fn lets_go(scene: &mut Scene) {
+    const DAY: i64 = 86_400_000_000_000;
+    // With the name of their source a whole number of links of the chain: all of them can go.
+    const OLD: u64 = 200_063;
+    let old: Vec<String> = (0..OLD).map(|n| event_at(n, now() - 2 * DAY + n as i64 * 1000)).collect();
+    let file = scene.folder.path("old.ndjson");
+    std::fs::write(&file, old.join("\n")).expect("a file can be written");
+    scene.folder.run(&["import", "-q", "old.ndjson"]).succeeded();
+    scene.next.store(1_000_000, Ordering::Relaxed);
+    scene.records(&["--retain", "1d"]);
+    let mut follower = scene.folder.start(&["query", "-q", "--follow", "--since", "now"]);
+    let lines = follower.printed();
+    let flow = scene.flows(2000);
+    let gone = || scene.folder.json(&["status", "--json"])[0]["db"]["pruned"]["events"].as_u64().unwrap_or(0);
+    let mut late: Vec<i64> = Vec::new();
+    let took = Instant::now();
+    while gone() < OLD {
+        assert!(took.elapsed() < Duration::from_secs(60), "{} are gone", gone());
+        let asking = Instant::now();
+        while let Ok(line) = lines.recv_timeout(Duration::from_millis(100)) {
+            let nano = line.rsplit_once(':').and_then(|(_, nano)| nano.trim_end_matches('}').parse::<i64>().ok());
+            late.push(now() - nano.expect("an instant"));
+            if asking.elapsed() > Duration::from_millis(500) {
+                break;
+            }
+        }
+    }
+    let took = took.elapsed();
+    drop(flow);
+    drop(follower);
+    late.sort_unstable();
+    let at = |part: usize| late[(late.len() - 1) * part / 1000] as f64 / 1e6;
+    println!(
+        "(in {:.1} s they went, and of {} events half could be read after {:.0} ms, 99.9 % after {:.0}, all after {:.0})",
+        took.as_secs_f64(),
+        late.len(),
+        at(500),
+        at(999),
+        at(1000)
+    );
+    assert!(late.len() > 1000 && at(990) < 100.0, "99 % after {} ms", at(990));
 }
 
 fn flood(scene: &mut Scene) {

@@ -135,10 +135,10 @@ impl Events {
         others
     }
 
-    /// Takes the events from a place on out of the list.
+    /// Takes the events from a place on, if there are any, out of the list.
     #[must_use]
     pub fn split_off(&mut self, at: usize) -> Events {
-        let events = self.events.split_off(at);
+        let events = self.events.split_off(at.min(self.events.len()));
         Events { text: self.text.clone(), attributes: self.attributes.clone(), events }
     }
 
