@@ -178,6 +178,28 @@ fn while_recording_what_is_too_old_goes_and_does_not_come_back() {
     verified(&fresh);
 }
 
+#[test]
+fn small_steps_take_apart_nothing_that_belongs_together() {
+    let lines = days(100);
+    let folder = imported(&lines);
+    // Nobody is there: what is stored is let go of all the same.
+    let recorder = folder.start(&["record", "-H", "unix:///nowhere.sock", "--max-size", "600kB"]);
+    folder.eventually("the file is small", || {
+        let size = fs::metadata(folder.db()).unwrap().len();
+        if size <= 600_000 { Ok(()) } else { Err(size) }
+    });
+    recorder.stop();
+    verified(&folder);
+    let left = folder.lines(&["query", "-q"]);
+    let same = imported(&lines[lines.len() - left.len()..]);
+    for words in
+        [&["query", "-q"][..], &["query", "-q", "--action", "exec_die"], &["query", "-q", "--container", "web"]]
+    {
+        assert_eq!(folder.lines(words), same.lines(words), "{words:?}");
+    }
+    assert!(left.len() > 1_000 && left.len() < lines.len(), "{}", left.len());
+}
+
 fn parse_nano(time: &serde_json::Value) -> i64 {
     events::query::time::parse_time(time.as_str().unwrap(), 0).unwrap()
 }

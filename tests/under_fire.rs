@@ -24,7 +24,7 @@ use base64::Engine as _;
 use events::query::time::parse_time;
 use rusqlite::Connection;
 use support::command::{Folder, Running, eventually, within};
-use support::engine::{Engine, Framing, Made, Manner, Pieces, Truth, event_at};
+use support::engine::{Engine, Framing, Manner, Pieces, Truth, event_at};
 
 /// More memory than this is too much, whatever happens.
 const MEMORY: u64 = 200_000_000;
@@ -256,9 +256,11 @@ impl Scene {
         let truth = self.engine.truth();
         let stored = self.stored(&truth);
         let kept_from = self.kept_from();
-        let missing =
-            |(made, stored): &(&Made, &usize)| made.is_obtainable() && **stored == 0 && made.time_nano >= kept_from;
-        truth.made.iter().zip(&stored).filter(missing).count()
+        let missing = |n: &usize| {
+            let made = &truth.made[*n];
+            made.is_obtainable() && stored[*n] == 0 && made.time_nano >= kept_from
+        };
+        (0..stored.len()).filter(missing).count()
     }
 
     /// What is older was let go of on purpose: as many events as `status` counts.
@@ -277,10 +279,11 @@ impl Scene {
         let status = &self.folder.json(&["status", "--json"])[0]["db"]["pruned"];
         let counted = status["events"].as_u64().expect("events have gone");
         let gone = |certain: bool| {
-            let gone = |(made, stored): &(&Made, &usize)| {
-                **stored == 0 && made.time_nano < kept_from && (made.is_obtainable() || !certain)
+            let gone = |n: &usize| {
+                let made = &truth.made[*n];
+                stored[*n] == 0 && made.time_nano < kept_from && (made.is_obtainable() || !certain)
             };
-            truth.made.iter().zip(stored).filter(gone).count() as u64
+            (0..stored.len()).filter(gone).count() as u64
         };
         assert!(
             (gone(true)..=gone(false)).contains(&counted),

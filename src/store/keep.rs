@@ -182,3 +182,32 @@ pub(super) fn now_nano() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wal_that_only_grows_is_not_made_longer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.db");
+        let keep = Keep { bytes: Some(1), ..Keep::default() };
+        let mut keeper = Keeper::new(keep, path.clone()).unwrap();
+        assert!(!keeper.must_wait());
+        let wal = std::fs::File::create(with_suffix(&path, "-wal")).unwrap();
+        wal.set_len(4 << 20).unwrap();
+        assert!(!keeper.must_wait());
+        wal.set_len(2 * WAL).unwrap();
+        assert!(keeper.must_wait() && keeper.next() > Instant::now());
+        wal.set_len(0).unwrap();
+        assert!(!keeper.must_wait());
+    }
+
+    #[test]
+    fn what_is_kept_is_counted_back_from_now() {
+        assert_eq!(Keep::default().oldest(0), i64::MIN);
+        let keep = |age| Keep { age: Some(age), bytes: None };
+        assert_eq!(keep(Duration::from_secs(1)).oldest(5_000_000_000), 4_000_000_000);
+        assert_eq!(keep(Duration::MAX).oldest(0), -i64::MAX);
+    }
+}

@@ -5,7 +5,7 @@
 //! (names of sources, gaps that reach beyond it, how containers check their health that are still there) is entered
 //! again behind the seal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
@@ -165,7 +165,7 @@ pub(super) fn step(
     seal(db, rows, Head { seq: upto, hash }, &pruned, now_nano)?;
     enter_again(db, rows, upto, before_nano)?;
     let healthchecks = healthchecks_to_keep(db, upto)?;
-    keep_exec_ids(db, upto)?;
+    keep_exec_ids(db, rows, upto)?;
     let gone = Gone::upto(db, upto)?;
     for table in ["event", "verbatim", "rejected", "gap", "naming", "healthcheck", "link"] {
         db.prepare_cached(&format!("DELETE FROM {table} WHERE seq <= ?1"))?.execute([upto])?;
@@ -242,13 +242,36 @@ fn healthchecks_to_keep(db: &Connection, upto: i64) -> rusqlite::Result<Vec<(i64
     kept.query_map([upto], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
 }
 
+/// Which events refer to the exec ID of an event before them, as far behind what goes as that may be: each is found once,
+/// however small the steps are.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    /// Up to this sequence they are found.
+    looked: i64,
+    /// The event referred to, and the one that refers.
+    found: BTreeSet<(i64, i64)>,
+}
+
 /// An exec ID that is named by an event that goes is written out where it is referred to.
-fn keep_exec_ids(db: &Connection, upto: i64) -> rusqlite::Result<()> {
-    db.prepare_cached(
-        "UPDATE event SET exec_id = (SELECT same.exec_id FROM event AS same WHERE same.seq = event.exec_id)
-         WHERE seq BETWEEN ?1 + 1 AND ?2 AND typeof(exec_id) = 'integer' AND exec_id <= ?1",
-    )?
-    .execute([upto, upto + EXEC_REACH])?;
+fn keep_exec_ids(db: &Connection, rows: &mut Rows, upto: i64) -> rusqlite::Result<()> {
+    let head = rows.head().seq;
+    let References { looked, found } = &mut rows.references;
+    let (from, to) = ((*looked).max(upto) + 1, head.min(upto + EXEC_REACH));
+    let mut refer = db
+        .prepare_cached("SELECT exec_id, seq FROM event WHERE seq BETWEEN ?1 AND ?2 AND typeof(exec_id) = 'integer'")?;
+    let mut refer = refer.query([from, to])?;
+    while let Some(row) = refer.next()? {
+        found.insert((row.get(0)?, row.get(1)?));
+    }
+    *looked = to.max(*looked);
+    let stay = found.split_off(&(upto + 1, 0));
+    let mut write_out = db.prepare_cached(
+        "UPDATE event SET exec_id = (SELECT same.exec_id FROM event AS same WHERE same.seq = ?1)
+         WHERE seq = ?2 AND exec_id = ?1",
+    )?;
+    for (same, seq) in std::mem::replace(found, stay).into_iter().filter(|(_, seq)| *seq > upto) {
+        write_out.execute([same, seq])?;
+    }
     Ok(())
 }
 
@@ -269,8 +292,9 @@ impl Gone {
     fn upto(db: &Connection, upto: i64) -> rusqlite::Result<Gone> {
         let mut gone = Gone { sources: BTreeMap::new(), actors: Vec::new() };
         let mut source = db.prepare_cached("SELECT source FROM actor WHERE id = ?1")?;
+        // The index on actors, in whose order they would come, is as long as the record.
         let mut actors = db.prepare_cached(
-            "SELECT actor, count(*), min(time_nano), max(time_nano) FROM event WHERE seq <= ?1 GROUP BY actor",
+            "SELECT actor, count(*), min(time_nano), max(time_nano) FROM event NOT INDEXED WHERE seq <= ?1 GROUP BY actor",
         )?;
         let mut actors = actors.query([upto])?;
         while let Some(row) = actors.next()? {

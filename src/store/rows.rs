@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::chain::{self, BEGINNING, Entry, Hash, Head, Kind, MARK};
 use super::file::head;
 use super::layout::{Actor, Form, Value, Varying, form_of, varies};
+use super::prune::References;
 use super::recent::Recent;
 use super::stretch::Stretches;
 use crate::event::Event;
@@ -71,6 +72,7 @@ pub(super) struct Rows {
     /// By exec ID, the event that has it.
     execs: Recent<[u8; 32], i64>,
     pub(super) stretches: Stretches,
+    pub(super) references: References,
     /// The last sequence given, and the chain's hash after it.
     seq: i64,
     hash: Hash,
@@ -92,6 +94,7 @@ impl Rows {
             actors: Recent::new(ACTORS),
             execs: Recent::new(EXECS),
             stretches: Stretches::default(),
+            references: References::default(),
             seq: 0,
             hash: BEGINNING,
             stored_link: 0,
@@ -110,6 +113,7 @@ impl Rows {
         self.labels.clear();
         self.actors.clear();
         self.execs.clear();
+        self.references = References::default();
         self.loaded = false;
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use memory::{Asked, Happened, Memory};
 use subscriber::{Fate, Message, PATIENCE, Subscriber};
-pub use truth::{Made, Truth};
+pub use truth::Truth;
 
 pub struct Engine {
     socket: PathBuf,
