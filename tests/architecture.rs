@@ -69,6 +69,7 @@ fn each_library_is_named_where_it_belongs() {
         ("hyper", &["engine", "serve"]),
         ("httparse", &["serve"]),
         ("clap", &["commands"]),
+        ("prometheus_client", &["commands"]),
         ("tokio", &["engine", "serve", "testing", "commands", "store"]),
     ] {
         for (name, stage, text) in sources() {

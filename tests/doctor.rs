@@ -137,7 +137,11 @@ fn an_engine_that_answers_oddly_is_seen_through() {
     assert_eq!(said.len(), 3, "{}", ran.report());
     // It has no /version.
     assert!(said[0].0.contains("/version with 404 Not Found"), "{said:?}");
-    assert!(said[1].0.starts_with("its clock is 90.") && said[1].0.ends_with(" s behind this machine's"), "{said:?}");
+    assert!(
+        ["its clock is 89.9", "its clock is 90."].iter().any(|off| said[1].0.starts_with(off))
+            && said[1].0.ends_with(" s behind this machine's"),
+        "{said:?}"
+    );
     assert!(said[2].0.starts_with("its memory holds what is no event: "), "{said:?}");
 }
 

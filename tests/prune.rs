@@ -152,7 +152,7 @@ fn while_recording_what_is_too_old_goes_and_does_not_come_back() {
     assert_eq!(pruned["events"], 1000 - left.len());
     assert!(left[0].contains(&format!("\"timeNano\":{}", parse_nano(&pruned["kept_from"]))), "{pruned}");
     let shown = String::from_utf8(folder.run(&["status"]).succeeded().stdout).unwrap();
-    assert!(shown.contains(&format!("\npruned    {} events, ", 1000 - left.len())), "{shown}");
+    assert!(shown.contains(&format!("\n  pruned    {} events, ", 1000 - left.len())), "{shown}");
     recorder.stop();
     verified(&folder);
     // All that the engine remembers is older than a day but for the last 24: nothing of it comes back.

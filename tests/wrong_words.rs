@@ -27,6 +27,17 @@ fn words_that_are_wrong_are_exit_2() {
         "--envelope has no place in what the docker client prints (hint: it goes with --format json, table and csv)";
     for (words, line) in [
         ("query --filter name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
+        (
+            "record --metrics tcp://0.0.0.0:9324",
+            "--metrics tcp://0.0.0.0:9324 can be reached from other machines, by anybody (hint: --allow-remote if that is meant)"
+                .into(),
+        ),
+        (
+            "record --metrics box",
+            "invalid value 'box' for '--metrics <ADDRESS>': 'box' is no address to listen at: write unix:///path or \
+             tcp://127.0.0.1:2375 (hint: --help says more)"
+                .into(),
+        ),
         ("query --exclude name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
         ("record --filter name=x", format!("the filter key 'name' is not known; the keys are {KEYS}")),
         ("query --filter type", "the filter 'type' is not KEY=VALUE (hint: as type=container or label=app=web)".into()),

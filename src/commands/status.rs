@@ -7,9 +7,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use anstyle::{AnsiColor, Style};
+
 use super::{Failure, Shared, size_text};
 use crate::query::time::rfc3339;
-use crate::store::{self, Reader, Reason};
+use crate::store::{self, GapRow, HostState, Reader, Reason};
 
 /// The flags of `status`.
 #[derive(Debug, clap::Args)]
@@ -54,6 +56,7 @@ struct Source {
     last: Option<String>,
     connected: bool,
     gaps: u64,
+    last_gap: Option<Gap>,
     rejected: u64,
     /// How many events of health checks `record --no-healthchecks` has not stored.
     healthchecks_left_out: u64,
@@ -62,20 +65,66 @@ struct Source {
 }
 
 #[derive(Serialize)]
+struct Gap {
+    from: Option<String>,
+    to: Option<String>,
+    reason: String,
+}
+
+#[derive(Serialize)]
 struct Recorder {
     running: bool,
     pid: Option<u32>,
     buffered: usize,
+    /// Whether the store could not be written when that was tried last.
+    failing: bool,
+    /// How many engines it records.
+    hosts: usize,
+    /// Those whose stream is not open.
+    away: Vec<Away>,
+}
+
+#[derive(Serialize)]
+struct Away {
+    host: String,
+    /// Why, if that is known.
+    why: Option<String>,
+}
+
+/// How something stands, at a glance.
+#[derive(Clone, Copy)]
+enum Light {
+    Well,
+    Away,
+    Bad,
+    Off,
+}
+
+const BOLD: Style = Style::new().bold();
+
+impl std::fmt::Display for Light {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let color = match self {
+            Light::Well => AnsiColor::Green,
+            Light::Away => AnsiColor::Yellow,
+            Light::Bad => AnsiColor::Red,
+            Light::Off => AnsiColor::BrightBlack,
+        };
+        let style = color.on_default();
+        write!(f, "{style}●{style:#}")
+    }
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let status = Status::of(&shared.db()?)?;
-    let mut out = std::io::stdout().lock();
     if args.json {
+        let mut out = std::io::stdout().lock();
         super::print_json(&mut out, &status)?;
-    } else {
-        out.write_all(status.for_people().as_bytes())?;
+        return Ok(out.flush()?);
     }
+    // Without colours where there is no terminal, or NO_COLOR says so.
+    let mut out = anstream::stdout().lock();
+    out.write_all(status.for_people().as_bytes())?;
     Ok(out.flush()?)
 }
 
@@ -83,16 +132,17 @@ impl Status {
     fn of(path: &Path) -> Result<Status, Failure> {
         let reader = Reader::open(path)?;
         let recorder = store::recorder(path);
-        let mut gaps: HashMap<String, u64> = HashMap::new();
+        let mut gaps: HashMap<String, Vec<GapRow>> = HashMap::new();
         for gap in reader.gaps()? {
             if gap.reason != Reason::FirstContact.as_str() {
-                *gaps.entry(gap.source).or_default() += 1;
+                gaps.entry(gap.source.clone()).or_default().push(gap);
             }
         }
+        let hosts: &[HostState] = recorder.as_ref().map_or(&[], |state| &state.hosts);
         let connected = |engine: &Option<String>| {
-            let hosts = recorder.iter().flat_map(|state| &state.hosts);
-            engine.is_some() && hosts.into_iter().any(|host| host.connected && host.engine_id == *engine)
+            engine.is_some() && hosts.iter().any(|host| host.connected && host.engine_id == *engine)
         };
+        let number = |gaps: Option<&Vec<GapRow>>| gaps.map_or(0, Vec::len) as u64;
         let rows = reader.sources()?;
         let pruned = reader.pruned()?.map(|sealed| Pruned {
             events: sealed.events,
@@ -103,7 +153,8 @@ impl Status {
             .into_iter()
             .map(|row| Source {
                 connected: connected(&row.engine_id),
-                gaps: gaps.get(&row.name).copied().unwrap_or(0),
+                gaps: number(gaps.get(&row.name)),
+                last_gap: gaps.get(&row.name).and_then(|gaps| gaps.last()).map(Gap::of),
                 name: row.name,
                 engine_id: row.engine_id,
                 host: row.host,
@@ -125,52 +176,90 @@ impl Status {
             running: recorder.is_some(),
             pid: recorder.as_ref().map(|state| state.pid),
             buffered: recorder.as_ref().map_or(0, |state| state.buffered),
+            failing: recorder.as_ref().is_some_and(|state| state.failing),
+            hosts: hosts.len(),
+            away: hosts.iter().filter(|host| !host.connected).map(Away::of).collect(),
         };
         Ok(Status { db, sources, recorder })
     }
 
     fn for_people(&self) -> String {
         let mut text = String::new();
-        let _ = writeln!(text, "store     {} ({} events, {})", self.db.path, self.db.events, size_text(self.db.bytes));
+        let (light, verdict) = self.verdict();
+        let _ = writeln!(text, "{light} {BOLD}{verdict}{BOLD:#}");
+        let (path, events, bytes) = (&self.db.path, self.db.events, size_text(self.db.bytes));
+        let _ = writeln!(text, "  store     {path} ({events} events, {bytes})");
         if let Some(Pruned { events, at, kept_from }) = &self.db.pruned {
             let kept =
                 kept_from.as_ref().map_or("nothing is left".into(), |from| format!("what is left begins {from}"));
-            let _ = writeln!(text, "pruned    {events} events, the last at {at}; {kept}");
+            let _ = writeln!(text, "  pruned    {events} events, the last at {at}; {kept}");
         }
-        let _ = match self.recorder.pid {
-            Some(pid) => writeln!(text, "recorder  running, pid {pid}, {} events waiting", self.recorder.buffered),
-            None => writeln!(text, "recorder  not running"),
-        };
-        for source in &self.sources {
-            let state = match (&source.host, source.connected) {
-                (None, _) => "imported".to_owned(),
-                (Some(host), true) => format!("connected to {host}"),
-                (Some(host), false) => format!("not connected to {host}"),
-            };
-            let _ = writeln!(text, "\n{}  {state}", source.name);
-            if let Some(engine) = &source.engine_id {
-                let _ = writeln!(text, "  engine    {engine}");
-            }
-            let span = match (&source.first, &source.last) {
-                (Some(first), Some(last)) => format!(", {first} to {last}"),
-                _ => String::new(),
-            };
-            let _ = writeln!(text, "  events    {}{span}", source.events);
-            if source.healthchecks_left_out > 0 {
-                let _ = writeln!(text, "  left out  {} events of health checks", source.healthchecks_left_out);
-            }
-            if let Some(skew) = source.clock_that_is_off() {
-                let _ = writeln!(text, "  clock     {skew}");
-            }
-            let more = |number, command| if number > 0 { format!("  (`events {command}`)") } else { String::new() };
-            let _ = writeln!(text, "  gaps      {}{}", source.gaps, more(source.gaps, "gaps"));
-            let _ = writeln!(text, "  rejected  {}{}", source.rejected, more(source.rejected, "rejected"));
+        if let Some(pid) = self.recorder.pid {
+            let _ = writeln!(text, "  recorder  pid {pid}, {} events waiting", self.recorder.buffered);
         }
+        for Away { host, why } in &self.recorder.away {
+            let _ = writeln!(text, "  away      {}", why.as_ref().unwrap_or(host));
+        }
+        self.sources.iter().for_each(|source| source.for_people(&mut text, self.recorder.running));
         text
+    }
+
+    /// Whether all is well, and if not, what is wrong most.
+    fn verdict(&self) -> (Light, String) {
+        let Recorder { running, buffered, failing, hosts, .. } = self.recorder;
+        let imports_alone = self.sources.iter().all(|source| source.host.is_none());
+        match self.recorder.away.len() {
+            _ if !running => (if imports_alone { Light::Off } else { Light::Bad }, "not recording".into()),
+            _ if failing => (Light::Bad, format!("the store cannot be written: {buffered} events wait in memory")),
+            0 => (Light::Well, format!("recording {hosts} {}", if hosts == 1 { "engine" } else { "engines" })),
+            away if away == hosts => (Light::Bad, "recording, but no engine is connected".into()),
+            away => (Light::Away, format!("recording, but {away} of {hosts} engines are not connected")),
+        }
+    }
+}
+
+impl Away {
+    fn of(state: &HostState) -> Away {
+        Away { host: state.host.clone(), why: state.trouble.clone() }
+    }
+}
+
+impl Gap {
+    fn of(row: &GapRow) -> Gap {
+        Gap { from: row.from_nano.map(rfc3339), to: row.to_nano.map(rfc3339), reason: row.reason.clone() }
+    }
+
+    fn for_people(&self) -> String {
+        let end = |instant: &Option<String>, none: &str| instant.clone().unwrap_or_else(|| none.into());
+        format!("{}, {} to {}", self.reason, end(&self.from, "the beginning"), end(&self.to, "now"))
     }
 }
 
 impl Source {
+    fn for_people(&self, text: &mut String, running: bool) {
+        let (light, state) = match (&self.host, self.connected) {
+            (None, _) => (Light::Off, "imported".to_owned()),
+            (Some(host), true) => (Light::Well, format!("connected to {host}")),
+            (Some(host), false) => (if running { Light::Bad } else { Light::Off }, format!("not connected to {host}")),
+        };
+        let _ = writeln!(text, "\n{light} {BOLD}{}{BOLD:#}  {state}", self.name);
+        let mut line = |key: &str, value: &str| _ = writeln!(text, "  {key:<9} {value}");
+        let more = |number, command| if number > 0 { format!("  (`events {command}`)") } else { String::new() };
+        let span = match (&self.first, &self.last) {
+            (Some(first), Some(last)) => format!(", {first} to {last}"),
+            _ => String::new(),
+        };
+        self.engine_id.iter().for_each(|engine| line("engine", engine));
+        line("events", &format!("{}{span}", self.events));
+        if self.healthchecks_left_out > 0 {
+            line("left out", &format!("{} events of health checks", self.healthchecks_left_out));
+        }
+        self.clock_that_is_off().iter().for_each(|skew| line("clock", skew));
+        line("gaps", &format!("{}{}", self.gaps, more(self.gaps, "gaps")));
+        self.last_gap.iter().for_each(|gap| line("the last", &gap.for_people()));
+        line("rejected", &format!("{}{}", self.rejected, more(self.rejected, "rejected")));
+    }
+
     /// How the engine's clock is off, if it is by more than a second.
     fn clock_that_is_off(&self) -> Option<String> {
         let skew = self.clock_skew_ms.filter(|skew| skew.abs() > 1000)?;
@@ -180,7 +269,7 @@ impl Source {
 }
 
 /// The file and what stands beside it and is not in it yet.
-fn bytes_on_disk(path: &Path) -> u64 {
+pub(super) fn bytes_on_disk(path: &Path) -> u64 {
     let mut wal = path.as_os_str().to_owned();
     wal.push("-wal");
     [path, Path::new(&wal)].iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum()

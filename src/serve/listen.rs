@@ -47,9 +47,6 @@ const HELD: usize = 128 * 1024;
 /// The most headers that a request may have: hyper's own bound.
 const HEADERS: usize = 100;
 
-/// How many connections are held at once; a subscriber is one.
-const CONNECTIONS: usize = 4_096;
-
 /// When a silent TCP client is asked whether it is there: as an engine does.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(15)).with_retries(9);
@@ -152,10 +149,11 @@ impl Tls {
 /// Answers requests.
 pub(super) type Answers = dyn Fn(Request<Incoming>) -> Response<Answer> + Send + Sync;
 
-/// Listens, and answers for as long as what is returned is polled. TLS is for TCP alone.
+/// Listens, and answers for as long as what is returned is polled, so many connections at once. TLS is for TCP alone.
 pub(super) fn listen(
     address: &Address,
     tls: Option<Tls>,
+    connections: usize,
     answers: Arc<Answers>,
 ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
     let io = |source| ListenError::Io { address: address.clone(), source };
@@ -175,7 +173,7 @@ pub(super) fn listen(
     };
     Ok(Box::pin(async move {
         let _file = file;
-        accept(&listener, tls, answers).await;
+        accept(&listener, tls, connections, answers).await;
     }))
 }
 
@@ -234,12 +232,12 @@ fn bind_unix(path: &Path, address: &Address) -> Result<(UnixListener, SocketFile
     Ok((listener, file))
 }
 
-async fn accept(listener: &Listener, tls: Option<Tls>, answers: Arc<Answers>) {
+async fn accept(listener: &Listener, tls: Option<Tls>, most: usize, answers: Arc<Answers>) {
     let mut connections = JoinSet::new();
     let mut failing = false;
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+            accepted = listener.accept(), if connections.len() < most => match accepted {
                 Ok(stream) => {
                     failing = false;
                     let (tls, answers) = (tls.clone(), answers.clone());

@@ -9,6 +9,7 @@ mod feed;
 mod form;
 mod identity;
 mod listen;
+mod pages;
 mod play;
 mod target;
 
@@ -26,12 +27,15 @@ pub use fault::{FaultKind, Faults, NoFault};
 pub use feed::Feed;
 pub use identity::Identity;
 pub use listen::{Address, ListenError, NoAddress, Tls};
+pub use pages::{Page, Pages, show};
 pub use play::{NoSpeed, Play, Speed};
 use target::Plus;
 
 use crate::engine::ApiVersion;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
+/// How many connections are held at once; a subscriber is one.
+const CONNECTIONS: usize = 4_096;
 
 /// What an engine tells of.
 #[derive(Clone, Debug)]
@@ -87,7 +91,7 @@ impl Engine {
         address: &Address,
         tls: Option<&Tls>,
     ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
-        listen::listen(address, tls.cloned(), Arc::new(move |request| self.answer(&request)))
+        listen::listen(address, tls.cloned(), CONNECTIONS, Arc::new(move |request| self.answer(&request)))
     }
 
     fn identity(&self) -> Arc<Identity> {

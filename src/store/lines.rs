@@ -146,7 +146,7 @@ impl Lines {
                 let (_, actor) = self.actor(db, row.actor)?;
                 let mut varying = row.varying.clone();
                 match varying.exec_id_mut() {
-                    Some(exec_id @ Value::Number(_)) => *exec_id = self.exec_id(db, exec_id)?,
+                    Some(exec_id @ Value::Number(_)) => *exec_id = self.exec_id(db, exec_id, row.seq)?,
                     Some(Value::Digest(digest)) => self.execs.insert(row.seq, *digest),
                     _ => {}
                 }
@@ -163,14 +163,14 @@ impl Lines {
         Ok(())
     }
 
-    /// The exec ID of the event that is named in place of it.
-    fn exec_id(&mut self, db: &Connection, same: &Value) -> rusqlite::Result<Value<'static>> {
+    /// The exec ID of the event that is named in place of it; once that is pruned it stands with the row of `seq` itself.
+    fn exec_id(&mut self, db: &Connection, same: &Value, of: i64) -> rusqlite::Result<Value<'static>> {
         let Value::Number(seq) = same else { return Ok(Value::Text("".into())) };
         if let Some(digest) = self.execs.get(seq) {
             return Ok(Value::Digest(*digest));
         }
-        let digest =
-            db.prepare_cached("SELECT exec_id FROM event WHERE seq = ?1")?.query_row([seq], |row| row.get(0))?;
+        let mut found = db.prepare_cached("SELECT exec_id FROM event WHERE seq IN (?1, ?2) ORDER BY seq LIMIT 1")?;
+        let digest = found.query_row([*seq, of], |row| row.get(0))?;
         self.execs.insert(*seq, digest);
         Ok(Value::Digest(digest))
     }

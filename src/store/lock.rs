@@ -25,6 +25,9 @@ pub struct RecorderState {
     pub pid: u32,
     /// How many events it has read and not yet stored.
     pub buffered: usize,
+    /// Whether the store could not be written when that was tried last.
+    #[serde(default)]
+    pub failing: bool,
     /// The hosts it records.
     pub hosts: Vec<HostState>,
 }
@@ -38,6 +41,9 @@ pub struct HostState {
     pub engine_id: Option<String>,
     /// Whether its stream is open now.
     pub connected: bool,
+    /// Why not, if that is known.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// The right to record into a file, for as long as this value lives.

@@ -5,6 +5,7 @@
 
 mod backup;
 mod chain;
+mod counters;
 mod disk;
 mod file;
 mod healthcheck;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 
 pub use backup::Copied;
 pub use chain::{Head, NoHead};
+pub use counters::{Counted, Counters, Kind};
 pub use disk::{room, unsafe_disk};
 pub use file::{APPLICATION_ID, Store, is_database};
 pub use healthcheck::Untold;
@@ -39,7 +41,7 @@ pub use lock::{HostState, RecorderLock, RecorderState, recorder};
 pub use place::Place;
 pub use plan::{Actions, ActorPasses, ActorTest, Ask};
 pub use prune::{Pruned, Sealed};
-pub use queue::{Full, Queue};
+pub use queue::{Full, Progress, Queue};
 pub use reader::{GapKnown, Judge, Order, Reader, Snapshot, Stored};
 pub use verify::{Fault, Verified};
 pub use writer::{
@@ -107,18 +109,20 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Reason; 7] = [
+        Reason::FirstContact,
+        Reason::Disconnected,
+        Reason::EngineRestart,
+        Reason::Overrun,
+        Reason::BufferFull,
+        Reason::DroppedByEngine,
+        Reason::StoreFailed,
+    ];
+
     /// By the name that `gaps` prints.
     pub fn named(name: &str) -> Option<Reason> {
-        let all = [
-            Reason::FirstContact,
-            Reason::Disconnected,
-            Reason::EngineRestart,
-            Reason::Overrun,
-            Reason::BufferFull,
-            Reason::DroppedByEngine,
-            Reason::StoreFailed,
-        ];
-        all.into_iter().find(|reason| reason.as_str() == name)
+        Reason::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
     /// The name that `gaps` prints.

@@ -1,12 +1,13 @@
 //! What was read and is not yet stored: bounded in bytes, and never a reason for the reader to wait.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::chain::Head;
+use super::counters::Counters;
 use super::writer::Delivery;
 
 /// Fewer events than these may wait a little for more to come.
@@ -25,6 +26,23 @@ pub struct Queue {
     budget: usize,
     /// Whether there is somebody to tell when the store cannot be written, rather than wait for it for ever.
     attended: bool,
+    /// Where what is stored is counted, if anybody wants to know.
+    counters: Option<Arc<Counters>>,
+}
+
+/// How the writer is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// How many events are not yet stored.
+    pub events: usize,
+    /// How many bytes these hold.
+    pub bytes: usize,
+    /// When the first of what is not yet stored was read, in nanoseconds since the epoch.
+    pub oldest_nano: Option<i64>,
+    /// How long the writer has been at what it does now; `None` while it has nothing to do.
+    pub busy: Option<Duration>,
+    /// Whether what it did last failed, and is to be tried again.
+    pub failing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +53,10 @@ struct State {
     events: usize,
     closed: bool,
     head: Option<Head>,
+    /// When what the writer has was read, and since when it is at it.
+    taken_nano: Option<i64>,
+    busy: Option<Instant>,
+    failing: bool,
 }
 
 /// The queue holds as much as it may; the delivery comes back.
@@ -56,7 +78,19 @@ impl Queue {
             drained: Notify::new(),
             emptied: Condvar::new(),
             budget,
+            counters: None,
         }
+    }
+
+    /// The same, and what is stored is counted there.
+    #[must_use]
+    pub fn counting(self, counters: Arc<Counters>) -> Self {
+        Queue { counters: Some(counters), ..self }
+    }
+
+    /// Where what is stored is counted.
+    pub(super) fn counters(&self) -> Option<&Counters> {
+        self.counters.as_deref()
     }
 
     /// Hands a delivery to the writer, at once or not at all. One that alone is over the budget is taken when the
@@ -124,18 +158,40 @@ impl Queue {
         self.state().events
     }
 
+    /// How the writer is doing.
+    pub fn progress(&self) -> Progress {
+        let state = self.state();
+        Progress {
+            events: state.events,
+            bytes: state.bytes,
+            oldest_nano: state.taken_nano.or_else(|| Some(state.waiting.front()?.received_nano)),
+            busy: state.busy.map(|since| since.elapsed()),
+            failing: state.failing,
+        }
+    }
+
+    /// The writer could not store what it has, and tries again.
+    pub(super) fn trying_again(&self) {
+        let mut state = self.state();
+        (state.busy, state.failing) = (Some(Instant::now()), true);
+    }
+
     /// Waits for deliveries and takes all of them, as far as they hold no more than `events` events (but one
     /// delivery at least); `None` once the queue is closed and empty. A few are not taken before `when`, for more may
     /// come. They count as buffered until [`stored`](Self::stored). Where nothing comes until `idle`, it takes none.
     pub(super) fn take(&self, events: usize, when: Instant, idle: Option<Instant>) -> Option<Vec<Delivery>> {
         let mut state = self.state();
+        state.busy = None;
         while state.waiting.is_empty() {
             if state.closed {
                 return None;
             }
             state = match idle.map(|idle| idle.saturating_duration_since(Instant::now())) {
                 None => self.filled.wait(state).expect("no holder of this lock panics"),
-                Some(Duration::ZERO) => return Some(Vec::new()),
+                Some(Duration::ZERO) => {
+                    state.busy = Some(Instant::now());
+                    return Some(Vec::new());
+                }
                 Some(left) => self.filled.wait_timeout(state, left).expect("no holder of this lock panics").0,
             };
         }
@@ -155,6 +211,8 @@ impl Queue {
             }
             taken.extend(state.waiting.pop_front());
         }
+        state.busy = Some(Instant::now());
+        state.taken_nano = taken.first().map(|delivery| delivery.received_nano);
         Some(taken)
     }
 
@@ -167,6 +225,7 @@ impl Queue {
     pub(super) fn stored(&self, deliveries: &[Delivery], head: Head) {
         let mut state = self.state();
         state.head = Some(head);
+        (state.busy, state.taken_nano, state.failing) = (Some(Instant::now()), None, false);
         state.bytes -= deliveries.iter().map(Delivery::bytes).sum::<usize>();
         state.events -= deliveries.iter().map(Delivery::len).sum::<usize>();
         drop(state);
@@ -176,5 +235,33 @@ impl Queue {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of this lock panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::SourceKey;
+
+    #[test]
+    fn a_writer_is_busy_from_what_it_took_until_it_asks_for_more() {
+        let queue = Queue::new(1 << 20);
+        assert_eq!(queue.progress(), Progress::default());
+        let key = SourceKey { engine_id: None, name: "s".into(), renamed: false, host: None };
+        assert!(queue.push(Delivery::new(Arc::new(key), 7)).is_ok());
+        let waiting = queue.progress();
+        assert_eq!((waiting.busy, waiting.oldest_nano), (None, Some(7)));
+        let taken = queue.take(10, Instant::now(), None).expect("there is one");
+        let first = queue.progress().busy.expect("it is busy");
+        let second = queue.progress();
+        assert!(second.busy.is_some_and(|busy| busy > first) && second.oldest_nano == Some(7));
+        queue.trying_again();
+        assert!(queue.progress().failing);
+        queue.stored(&taken, Head { seq: 1, hash: [0; 32] });
+        // It may have more to do before it asks for more.
+        assert!(queue.progress().busy.is_some());
+        queue.close();
+        assert!(queue.take(10, Instant::now(), None).is_none());
+        assert_eq!(queue.progress(), Progress::default());
     }
 }

@@ -191,7 +191,8 @@ impl Rows {
     }
 
     /// Stores an event of a source: its row, and the name that the chain knows it by. When it was read is stored with
-    /// it, unless that was said for many [`together`](Self::together). A mark says that it is of a health check.
+    /// it, unless that was said for many [`together`](Self::together). A mark says that it is of a health check. Gives the
+    /// event's shape.
     pub(super) fn add(
         &mut self,
         (db, inserts): (&Connection, &mut Inserts),
@@ -199,7 +200,7 @@ impl Rows {
         (event, digest, marked): (&Event, &[u8; 32], bool),
         received_nano: i64,
         together: bool,
-    ) -> rusqlite::Result<()> {
+    ) -> rusqlite::Result<i64> {
         form_of(event, &mut self.form);
         let (actor_row, actor) = self.actor(db, source.0, event)?;
         let varying = Varying::of(event);
@@ -234,7 +235,7 @@ impl Rows {
             inserts.verbatim.execute(params![seq, event.text])?;
         }
         self.stretches.add(seq, event.time_nano, shape.0);
-        Ok(())
+        Ok(shape.0)
     }
 
     /// An exec ID that an event had lately is that event's sequence; a number would mean one, so it is text.

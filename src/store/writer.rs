@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::chain::Kind;
+use super::counters::{Commit, Part};
 use super::file::sqlite;
 use super::keep::{self, Keep, Keeper, Step};
 use super::lines::{COLUMNS, EventRow, Lines};
@@ -59,6 +60,8 @@ pub struct Delivery {
     pub again: Events,
     /// Events behind those; the ones that are stored already are dropped.
     pub events: Events,
+    /// How many of them the stream had left out.
+    pub healed: u64,
     /// What was no event.
     pub rejected: Vec<Rejection>,
     /// The last event seen, stored or not, if that has changed.
@@ -88,6 +91,7 @@ impl Delivery {
             each_received_nano: Vec::new(),
             again: Events::default(),
             events: Events::default(),
+            healed: 0,
             rejected: Vec::new(),
             last_seen: None,
             gap: None,
@@ -117,6 +121,7 @@ impl Delivery {
     /// Whether it says nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+            && self.healed == 0
             && self.rejected.is_empty()
             && self.last_seen.is_none()
             && self.gap.is_none()
@@ -250,7 +255,7 @@ fn write(writer: &mut Writer, queue: &Queue) -> Outcome {
             continue;
         }
         next = Instant::now() + BETWEEN;
-        let stored = match writer.store(&deliveries) {
+        let stored = match writer.store(&deliveries, queue) {
             Ok(stored) => stored,
             Err(e) => match persist(writer, &deliveries, queue, e) {
                 Ok(stored) => stored,
@@ -283,9 +288,10 @@ fn persist(
         if queue.gives_up() && closing.get_or_insert_with(Instant::now).elapsed() > LAST_TRY {
             return Err(error);
         }
+        queue.trying_again();
         std::thread::sleep(wait);
         wait = (wait * 2).min(Duration::from_secs(1));
-        match writer.store(deliveries) {
+        match writer.store(deliveries, queue) {
             Ok(stored) => {
                 tracing::info!("{path} can be written again; nothing was lost");
                 return Ok(stored);
@@ -304,6 +310,8 @@ struct Source {
     id: i64,
     /// What the hash chain calls it: the engine's own ID, or the name of an import.
     chain_name: String,
+    /// What the store calls it.
+    name: String,
     /// As it was called and where it was reached when it was last looked at.
     key: Arc<SourceKey>,
     /// No event later than this is stored: a later one is new without looking.
@@ -358,8 +366,14 @@ impl Writer {
     }
 
     /// One commit.
-    fn store(&mut self, deliveries: &[Delivery]) -> Result<Stored, StoreError> {
-        self.transact(|writing| writing.all(deliveries)).map_err(sqlite("write", self.store.path()))
+    fn store(&mut self, deliveries: &[Delivery], queue: &Queue) -> Result<Stored, StoreError> {
+        let mut commit = queue.counters().map(|_| Commit::default());
+        let stored = self.transact(|writing| writing.all(deliveries, commit.as_mut()));
+        let stored = stored.map_err(sqlite("write", self.store.path()))?;
+        if let Some((counters, commit)) = queue.counters().zip(commit) {
+            counters.add(commit);
+        }
+        Ok(stored)
     }
 
     /// A little of what is not kept goes, if it is time for that. What waits to be stored does not wait for long.
@@ -420,7 +434,7 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn all(&mut self, deliveries: &[Delivery]) -> rusqlite::Result<Stored> {
+    fn all(&mut self, deliveries: &[Delivery], mut commit: Option<&mut Commit>) -> rusqlite::Result<Stored> {
         let Writing { db, sources, rows, lines, limits } = self;
         let db = *db;
         let oldest_kept = limits.keep.oldest(keep::now_nano());
@@ -432,9 +446,18 @@ impl Writing<'_> {
             let known = sources.remove(&same).filter(|known| known.key == *key);
             let source = known.map_or_else(|| find_or_add(db, rows, key), Ok)?;
             let source = sources.entry(same).or_insert(source);
-            let rejected_limit = limits.rejected;
-            let mut adding =
-                Adding { db, inserts: &mut inserts, rows, lines, source, delivery, oldest_kept, rejected_limit };
+            let counted = commit.as_mut().map(|commit| commit.of(source.id, &source.name, key.engine_id.as_deref()));
+            let mut adding = Adding {
+                db,
+                inserts: &mut inserts,
+                rows,
+                lines,
+                source,
+                delivery,
+                oldest_kept,
+                rejected_limit: limits.rejected,
+                counted,
+            };
             adding.gap()?;
             adding.all(&mut stored)?;
         }
@@ -462,13 +485,13 @@ fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqli
     let chain_name = |name: &str| key.engine_id.as_deref().unwrap_or(name).to_owned();
     let (id, name, oldest, newest) =
         match found {
-            Some((id, name, oldest, newest)) => {
+            Some((id, mut name, oldest, newest)) => {
                 if let Some(host) = &key.host {
                     db.prepare_cached("UPDATE source SET host = ?2 WHERE id = ?1 AND host IS NOT ?2")?
                         .execute(params![id, host])?;
                 }
                 if key.renamed {
-                    let name = free_name(db, key, id)?;
+                    name = free_name(db, key, id)?;
                     let renamed = db
                         .prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
                         .execute(params![id, name])?;
@@ -497,6 +520,7 @@ fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqli
             .prepare_cached("SELECT count(*) FROM rejected WHERE source = ?1")?
             .query_row([id], |row| row.get(0))?,
         at: Recent::new(INSTANTS),
+        name,
     })
 }
 
@@ -532,11 +556,12 @@ struct Adding<'a, 'db> {
     delivery: &'a Delivery,
     oldest_kept: i64,
     rejected_limit: u64,
+    counted: Option<&'a mut Part>,
 }
 
 impl Adding<'_, '_> {
     fn all(&mut self, stored: &mut Stored) -> rusqlite::Result<()> {
-        let (mut added, mut first) = (0u64, i64::MAX);
+        let (mut added, mut first, known) = (0u64, i64::MAX, stored.known);
         let Delivery { received_nano, each_received_nano, .. } = self.delivery;
         let together = each_received_nano.is_empty() && self.delivery.len() >= TOGETHER;
         if together {
@@ -556,13 +581,16 @@ impl Adding<'_, '_> {
                 stored.known += 1;
                 continue;
             }
-            self.rows.add(
+            let shape = self.rows.add(
                 (self.db, self.inserts),
                 (self.source.id, &self.source.chain_name),
                 (&event, digest, marked),
                 received,
                 together,
             )?;
+            if let Some(counted) = &mut self.counted {
+                counted.stores(shape, &event);
+            }
             added += 1;
             first = first.min(event.time_nano);
             self.source.newest = self.source.newest.max(event.time_nano);
@@ -616,6 +644,12 @@ impl Adding<'_, '_> {
         }
         stored.events += added;
         stored.rejected += rejected;
+        if let Some(counted) = &mut self.counted {
+            counted.known += stored.known - known;
+            counted.healed += self.delivery.healed;
+            counted.left_out += self.delivery.left_out;
+            counted.rejected += rejected;
+        }
         Ok(())
     }
 
@@ -714,6 +748,11 @@ impl Adding<'_, '_> {
         let known = known.unwrap_or_default();
         if (&known.0, known.1.as_deref(), known.2.as_deref()) == (to, reason, detail) {
             return Ok(());
+        }
+        if let (GapChange::Blind { reason, .. }, Some(counted)) = (change, &mut self.counted)
+            && known.1.as_deref() != Some(reason.as_str())
+        {
+            counted.blind(*reason);
         }
         self.rows.add_gap(self.db, (self.source.id, &self.source.chain_name), (*from, *to), reason, detail)
     }

@@ -1,11 +1,12 @@
 //! How the recorder is doing, gathered from its collectors for `status` to read.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use crate::store::{HostState, Queue, RecorderLock, RecorderState};
+use crate::store::{HostState, Progress, Queue, RecorderLock, RecorderState};
 
 /// How soon a changed number of waiting events is told.
 const GLANCE: Duration = Duration::from_millis(500);
@@ -15,54 +16,69 @@ const GLANCE: Duration = Duration::from_millis(500);
 pub struct Board {
     hosts: Mutex<Vec<HostState>>,
     changed: Notify,
+    /// An engine was asked, and came or did not.
+    tried: AtomicBool,
 }
 
 impl Board {
     /// Hosts not reached yet.
     pub fn new(hosts: impl Iterator<Item = String>) -> Self {
-        let hosts = hosts.map(|host| HostState { host, engine_id: None, connected: false }).collect();
-        Board { hosts: Mutex::new(hosts), changed: Notify::new() }
+        let hosts = hosts.map(|host| HostState { host, engine_id: None, connected: false, trouble: None }).collect();
+        Board { hosts: Mutex::new(hosts), changed: Notify::new(), tried: AtomicBool::new(false) }
     }
 
     /// This engine is at the host.
     pub fn reached(&self, host: usize, engine_id: &str) {
-        self.hosts()[host].engine_id = Some(engine_id.into());
+        self.locked()[host].engine_id = Some(engine_id.into());
         self.changed.notify_one();
     }
 
     /// The host's stream is open.
     pub fn connected(&self, host: usize) {
-        self.hosts()[host].connected = true;
+        let state = &mut self.locked()[host];
+        (state.connected, state.trouble) = (true, None);
+        self.tried.store(true, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
-    /// The host's stream is not open any more.
+    /// The host's stream is not open any more, or never was.
     pub fn disconnected(&self, host: usize) {
-        self.hosts()[host].connected = false;
+        self.locked()[host].connected = false;
+        self.tried.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// Why the host's stream is not open.
+    pub fn troubled(&self, host: usize, why: &str) {
+        self.locked()[host].trouble = Some(why.into());
         self.changed.notify_one();
     }
 
     /// No stream is open any more.
     pub fn all_disconnected(&self) {
-        self.hosts().iter_mut().for_each(|host| host.connected = false);
+        self.locked().iter_mut().for_each(|host| host.connected = false);
     }
 
     /// Whether this host was ever reached.
     pub fn was_reached(&self, host: usize) -> bool {
-        self.hosts()[host].engine_id.is_some()
+        self.locked()[host].engine_id.is_some()
     }
 
     /// Writes into the lock what has changed, for as long as it is polled.
-    pub async fn publish(&self, lock: &mut RecorderLock, queue: &Queue) {
+    pub async fn publish(&self, lock: &Arc<Mutex<RecorderLock>>, queue: &Queue) {
         let mut told = None;
         loop {
-            let state =
-                RecorderState { pid: std::process::id(), buffered: queue.buffered(), hosts: self.hosts().clone() };
+            let Progress { events, failing, .. } = queue.progress();
+            let state = RecorderState { pid: std::process::id(), buffered: events, failing, hosts: self.hosts() };
             if told.as_ref() != Some(&state) {
-                if let Err(e) = lock.publish(&state) {
+                told = Some(state.clone());
+                let lock = lock.clone();
+                // A disk that does not answer should not keep the streams from being read.
+                let publish = move || lock.lock().expect("no holder of this lock panics").publish(&state);
+                let published = tokio::task::spawn_blocking(publish).await.expect("writing does not panic");
+                if let Err(e) = published {
                     tracing::debug!("cannot say how the recorder is doing: {e}");
                 }
-                told = Some(state);
             }
             tokio::select! {
                 () = self.changed.notified() => {}
@@ -71,7 +87,22 @@ impl Board {
         }
     }
 
-    fn hosts(&self) -> MutexGuard<'_, Vec<HostState>> {
+    /// Whether any engine was asked, be it there or not.
+    pub fn was_tried(&self) -> bool {
+        self.tried.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is one of the hosts.
+    pub fn knows(&self, host: &str) -> bool {
+        self.locked().iter().any(|state| state.host == host)
+    }
+
+    /// All hosts as they are.
+    pub fn hosts(&self) -> Vec<HostState> {
+        self.locked().clone()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<HostState>> {
         self.hosts.lock().expect("no holder of this lock panics")
     }
 }

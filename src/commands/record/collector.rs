@@ -128,6 +128,7 @@ impl Collector {
 
     /// The engine is away: said once, and a gap is open from the last event seen until it is known better.
     fn cannot_reach(&self, text: &str, hint: Option<String>, standing: &mut Standing) {
+        self.board.troubled(self.index, text);
         if standing.away {
             tracing::debug!("{text}");
             return;

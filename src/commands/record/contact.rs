@@ -113,6 +113,8 @@ pub(super) struct Contact {
     /// The newest event of the memory told last, or of an empty one the first that came then: all up to it is known.
     complete: Option<Mark>,
     came: Came,
+    /// What the stream was found to have left out at the last look.
+    left_out: HashSet<Mark>,
     /// The last event that the stream brought.
     came_last: Option<Mark>,
     /// When the engine was asked last for its memory, how many events came since, and, if it counts, which.
@@ -162,6 +164,7 @@ impl Contact {
             look: None,
             complete: None,
             came: Came::default(),
+            left_out: HashSet::new(),
             came_last: None,
             asked: Instant::now(),
             since_asked: 0,
@@ -470,7 +473,13 @@ impl Contact {
         let events = std::mem::take(&mut memory.events);
         let mut look = Look::new(since, memory, &self.came, self.came_last);
         // Where nothing lies between the two memories, all that may be missing is in this one.
-        let now = if look.overlaps() && look.shows_loss(&self.came) {
+        let lacks = look.shows_loss(&self.came);
+        if lacks {
+            let marks = events.iter().zip(&look.memory.marks);
+            let wanted = marks.filter(|((event, _), _)| self.plan.selection.passes(event));
+            look.wanted = wanted.map(|(_, mark)| *mark).collect();
+        }
+        let now = if look.overlaps() && lacks {
             events
         } else {
             look.memory.events = events;
@@ -509,6 +518,10 @@ impl Contact {
     fn end_look(&mut self) -> bool {
         let Some((mut look, _)) = self.look.take() else { return true };
         let stirred = look.stirred || look.is_caught_up(&self.came);
+        // Until the engine has forgotten it, every look finds it.
+        let left_out = look.left_out(&self.came);
+        self.held.healed += left_out.difference(&self.left_out).count() as u64;
+        self.left_out = left_out;
         if let (false, Some(since), Some(oldest)) = (look.overlaps(), look.since, look.memory.marks.first())
             && look.shows_loss(&self.came)
         {

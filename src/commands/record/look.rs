@@ -49,6 +49,8 @@ pub(super) struct Look {
     newer: usize,
     /// The stream has brought something since the memory was told.
     pub(super) stirred: bool,
+    /// What is to be stored of the memory, if the stream had not brought all of it when it was told.
+    pub(super) wanted: Vec<Mark>,
 }
 
 impl Look {
@@ -57,7 +59,7 @@ impl Look {
         let members: HashSet<Mark> = memory.marks.iter().copied().collect();
         let entered = members.iter().any(|event| came.contains(event));
         let newer = usize::from(entered && last.is_some_and(|last| !members.contains(&last)));
-        Look { since, memory, members, entered, newer, stirred: false }
+        Look { since, memory, members, entered, newer, stirred: false, wanted: Vec::new() }
     }
 
     /// The stream has brought an event.
@@ -76,6 +78,11 @@ impl Look {
     /// Whether the stream has nothing of this memory still to bring.
     pub(super) fn is_caught_up(&self, came: &Came) -> bool {
         self.newer >= NEWER || self.memory.marks.last().is_none_or(|newest| came.contains(newest))
+    }
+
+    /// What the stream, when it has caught up, has left out of what is to be stored.
+    pub(super) fn left_out(&self, came: &Came) -> HashSet<Mark> {
+        self.wanted.iter().filter(|event| !came.contains(event)).copied().collect()
     }
 
     /// Whether the stream, when it has caught up, has left something out.

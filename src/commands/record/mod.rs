@@ -15,14 +15,17 @@ mod inquiry;
 mod look;
 mod meanwhile;
 pub(super) mod memory;
+mod metrics;
 mod pulse;
+mod service;
 mod sources;
 mod tally;
+mod watched;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,7 +34,9 @@ use tokio::task::JoinSet;
 use board::Board;
 use collector::Collector;
 use file::Opened;
+use service::Service;
 use sources::Sources;
+use watched::Watched;
 
 use super::hosts::Hosts;
 use super::kept::Kept;
@@ -42,6 +47,7 @@ use crate::engine::{EngineError, Host, MetricsPage};
 use crate::error::chain;
 use crate::event::Redaction;
 use crate::query::{Selection, time};
+use crate::serve::{self, Address};
 use crate::store::{Head, Limits, Outcome, Queue, REJECTED_ROWS, Written, spawn_writer, unsafe_disk};
 use crate::stream::DEFAULT_LINE_LIMIT;
 
@@ -81,6 +87,13 @@ pub struct Args {
     rejected_limit: u64,
     #[command(flatten)]
     kept: Kept,
+    /// Show Prometheus how it is doing, at /metrics, and others at /healthz and /readyz: tcp://127.0.0.1:9324 or
+    /// unix:///path
+    #[arg(long, value_name = "ADDRESS", help_heading = "Being watched")]
+    metrics: Option<Address>,
+    /// Let other machines read --metrics
+    #[arg(long, requires = "metrics", help_heading = "Being watched")]
+    allow_remote: bool,
 }
 
 /// How often an engine is asked whether it is there: with the time it may take to answer, and twice, that is less than a
@@ -112,6 +125,10 @@ pub struct Plan {
     pub max_event: usize,
     /// How many lines that are no event are stored of each engine, and how much is kept.
     pub limits: Limits,
+    /// Where to show how it is doing.
+    pub shown_at: Option<Address>,
+    /// Whom to tell how it is doing.
+    pub service: Service,
 }
 
 /// When to stop.
@@ -140,6 +157,8 @@ impl Plan {
             buffer: 64 << 20,
             max_event: DEFAULT_LINE_LIMIT,
             limits: Limits { rejected: REJECTED_ROWS, ..Limits::default() },
+            shown_at: None,
+            service: Service::default(),
         }
     }
 }
@@ -188,6 +207,8 @@ impl Args {
                 .hint("leave --look-again out, or --engine-metrics"));
         }
         Ok(Plan {
+            shown_at: self.shown_at()?,
+            service: Service::of(|name| std::env::var(name).ok()),
             hosts,
             metrics,
             path,
@@ -200,6 +221,16 @@ impl Args {
             max_event: size("--max-event", &self.max_event)?,
             limits: Limits { rejected: self.rejected_limit, keep: self.kept.keep()? },
         })
+    }
+
+    fn shown_at(&self) -> Result<Option<Address>, Failure> {
+        match &self.metrics {
+            Some(address) if !address.is_local() && !self.allow_remote => {
+                Err(Failure::usage(format!("--metrics {address} can be reached from other machines, by anybody"))
+                    .hint("--allow-remote if that is meant"))
+            }
+            address => Ok(address.clone()),
+        }
     }
 
     /// Which host's engine counts where.
@@ -231,25 +262,31 @@ impl Args {
 /// A store that cannot be opened, is being recorded into, or could not take what was read; with an end set, a host
 /// that was never reached.
 pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Written, Failure> {
+    let plan = Arc::new(plan);
+    let board = Arc::new(Board::new(plan.hosts.iter().map(|host| host.url().to_owned())));
+    let watched = Arc::new(Watched::new(&plan, board.clone()));
+    // They go when this function ends.
+    let _attendants = attended(&plan, &watched)?;
     let mut file = Opened::at(&plan.path)?;
     if let Some(disk) = unsafe_disk(&plan.path) {
         let path = plan.path.display();
         tracing::warn!("{path} is on {disk}: SQLite's locks and WAL are not safe on a network filesystem");
     }
-    let plan = Arc::new(plan);
-    let board = Arc::new(Board::new(plan.hosts.iter().map(|host| host.url().to_owned())));
     let mut over = pin!(async {
         tokio::select! {
             () = stop => {}
             () = until(plan.until) => {}
         }
+        plan.service.is_stopping();
     });
     let mut sources = Sources::default();
     let mut stored = Written::default();
     let (not_stored, mut failed) = loop {
+        let queue = Arc::new(Queue::new(plan.buffer).counting(watched.counters.clone()));
+        watched.records_into(queue.clone(), &file.rows);
         sources = sources.in_another(std::mem::take(&mut file.rows), std::mem::take(&mut file.healthchecks));
         let shared = Arc::new(sources);
-        let ended = sitting(&plan, file, &shared, &board, over.as_mut()).await;
+        let ended = sitting(&plan, file, queue, &shared, &board, over.as_mut()).await;
         stored += ended.outcome.stored;
         if !ended.moved {
             break (ended.outcome.failed, ended.failed);
@@ -258,6 +295,7 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
             tracing::error!("{}", chain(&not_stored));
         }
         board.all_disconnected();
+        watched.records_nowhere();
         file = tokio::select! {
             file = Opened::again(&plan.path) => file,
             () = over.as_mut() => break (None, ended.failed),
@@ -296,6 +334,20 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
     Ok(stored)
 }
 
+/// Those who are told how it is doing, each for as long as this lives.
+fn attended(plan: &Arc<Plan>, watched: &Arc<Watched>) -> Result<JoinSet<()>, Failure> {
+    let mut attendants = JoinSet::new();
+    if let Some(address) = &plan.shown_at {
+        attendants.spawn(serve::show(address, metrics::pages(watched.clone()))?);
+        let measured = watched.clone();
+        attendants.spawn(async move { measured.measure().await });
+        tracing::info!("showing /metrics, /healthz and /readyz on {address}");
+    }
+    let (service, watched) = (plan.service.clone(), watched.clone());
+    attendants.spawn(async move { service.attend(&watched).await });
+    Ok(attendants)
+}
+
 /// How the recording into one file ended.
 struct Ended {
     /// The file is not where it was.
@@ -308,13 +360,14 @@ struct Ended {
 /// Records into one file, until it is `over` or the file is not where it was; then everything that was read is in it.
 async fn sitting(
     plan: &Arc<Plan>,
-    Opened { store, mut lock, head, .. }: Opened,
+    Opened { store, lock, head, .. }: Opened,
+    queue: Arc<Queue>,
     sources: &Arc<Sources>,
     board: &Arc<Board>,
     over: Pin<&mut impl Future<Output = ()>>,
 ) -> Ended {
     let places = [store.place().clone(), lock.place().clone()];
-    let queue = Arc::new(Queue::new(plan.buffer));
+    let lock = Arc::new(Mutex::new(lock));
     let writer = spawn_writer(store, queue.clone(), plan.limits);
     tracing::info!("recording {} into {}", names(&plan.hosts), plan.path.display());
 
@@ -337,7 +390,7 @@ async fn sitting(
         () = join_all(&mut collectors, &mut failed) => false,
         () = over => false,
         () = file::gone(places) => true,
-        () = board.publish(&mut lock, &queue) => false,
+        () = board.publish(&lock, &queue) => false,
         () = say_head(head, &queue) => false,
     };
     // Each collector hands over what it holds and ends; then the writer has all there is.
