@@ -39,8 +39,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     }
     let mut events = 0;
     loop {
-        let limit = if store.used_bytes()? > most { i64::MAX } else { before };
-        let Some(pruned) = store.prune(limit, now)? else { break };
+        let Some(pruned) = store.prune(before, most, now)? else { break };
         events += pruned.events;
         std::thread::sleep(BREATH);
     }

@@ -120,10 +120,13 @@ impl Keeper {
     /// One step, in a transaction of the caller.
     pub(super) fn step(&mut self, db: &Connection, rows: &mut Rows) -> rusqlite::Result<Step> {
         let (begun, now) = (Instant::now(), now_nano());
-        let before = if self.is_too_large(db)? { i64::MAX } else { self.keep.oldest(now) };
-        if let Some(pruned) = prune::step(db, rows, before, self.events, now)? {
+        let (before, most) = match self.too_many(db)? {
+            0 => (self.keep.oldest(now), self.events),
+            events => (i64::MAX, events.min(self.events)),
+        };
+        if let Some(pruned) = prune::step(db, rows, before, most, now)? {
             let took = begun.elapsed().max(Duration::from_micros(1));
-            let fitting = (self.events as f64 * STEP.as_secs_f64() / took.as_secs_f64()) as u64;
+            let fitting = (most as f64 * STEP.as_secs_f64() / took.as_secs_f64()) as u64;
             self.events = fitting.clamp(self.events / 2, self.events * 2).clamp(FEWEST, MOST);
             prune::give_back(db, PAGES)?;
             return Ok(Step::Pruned(pruned));
@@ -135,11 +138,11 @@ impl Keeper {
         Ok(Step::Done)
     }
 
-    fn is_too_large(&mut self, db: &Connection) -> rusqlite::Result<bool> {
-        let Some(most) = self.keep.bytes else { return Ok(false) };
-        let limit = if self.shrinking { most - most / MARGIN } else { most };
-        self.shrinking = prune::used_bytes(db)? > limit;
-        Ok(self.shrinking)
+    fn too_many(&mut self, db: &Connection) -> rusqlite::Result<u64> {
+        let Some(most) = self.keep.bytes else { return Ok(0) };
+        let events = prune::too_many(db, if self.shrinking { most - most / MARGIN } else { most })?;
+        self.shrinking = events > 0;
+        Ok(events)
     }
 
     /// The step is on the disk.

@@ -17,6 +17,9 @@ use super::{Store, StoreError};
 /// How many events go in one step: a tenth of a second.
 const EVENTS: u64 = 16_384;
 
+/// Where the file is too large at least so many go: links of the chain stand at every 64th entry.
+const LEAST: u64 = 256;
+
 /// How many pages that were freed go back to the disk in one step.
 const PAGES: u64 = 1_000;
 
@@ -44,24 +47,27 @@ pub struct Sealed {
 }
 
 impl Store {
-    /// Lets go of the oldest events, as far as all of those are older than an instant; `None` if there is nothing to let
-    /// go of. One step of many: to be called again until then.
+    /// Lets go of the oldest events, as far as all of those are older than an instant, or while the file is larger than so
+    /// many bytes; `None` if there is nothing to let go of. One step of many: to be called again until then.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`]; then nothing was let go of.
-    pub fn prune(&mut self, before_nano: i64, now_nano: i64) -> Result<Option<Pruned>, StoreError> {
-        let pruned = self.prune_step(before_nano, now_nano).map_err(sqlite("prune", self.path()))?;
+    pub fn prune(&mut self, before_nano: i64, bytes: u64, now_nano: i64) -> Result<Option<Pruned>, StoreError> {
+        let pruned = self.prune_step(before_nano, bytes, now_nano).map_err(sqlite("prune", self.path()))?;
         if pruned.is_some() {
             give_back(&self.connection, PAGES).map_err(sqlite("prune", self.path()))?;
         }
         Ok(pruned)
     }
 
-    fn prune_step(&mut self, before_nano: i64, now_nano: i64) -> rusqlite::Result<Option<Pruned>> {
+    fn prune_step(&mut self, before_nano: i64, bytes: u64, now_nano: i64) -> rusqlite::Result<Option<Pruned>> {
         let db = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut rows = Rows::new();
         rows.begin(&db)?;
-        let pruned = step(&db, &mut rows, before_nano, EVENTS, now_nano)?;
+        let pruned = match too_many(&db, bytes)? {
+            0 => step(&db, &mut rows, before_nano, EVENTS, now_nano)?,
+            events => step(&db, &mut rows, i64::MAX, events.min(EVENTS), now_nano)?,
+        };
         db.commit()?;
         Ok(pruned)
     }
@@ -86,6 +92,19 @@ impl Store {
 /// How many bytes the file would have without the pages that are free.
 pub(super) fn used_bytes(db: &Connection) -> rusqlite::Result<u64> {
     Ok((pages(db)? - free_pages(db)?) * number(db, "page_size")?)
+}
+
+/// How many events too many there are in a file that should have no more than so many bytes: about, for they are much
+/// alike; but if any, so many that some can go.
+pub(super) fn too_many(db: &Connection, bytes: u64) -> rusqlite::Result<u64> {
+    let used = used_bytes(db)?;
+    if used <= bytes {
+        return Ok(0);
+    }
+    let events: u64 =
+        db.prepare_cached("SELECT ifnull(sum(events), 0) FROM source")?.query_row([], |row| row.get(0))?;
+    let over = u128::from(events) * u128::from(used - bytes) / u128::from(used);
+    Ok((over as u64).max(LEAST))
 }
 
 /// How many pages there are.
