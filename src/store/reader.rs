@@ -173,9 +173,8 @@ impl Reader {
             // One read transaction a batch, and none while it is given out, which may take as long as it likes.
             let moment = db.unchecked_transaction()?;
             // Rows wait from one batch to the next, and what was pruned in between has no actor any more.
-            let oldest: i64 = db
-                .prepare_cached("SELECT ifnull(min(seq), ?1) FROM event")?
-                .query_row([i64::MAX], |row| row.get(0))?;
+            let oldest: i64 =
+                db.prepare_cached("SELECT ifnull(min(seq), ?1) FROM event")?.query_row([i64::MAX], |row| row.get(0))?;
             batch.clear();
             while batch.rows.len() < most && batch.lines.len() < BATCH_BYTES {
                 let Some(row) = ordered.next(db)? else { break };
