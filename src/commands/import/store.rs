@@ -25,6 +25,9 @@ use crate::store::{
 /// So many events are handed on together.
 const TOGETHER: usize = 4_096;
 
+/// From so many on, read at one instant, they are handed on by themselves: then the instant is stored once.
+const AT_ONCE: usize = 64;
+
 /// Why there is a gap between what two stores recorded of an engine.
 const BETWEEN: &str = "neither of the two stores that were put together recorded it then";
 
@@ -132,6 +135,12 @@ impl Other {
             let delivery = held
                 .entry(stored.source)
                 .or_insert_with(|| Delivery::new(keys[&stored.source].clone(), stored.received_nano));
+            let each = &delivery.each_received_nano;
+            let differs = stored.received_nano != delivery.received_nano;
+            if differs && each.len() >= AT_ONCE && each.last() == Some(&delivery.received_nano) {
+                let fresh = Delivery::new(delivery.source.clone(), stored.received_nano);
+                import.push(settled(std::mem::replace(delivery, fresh)));
+            }
             delivery.events.push_redacted(&event, &import.redaction);
             if stored.marked {
                 delivery.events.mark_last();
@@ -173,13 +182,18 @@ impl Other {
 
 /// Hands on what was gathered, of each source. Whether the writer takes it shows at the end.
 fn hand_on(import: &mut Import, held: &mut BTreeMap<i64, Delivery>) {
-    for (_, mut delivery) in std::mem::take(held) {
-        let at = delivery.received_nano;
-        if delivery.each_received_nano.iter().all(|received| *received == at) {
-            delivery.each_received_nano.clear();
-        }
-        import.push(delivery);
+    for (_, delivery) in std::mem::take(held) {
+        import.push(settled(delivery));
     }
+}
+
+/// Where all were read at one instant, it is said once.
+fn settled(mut delivery: Delivery) -> Delivery {
+    let at = delivery.received_nano;
+    if delivery.each_received_nano.iter().all(|received| *received == at) {
+        delivery.each_received_nano.clear();
+    }
+    delivery
 }
 
 /// The source as it comes over. Where it was reached does not: elsewhere another engine may be there.
