@@ -47,6 +47,34 @@ fn standard_input_is_read_and_what_is_no_event_is_rejected() {
 }
 
 #[test]
+fn what_is_compressed_is_told_from_its_beginning_and_a_bad_line_is_kept_once_and_where_it_stood() {
+    let folder = Folder::new();
+    let lines = format!("{}\n{}\nnonsense\n{}\n", event(0), event(1), event(2));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(lines.as_bytes()).unwrap();
+    let compressed = [gzip.finish().unwrap(), zstd::encode_all(lines.as_bytes(), 1).unwrap(), lines.into_bytes()];
+    for (round, bytes) in compressed.iter().enumerate() {
+        let path = folder.path("day");
+        std::fs::write(&path, bytes).unwrap();
+        let mut from_stdin = folder.command(&["import"]);
+        from_stdin.stdin(std::fs::File::open(&path).unwrap());
+        for (place, ran) in [run(from_stdin), folder.run(&["import", "day"])].into_iter().enumerate() {
+            let said = ran.exited(0).stderr;
+            let expected = match (round, place) {
+                (0, 0) => "3 stored, 0 skipped, 1 rejected\n",
+                (0, 1) => "0 stored, 3 skipped, 1 rejected\n",
+                _ => "0 stored, 4 skipped, 0 rejected\n",
+            };
+            assert_eq!(said, expected, "{round} {place}");
+        }
+    }
+    assert_eq!(folder.lines(&["query"]), events(0..3));
+    let errors: Vec<_> = folder.json(&["rejected"]).iter().map(|line| line["error"].clone()).collect();
+    let why = "not JSON: expected a value at byte 0";
+    assert_eq!(errors, [format!("standard input:3: {why}"), format!("day:3: {why}")]);
+}
+
+#[test]
 fn days_in_any_order_are_read_back_in_order() {
     let folder = Folder::new();
     // Three days, each later imported before an earlier one, and a fourth in between two.

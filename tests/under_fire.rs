@@ -801,6 +801,10 @@ fn full_disk_kept_small(scene: &mut Scene) {
         assert!(filled.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull), "the disk is full");
         scene.lasts(3000..=3000);
         scene.is_whole();
+        let copy = disk.join("copy.db");
+        let ran = scene.folder.run(&["backup", &copy.display().to_string()]).exited(1);
+        assert!(ran.stderr.contains(" bytes are needed, and 0 are free"), "{}", ran.stderr);
+        assert!(!copy.exists());
         std::fs::remove_file(&ballast).expect("the ballast can go");
         scene.lasts(1000..=1000);
     }
