@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use certificates::{Authority, Certificate};
-use command::{Folder, Running, eventually, run};
+use command::{Folder, Running, eventually, free_port, run};
 use docker::{Engine, same_lines};
 use serde_json::Value;
 
@@ -50,11 +50,6 @@ impl Server {
     fn under_tls(folder: &Folder, own: &Certificate, more: &[&str]) -> Server {
         Server::start(folder, &[&["--tls-cert", text(&own.file), "--tls-key", text(&own.key)][..], more].concat())
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 fn text(path: &Path) -> &str {

@@ -53,7 +53,7 @@ fn over_tls_only_the_right_people_are_answered() {
         fs::write(folder.path(name), text).unwrap();
     }
     fs::write(folder.path("empty"), "").unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = support::command::free_port();
     let listen = format!("tcp://127.0.0.1:{port}");
     let tls = ["--tls-cert", "cert", "--tls-key", "key", "--tls-ca", "ca", "--listen", &listen];
     let (_server, socket) = serve(&folder, &tls);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use support::command::{DEADLINE, Folder, Running, eventually, run};
+use support::command::{DEADLINE, Folder, Running, eventually, free_port, run};
 use support::engine::{Engine, Manner, event, events, instant};
 
 /// An answer: its status, its head, its body.
@@ -275,11 +275,6 @@ fn it_is_ready_without_an_engine_and_tells_an_abstract_socket_too() {
 
 fn watcher(name: &str) -> Command {
     Command::new(Path::new(&std::env::var("WATCHERS").expect("WATCHERS names the folder of Prometheus")).join(name))
-}
-
-/// A port of this machine that nobody listens at.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn contrib(name: &str) -> PathBuf {

@@ -4,8 +4,10 @@
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::Read;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -308,4 +310,16 @@ pub fn next(lines: &mpsc::Receiver<String>) -> String {
 /// Whether a path names a file.
 pub fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
+}
+
+/// A TCP port of this machine that nobody listens at. Below those that the system gives out by itself, and never the same
+/// twice, so that nobody else is given it before it is used.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = std::process::id() * 97;
+    let mut ports = std::iter::repeat_with(|| {
+        let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
+        10_000 + u16::try_from((begin + next) % 20_000).expect("it is less")
+    });
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("there is always a next one")
 }
