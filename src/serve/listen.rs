@@ -149,32 +149,56 @@ impl Tls {
 /// Answers requests.
 pub(super) type Answers = dyn Fn(Request<Incoming>) -> Response<Answer> + Send + Sync;
 
-/// Listens, and answers for as long as what is returned is polled, so many connections at once. TLS is for TCP alone.
+/// Where it is listened, and what answers there for as long as it is polled.
+pub struct Listening {
+    at: Address,
+    answering: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Listening {
+    /// The address, with the port that the system chose if it was to.
+    pub fn at(&self) -> &Address {
+        &self.at
+    }
+}
+
+impl Future for Listening {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<()> {
+        self.answering.as_mut().poll(cx)
+    }
+}
+
+/// Listens, and answers so many connections at once. TLS is for TCP alone.
 pub(super) fn listen(
     address: &Address,
     tls: Option<Tls>,
     connections: usize,
     answers: Arc<Answers>,
-) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
+) -> Result<Listening, ListenError> {
     let io = |source| ListenError::Io { address: address.clone(), source };
+    let mut at = address.clone();
     let (listener, file, tls) = match address {
         Address::Unix(path) => {
             let (listener, file) = bind_unix(path, address)?;
             (Listener::Unix(listener), Some(file), None)
         }
-        Address::Tcp(at) => {
-            let listener = std::net::TcpListener::bind(at).map_err(|e| match e.kind() {
+        Address::Tcp(wanted) => {
+            let listener = std::net::TcpListener::bind(wanted).map_err(|e| match e.kind() {
                 io::ErrorKind::AddrInUse => ListenError::Taken { address: address.clone() },
                 _ => io(e),
             })?;
             listener.set_nonblocking(true).map_err(io)?;
+            at = Address::Tcp(listener.local_addr().map_err(io)?);
             (Listener::Tcp(TcpListener::from_std(listener).map_err(io)?), None, tls)
         }
     };
-    Ok(Box::pin(async move {
+    let answering = Box::pin(async move {
         let _file = file;
         accept(&listener, tls, connections, answers).await;
-    }))
+    });
+    Ok(Listening { at, answering })
 }
 
 enum Listener {

@@ -13,7 +13,6 @@ mod pages;
 mod play;
 mod target;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::body::{Bytes, Incoming};
@@ -26,7 +25,7 @@ use events::Answer;
 pub use fault::{FaultKind, Faults, NoFault};
 pub use feed::Feed;
 pub use identity::Identity;
-pub use listen::{Address, ListenError, NoAddress, Tls};
+pub use listen::{Address, ListenError, Listening, NoAddress, Tls};
 pub use pages::{Page, Pages, show};
 pub use play::{NoSpeed, Play, Speed};
 use target::Plus;
@@ -86,11 +85,7 @@ impl Engine {
     ///
     /// # Errors
     /// It cannot be listened there.
-    pub fn listen(
-        self: Arc<Self>,
-        address: &Address,
-        tls: Option<&Tls>,
-    ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
+    pub fn listen(self: Arc<Self>, address: &Address, tls: Option<&Tls>) -> Result<Listening, ListenError> {
         listen::listen(address, tls.cloned(), CONNECTIONS, Arc::new(move |request| self.answer(&request)))
     }
 

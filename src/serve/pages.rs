@@ -1,6 +1,5 @@
 //! A few pages of plain text over HTTP: what a program that serves nothing else shows to who watches it.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use http_body_util::Full;
@@ -9,7 +8,7 @@ use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::events::Answer;
-use super::listen::{self, Address, ListenError};
+use super::listen::{self, Address, ListenError, Listening};
 
 /// How many connections are held at once: those who watch are few, and what is watched needs its open files itself.
 const CONNECTIONS: usize = 64;
@@ -32,7 +31,7 @@ pub type Pages = dyn Fn(&str, &str) -> Option<Page> + Send + Sync;
 ///
 /// # Errors
 /// It cannot be listened there.
-pub fn show(address: &Address, pages: Arc<Pages>) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
+pub fn show(address: &Address, pages: Arc<Pages>) -> Result<Listening, ListenError> {
     listen::listen(address, None, CONNECTIONS, Arc::new(move |request| answer(&request, &*pages)))
 }
 
