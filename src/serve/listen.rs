@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response, Uri};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -147,7 +148,7 @@ impl Tls {
 }
 
 /// Answers requests.
-pub(super) type Answers = dyn Fn(Request<Incoming>) -> Response<Answer> + Send + Sync;
+pub(super) type Answers = dyn Fn(Request<()>) -> Response<Answer> + Send + Sync;
 
 /// Where it is listened, and what answers there for as long as it is polled.
 pub struct Listening {
@@ -302,9 +303,18 @@ async fn converse(mut stream: impl Stream, answers: Arc<Answers>) -> io::Result<
     }
     let flushed = Arc::new(Notify::new());
     let stream = Patient { head: head.into(), stream, waiting: None, flushed: flushed.clone() };
-    let service = service_fn(move |request| {
-        let answer = answers(request).map(|answer| answer.on(&flushed));
-        async { Ok::<_, Infallible>(answer) }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (parts, mut body) = request.into_parts();
+        let writes = !matches!(parts.method, Method::GET | Method::HEAD);
+        let answer = answers(Request::from_parts(parts, ())).map(|answer| answer.on(&flushed));
+        async move {
+            if writes {
+                // Nothing of it is wanted; but a client that cannot send all it has may never look at the answer.
+                let sent = async { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
+                let _ = timeout(HEAD_PATIENCE, sent).await;
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

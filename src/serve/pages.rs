@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -35,7 +35,7 @@ pub fn show(address: &Address, pages: Arc<Pages>) -> Result<Listening, ListenErr
     listen::listen(address, None, CONNECTIONS, Arc::new(move |request| answer(&request, &*pages)))
 }
 
-fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Answer> {
+fn answer(request: &Request<()>, pages: &Pages) -> Response<Answer> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".into());
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
