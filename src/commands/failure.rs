@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use super::LogFormat;
+use super::logging::is_journal;
 use crate::engine::{EngineError, HostError, MetricsPageError, TlsError};
 use crate::error::chain;
 use crate::event::RedactionError;
@@ -105,7 +106,8 @@ impl Failure {
             match format {
                 // If stderr is gone too, the exit code still says it.
                 LogFormat::Text => {
-                    let _ = io::Write::write_all(&mut io::stderr(), format!("events: {line}{hint}\n").as_bytes());
+                    let begin = if is_journal() { "<3>" } else { "events: " };
+                    let _ = io::Write::write_all(&mut io::stderr(), format!("{begin}{line}{hint}\n").as_bytes());
                 }
                 LogFormat::Json => tracing::error!("{line}{hint}"),
             }
