@@ -37,12 +37,18 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         tracing::info!("{about}{} of {all} events would go", by_age.max(by_size));
         return Ok(());
     }
+    let breathe = || std::thread::sleep(BREATH);
     let mut events = 0;
     loop {
+        // Not more of the record than must.
+        if store.used_bytes()? > most && store.has_many_unused_texts()? {
+            store.sweep(now, breathe)?;
+        }
         let Some(pruned) = store.prune(before, most, now)? else { break };
         events += pruned.events;
-        std::thread::sleep(BREATH);
+        breathe();
     }
+    store.sweep(now, breathe)?;
     tracing::info!("{events} events were let go of; {} bytes are used, of {used} before", store.used_bytes()?);
     Ok(())
 }
