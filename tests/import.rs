@@ -40,7 +40,7 @@ fn standard_input_is_read_and_what_is_no_event_is_rejected() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
-        "3 stored, 0 skipped, 1 rejected\nevents: 1 lines were no events (hint: `events rejected` shows them)\n"
+        "3 stored, 0 skipped, 1 rejected (`events rejected` shows them)\nevents: 1 line was no event (hint: `events rejected` shows them)\n"
     );
     assert_eq!(folder.lines(&["query"]), events(0..3));
     assert_eq!(folder.json(&["rejected"])[0]["error"], "standard input:3: not JSON: expected a value at byte 0");
@@ -61,13 +61,19 @@ fn what_is_compressed_is_told_from_its_beginning_and_a_bad_line_is_kept_once_and
         for (place, ran) in [run(from_stdin), folder.run(&["import", "day"])].into_iter().enumerate() {
             let said = ran.exited(0).stderr;
             let expected = match (round, place) {
-                (0, 0) => "3 stored, 0 skipped, 1 rejected\n",
-                (0, 1) => "0 stored, 3 skipped, 1 rejected\n",
+                (0, 0) => "3 stored, 0 skipped, 1 rejected (`events rejected` shows them)\n",
+                (0, 1) => "0 stored, 3 skipped, 1 rejected (`events rejected` shows them)\n",
                 _ => "0 stored, 4 skipped, 0 rejected\n",
             };
             assert_eq!(said, expected, "{round} {place}");
         }
     }
+    // The same bad line is as bad the second time, though it is not stored twice.
+    folder
+        .run(&["import", "-q", "--strict", "day"])
+        .failed(1, "1 line was no event (hint: `events rejected` shows them)");
+    let status = String::from_utf8(folder.run(&["status"]).succeeded().stdout).unwrap();
+    assert!(status.contains("● imported\n"), "{status}");
     assert_eq!(folder.lines(&["query"]), events(0..3));
     let errors: Vec<_> = folder.json(&["rejected"]).iter().map(|line| line["error"].clone()).collect();
     let why = "not JSON: expected a value at byte 0";

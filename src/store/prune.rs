@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use super::chain::{Hash, Head};
 use super::file::sqlite;
 use super::rows::{EXEC_REACH, Given, Rows};
-use super::{Store, StoreError};
+use super::{Store, StoreError, migrate};
 
 /// How many events go in one step: a tenth of a second.
 const EVENTS: u64 = 16_384;
@@ -78,6 +78,18 @@ impl Store {
     /// [`StoreError::Sqlite`].
     pub fn prunable(&self, before_nano: i64) -> Result<Option<Pruned>, StoreError> {
         reach(&self.connection, before_nano, i64::MAX as u64).map_err(sqlite("read", self.path()))
+    }
+
+    /// How many bytes a store has in which nothing is.
+    ///
+    /// # Errors
+    /// [`StoreError::Migrate`].
+    pub fn least_bytes() -> Result<u64, StoreError> {
+        let failed =
+            |source: rusqlite_migration::Error| StoreError::Migrate { path: ":memory:".into(), source: source.into() };
+        let mut empty = Connection::open_in_memory().map_err(|e| failed(e.into()))?;
+        migrate::migrations().to_latest(&mut empty).map_err(failed)?;
+        used_bytes(&empty).map_err(|e| failed(e.into()))
     }
 
     /// How many bytes the file would have without the pages that are free.

@@ -26,6 +26,9 @@ const TAKEN: i64 = 64;
 const PART: u64 = 8;
 const MANY: u64 = 1_024;
 
+/// Tables of more rows than these are not put anew: they would take too long at once.
+const PUT_ANEW: u32 = 10_000;
+
 /// How often it is tried to empty the WAL.
 const WAL_EMPTIED: u32 = 100;
 
@@ -138,6 +141,7 @@ impl Sweep {
                 _ => {}
             }
         }
+        put_anew(db)?;
         db.prepare_cached("UPDATE swept SET events = ?1, swept_nano = ?2")?.execute([self.pruned, now_nano])?;
         Ok(true)
     }
@@ -253,6 +257,23 @@ impl Sweep {
         }
         Ok(last)
     }
+}
+
+/// Where SQLite splits or joins pages a copy of what moved on may stay behind, which no deletion finds: so what is left of
+/// the texts is put anew on pages that were emptied, as far as that holds up nobody.
+fn put_anew(db: &Connection) -> rusqlite::Result<()> {
+    for table in ["label", "shape", "actor"] {
+        let many = format!("SELECT 1 FROM {table} LIMIT 1 OFFSET {PUT_ANEW}");
+        if !db.prepare_cached(&many)?.exists([])? {
+            db.execute_batch(&format!(
+                "CREATE TEMP TABLE left_over AS SELECT * FROM main.{table};
+                 DELETE FROM main.{table};
+                 INSERT INTO main.{table} SELECT * FROM left_over ORDER BY id;
+                 DROP TABLE temp.left_over"
+            ))?;
+        }
+    }
+    Ok(())
 }
 
 /// A set of IDs, most of which follow each other.
