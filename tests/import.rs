@@ -197,3 +197,27 @@ fn the_program_runs_on_what_it_prints() {
     run(command).succeeded();
     assert_eq!(again.lines(&["query"]), printed);
 }
+
+/// On a terminal, and nowhere else, a bar says how far it is.
+#[test]
+fn on_a_terminal_a_bar_shows_how_far_it_is() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("many.ndjson"), events(0..30_000).join("\n")).unwrap();
+    let program = env!("CARGO_BIN_EXE_events");
+    let on_terminal = |words: &str| {
+        let mut command = folder.command(&[]);
+        command = {
+            let mut script = std::process::Command::new("script");
+            script.args(["-qec", &format!("stty cols 120; {program} {words}"), "/dev/null"]);
+            script.env("EVENTS_DB", folder.db()).current_dir(command.get_current_dir().unwrap()).stdin(Stdio::null());
+            script
+        };
+        String::from_utf8(run(command).exited(0).stdout).unwrap()
+    };
+    let shown = on_terminal("import many.ndjson");
+    for part in [" % ", " left", "events/s", "30000 stored, 0 skipped, 0 rejected"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert_eq!(on_terminal("import -q many.ndjson"), "");
+    assert_eq!(folder.run(&["import", "many.ndjson"]).exited(0).stderr, "0 stored, 30000 skipped, 0 rejected\n");
+}

@@ -414,8 +414,8 @@ impl Told {
         for at in 0..40 + u64::from(seed) {
             let n = lines.len() as u64;
             // Some twenty words, of which each stretch of time has a few.
-            let word = (n / 150 + at * u64::from(seed)) % 23;
-            let more = if word % 3 == 0 { r#","extra":1"# } else { "" };
+            let word = (n / 150 + u64::from(seed) + at % 2) % 23;
+            let more = if word.is_multiple_of(3) { r#","extra":1"# } else { "" };
             let line = format!(
                 r#"{{"Type":"container","Action":"exec_start: run {word}","Actor":{{"ID":"{}","Attributes":{{"execID":"{:064x}","label-{}":"value {word}","name":"c"}}}},"scope":"local"{more},"time":0,"timeNano":{}}}"#,
                 word % 5,
