@@ -147,7 +147,7 @@ fn what_is_known_goes_for_what_came_before_and_is_followed_and_served() {
     happen(&engine, &before);
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(&["query"], &before);
-    let told = "how 1 container checked health was never seen, so nothing is left out of the 3 exec events there";
+    let told = "the health checks of 1 container are not known (their configuration was never seen): none of their 3 exec events is left out";
     folder.eventually("that cannot be told", || {
         let ran = folder.run(&["query", "--no-healthchecks"]);
         if ran.stderr.contains(told) && ran.lines() == before { Ok(()) } else { Err(ran.report()) }
@@ -188,11 +188,11 @@ fn imports_and_files_are_not_told_apart_and_that_is_said() {
     folder.run(&["import", "-q", "day.ndjson"]).succeeded();
     let ran = folder.run(&["query", "--no-healthchecks"]).exited(0);
     assert_eq!(ran.lines().len(), 7);
-    assert_eq!(ran.stderr.matches("how 2 containers checked health was never seen").count(), 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("nothing is left out of the 6 exec events there"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("the health checks of 2 containers are not known").count(), 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("none of their 6 exec events is left out"), "{}", ran.stderr);
     // Only of what is printed.
     let ran = folder.run(&["query", "--no-healthchecks", "--container", "db", "--limit", "1"]).exited(0);
-    assert!(ran.stderr.contains("nothing is left out of the 1 exec event there"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("none of their 1 exec event is left out"), "{}", ran.stderr);
     folder.run(&["query", "--no-healthchecks", "--action", "create"]).succeeded();
     let ran = folder.run(&["replay", "--no-healthchecks", "--speed", "max", "day.ndjson"]).exited(0);
     assert_eq!(ran.lines().len(), 7);
@@ -283,7 +283,7 @@ fn what_comes_before_the_answer_waits_for_it_a_little_and_no_longer() {
     // It is stored after a while, for nothing is lost; and the whole of it is, though the answer comes meanwhile.
     let stored = [&[event(0)], &check[..2]].concat();
     folder.eventually_lines(&["query"], &stored);
-    eventually_says(&folder, &recorder, "of these nothing is left out");
+    eventually_says(&folder, &recorder, "none of their exec events is left out");
     tells(&engine, "slow", Some("test -f /ok"));
     noted(&folder, "slow");
     engine.happens(&check[2]);
@@ -320,7 +320,7 @@ fn a_container_that_is_gone_too_soon_is_stored_and_that_is_said_once() {
     folder.eventually_lines(&["query"], &all);
     recorder.signal("TERM");
     let ran = recorder.ended().exited(0);
-    assert_eq!(ran.stderr.matches("of these nothing is left out").count(), 1, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("none of their exec events is left out").count(), 1, "{}", ran.stderr);
     assert_eq!(left_out(&folder), 0);
 }
 

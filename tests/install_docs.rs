@@ -49,6 +49,8 @@ fn every_command_has_a_man_page_that_shows_its_flags() {
         assert!(page.contains("--db") && page.contains(&format!("events {command}")), "{page}");
     }
     assert!(page("events-query").contains("--envelope"));
+    let replay = page("events-replay");
+    assert!(replay.contains(".SH SYNOPSIS\nevents replay [OPTIONS] [FIXTURE]... [-- <CMD>...]\n"), "{replay}");
     let pages = std::fs::read_dir(folder.path("usr/share/man/man1")).expect("pages").count();
     assert_eq!(pages, commands.len() + 1);
 }

@@ -93,5 +93,5 @@ fn a_store_of_schema_3_is_brought_along_with_its_chain() {
     // How its containers check their health was not asked then.
     let ran = folder.run(&["query", "--no-healthchecks", "--source", "engine"]).exited(0);
     assert_eq!(ran.lines().len(), 248);
-    assert!(ran.stderr.contains("checked health was never seen"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("their configuration was never seen"), "{}", ran.stderr);
 }

@@ -114,6 +114,10 @@ fn what_an_engine_refuses_is_refused_in_its_words() {
             assert_eq!(answer.status(), status, "{method}");
         }
     }
+    // Whatever it sends, a client gets to read why it is refused.
+    let archive = "x".repeat(3 << 20);
+    let load = format!("POST /images/load HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{archive}", archive.len());
+    assert_eq!(ask(&socket, &load).all().status(), 403);
     let too_old = "client version 1.11 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version\n";
     for (request, message) in [
         ("GET /_ping HTTP/1.1\r\n\r\n", "400 Bad Request: missing required Host header"),

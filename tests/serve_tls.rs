@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rcgen::{Certificate, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
-use support::command::DEADLINE;
+use support::command::{DEADLINE, eventually};
 use support::fixture::imported;
 use support::http::{get, serve};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -53,10 +53,14 @@ fn over_tls_only_the_right_people_are_answered() {
         fs::write(folder.path(name), text).unwrap();
     }
     fs::write(folder.path("empty"), "").unwrap();
-    let port = support::command::free_port();
-    let listen = format!("tcp://127.0.0.1:{port}");
-    let tls = ["--tls-cert", "cert", "--tls-key", "key", "--tls-ca", "ca", "--listen", &listen];
-    let (_server, socket) = serve(&folder, &tls);
+    let tls = ["--tls-cert", "cert", "--tls-key", "key", "--tls-ca", "ca", "--listen", "tcp://127.0.0.1:0"];
+    let (server, socket) = serve(&folder, &tls);
+    // The port that the system chose is said.
+    let port = eventually("it is said where", || {
+        let log = server.log();
+        let port = log.split("serving on tcp://127.0.0.1:").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        port.filter(|port: &u16| *port != 0).ok_or(log)
+    });
     let answer = over_tls(port, &cert, Some((&client, &client_key))).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(over_tls(port, &cert, None).is_err());
@@ -76,7 +80,7 @@ fn over_tls_only_the_right_people_are_answered() {
         ("cert", "other", "ca"),
         ("cert", "key", "empty"),
     ] {
-        let words = ["serve", "--listen", &listen, "--tls-cert", cert, "--tls-key", key, "--tls-ca", ca];
+        let words = ["serve", "--listen", "tcp://127.0.0.1:0", "--tls-cert", cert, "--tls-key", key, "--tls-ca", ca];
         let ran = folder.run(&words).exited(1);
         assert!(ran.stderr.starts_with("events: cannot ") && ran.stderr.lines().count() == 1, "{}", ran.report());
     }

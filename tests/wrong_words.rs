@@ -44,6 +44,10 @@ fn words_that_are_wrong_are_exit_2() {
         ("query --since yesterday", format!("'yesterday' is no time {time}")),
         ("query --until 2026-13-01", format!("'2026-13-01' is no time {time}")),
         ("query --since 99999999999999999999", format!("the time '99999999999999999999' is out of range {time}")),
+        (
+            "replay --fault cut@1",
+            "--fault breaks the streams of an engine, and stdout is none (hint: name a command to play to: -- CMD)".into(),
+        ),
         ("query --since 2 --until 1", window.into()),
         ("query --since now --until 1h", window.into()),
         (
@@ -109,14 +113,14 @@ fn words_that_are_wrong_are_exit_2() {
         ),
         (
             "record -H tcp://a --tlsverify --tlscacert /nowhere/ca.pem",
-            "cannot read /nowhere/ca.pem: I/O error: No such file or directory \
+            "cannot read /nowhere/ca.pem: No such file or directory \
              (hint: --tlscacert, --tlscert and --tlskey name the files; else they are ca.pem, cert.pem and key.pem in $DOCKER_CERT_PATH, or ~/.docker)"
                 .into(),
         ),
         ("record -H ftp://box", format!("'ftp://box' cannot be a host: ftp:// is not known {host}")),
         (
             "record --until 1h",
-            "--until 1h is over already (hint: --until now takes what the engine remembers, and stops)".into(),
+            "--until 1h is over already (hint: a duration counts back from now: --until=-1h is to come; now: take what the engine remembers, and stop)".into(),
         ),
         ("record --look-again often", "'often' is no duration (hint: write it as 250ms, 10s, 1h30m, 7d or 2w)".into()),
         (
@@ -312,7 +316,13 @@ fn a_start_that_fails_leaves_nothing_behind() {
 #[test]
 fn nothing_found_is_done() {
     let folder = fixture::recorded(&events(0..3));
-    assert!(folder.lines(&["query", "--type", "nothing"]).is_empty());
+    let ran = folder.run(&["query", "--type", "nothing"]).exited(0);
+    assert!(
+        ran.stdout.is_empty() && ran.stderr.contains("no engine tells events of the type 'nothing'"),
+        "{}",
+        ran.report()
+    );
+    folder.run(&["query", "--type", "pod"]).succeeded();
 }
 
 #[test]

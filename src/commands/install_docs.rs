@@ -37,9 +37,7 @@ pub(super) fn run(args: &Args, mut command: clap::Command) -> Result<(), Failure
     pages.extend(command.get_subcommands());
     for page in pages {
         let man = clap_mangen::Man::new(page.clone());
-        let mut text = Vec::new();
-        man.render(&mut text)?;
-        install(&share.join("man/man1").join(man.get_filename()), &text)?;
+        install(&share.join("man/man1").join(man.get_filename()), &man_page(&man, page.clone())?)?;
     }
     for (shell, path) in COMPLETIONS {
         let mut text = Vec::new();
@@ -47,6 +45,23 @@ pub(super) fn run(args: &Args, mut command: clap::Command) -> Result<(), Failure
         install(&share.join(path), &text)?;
     }
     Ok(())
+}
+
+/// A man page with the usage that `--help` has: that of the library lists each flag, without its value.
+fn man_page(man: &clap_mangen::Man, mut command: clap::Command) -> io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    let usage = command.render_usage().to_string();
+    let usage = usage.trim_start_matches("Usage: ").replace('-', "\\-");
+    writeln!(page, ".SH SYNOPSIS\n{usage}")?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    writeln!(page, ".SH \"EXIT STATUS\"\n0: done (nothing found is done). 1: it failed. 2: the words were wrong.")?;
+    Ok(page)
 }
 
 /// Writes a file, and says so.

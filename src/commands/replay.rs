@@ -38,7 +38,7 @@ pub struct Args {
     retime: bool,
     /// Break the streams on purpose, each fault once: cut@N, stall@N:SECONDS, garbage@N, restart@N (after N events);
     /// split: events come in pieces; repeatable
-    #[arg(long = "fault", value_name = "FAULT", help_heading = "Playing", requires = "command")]
+    #[arg(long = "fault", value_name = "FAULT", help_heading = "Playing")]
     faults: Vec<FaultKind>,
     /// What is random in the faults comes from this number alone
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Playing")]
@@ -64,6 +64,10 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         (None, None) => Cut::All,
     };
     if args.command.is_empty() {
+        if !args.faults.is_empty() {
+            return Err(Failure::usage("--fault breaks the streams of an engine, and stdout is none")
+                .hint("name a command to play to: -- CMD"));
+        }
         return args.print(shared, &selection);
     }
     let mut events = Vec::new();

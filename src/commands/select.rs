@@ -100,6 +100,9 @@ impl Filters {
             exclude.add(words)?;
             excludes.push(exclude);
         }
+        for kind in excludes.iter().chain([&filter]).flat_map(Filter::unknown_types) {
+            tracing::warn!("no engine tells events of the type '{kind}': is it misspelt?");
+        }
         Ok(Selection { filter, excludes, no_healthchecks: self.no_healthchecks, ..Selection::default() })
     }
 }

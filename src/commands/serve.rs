@@ -89,11 +89,13 @@ async fn serve(engine: Arc<Engine>, addresses: &[Address], tls: Option<&Tls>) ->
     let no_signals = |e| Failure::failed(format!("cannot listen for signals: {e}"));
     let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut listening = JoinSet::new();
+    let (mut listening, mut at) = (JoinSet::new(), Vec::new());
     for address in addresses {
-        listening.spawn(engine.clone().listen(address, tls)?);
+        let here = engine.clone().listen(address, tls)?;
+        at.push(here.at().clone());
+        listening.spawn(here);
     }
-    for address in addresses {
+    for address in at {
         tracing::info!("serving on {address}");
     }
     tokio::select! {

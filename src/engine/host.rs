@@ -88,7 +88,7 @@ impl HostError {
             HostError::NoTls { .. } => "add --tlsverify",
             HostError::HalfAPair { .. } => "a certificate and its key go together",
             HostError::InClear { .. } => "write https:// or tcp://",
-            HostError::Tls(TlsError::Pem { .. }) => {
+            HostError::Tls(TlsError::File { .. } | TlsError::Pem { .. }) => {
                 "--tlscacert, --tlscert and --tlskey name the files; \
                  else they are ca.pem, cert.pem and key.pem in $DOCKER_CERT_PATH, or ~/.docker"
             }

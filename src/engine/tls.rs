@@ -28,6 +28,8 @@ use super::connect::Refusal;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum TlsError {
+    #[error("cannot read {}", path.display())]
+    File { path: PathBuf, source: io::Error },
     #[error("cannot read {}: {source}", path.display())]
     Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("cannot use {}: the key is encrypted, and there is nobody to ask for its passphrase", path.display())]
@@ -40,18 +42,27 @@ pub enum TlsError {
     NoAuthority { why: String },
 }
 
+impl TlsError {
+    fn reading(path: &Path, error: rustls_pki_types::pem::Error) -> TlsError {
+        match error {
+            rustls_pki_types::pem::Error::Io(source) => TlsError::File { path: path.into(), source },
+            source => TlsError::Pem { path: path.into(), source },
+        }
+    }
+}
+
 /// Reads the certificates in a file (PEM).
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|source| TlsError::Pem { path: path.into(), source })
+        .map_err(|e| TlsError::reading(path, e))
 }
 
 /// Reads the key in a file (PEM).
 pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    PrivateKeyDer::from_pem_file(path).map_err(|source| match fs::read_to_string(path) {
+    PrivateKeyDer::from_pem_file(path).map_err(|e| match fs::read_to_string(path) {
         Ok(text) if text.contains("ENCRYPTED") => TlsError::Encrypted { path: path.into() },
-        _ => TlsError::Pem { path: path.into(), source },
+        _ => TlsError::reading(path, e),
     })
 }
 

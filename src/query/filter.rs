@@ -31,6 +31,24 @@ pub const KEYS: [&str; 14] = [
     "volume",
 ];
 
+/// The types of the events that engines tell, Podman's last.
+const TYPES: [&str; 14] = [
+    "builder",
+    "config",
+    "container",
+    "daemon",
+    "image",
+    "network",
+    "node",
+    "plugin",
+    "secret",
+    "service",
+    "volume",
+    "machine",
+    "pod",
+    "system",
+];
+
 /// The keys whose values are the beginning of an actor's ID or name.
 const PREFIX_KEYS: [&str; 9] =
     ["container", "plugin", "volume", "network", "daemon", "node", "service", "secret", "config"];
@@ -119,6 +137,11 @@ impl Filter {
     /// Whether every event passes.
     pub fn is_empty(&self) -> bool {
         self.values.values().all(BTreeMap::is_empty)
+    }
+
+    /// The types it asks for that no engine knows: nothing of them will ever come.
+    pub fn unknown_types(&self) -> impl Iterator<Item = &str> {
+        self.given("type").into_iter().flat_map(BTreeMap::keys).map(String::as_str).filter(|kind| !TYPES.contains(kind))
     }
 
     /// Whether the engine would let this event through.

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response, Uri};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -147,34 +148,58 @@ impl Tls {
 }
 
 /// Answers requests.
-pub(super) type Answers = dyn Fn(Request<Incoming>) -> Response<Answer> + Send + Sync;
+pub(super) type Answers = dyn Fn(Request<()>) -> Response<Answer> + Send + Sync;
 
-/// Listens, and answers for as long as what is returned is polled, so many connections at once. TLS is for TCP alone.
+/// Where it is listened, and what answers there for as long as it is polled.
+pub struct Listening {
+    at: Address,
+    answering: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Listening {
+    /// The address, with the port that the system chose if it was to.
+    pub fn at(&self) -> &Address {
+        &self.at
+    }
+}
+
+impl Future for Listening {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<()> {
+        self.answering.as_mut().poll(cx)
+    }
+}
+
+/// Listens, and answers so many connections at once. TLS is for TCP alone.
 pub(super) fn listen(
     address: &Address,
     tls: Option<Tls>,
     connections: usize,
     answers: Arc<Answers>,
-) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
+) -> Result<Listening, ListenError> {
     let io = |source| ListenError::Io { address: address.clone(), source };
+    let mut at = address.clone();
     let (listener, file, tls) = match address {
         Address::Unix(path) => {
             let (listener, file) = bind_unix(path, address)?;
             (Listener::Unix(listener), Some(file), None)
         }
-        Address::Tcp(at) => {
-            let listener = std::net::TcpListener::bind(at).map_err(|e| match e.kind() {
+        Address::Tcp(wanted) => {
+            let listener = std::net::TcpListener::bind(wanted).map_err(|e| match e.kind() {
                 io::ErrorKind::AddrInUse => ListenError::Taken { address: address.clone() },
                 _ => io(e),
             })?;
             listener.set_nonblocking(true).map_err(io)?;
+            at = Address::Tcp(listener.local_addr().map_err(io)?);
             (Listener::Tcp(TcpListener::from_std(listener).map_err(io)?), None, tls)
         }
     };
-    Ok(Box::pin(async move {
+    let answering = Box::pin(async move {
         let _file = file;
         accept(&listener, tls, connections, answers).await;
-    }))
+    });
+    Ok(Listening { at, answering })
 }
 
 enum Listener {
@@ -278,9 +303,18 @@ async fn converse(mut stream: impl Stream, answers: Arc<Answers>) -> io::Result<
     }
     let flushed = Arc::new(Notify::new());
     let stream = Patient { head: head.into(), stream, waiting: None, flushed: flushed.clone() };
-    let service = service_fn(move |request| {
-        let answer = answers(request).map(|answer| answer.on(&flushed));
-        async { Ok::<_, Infallible>(answer) }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (parts, mut body) = request.into_parts();
+        let writes = !matches!(parts.method, Method::GET | Method::HEAD);
+        let answer = answers(Request::from_parts(parts, ())).map(|answer| answer.on(&flushed));
+        async move {
+            if writes {
+                // Nothing of it is wanted; but a client that cannot send all it has may never look at the answer.
+                let sent = async { while body.frame().await.is_some_and(|frame| frame.is_ok()) {} };
+                let _ = timeout(HEAD_PATIENCE, sent).await;
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -13,10 +13,9 @@ mod pages;
 mod play;
 mod target;
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, LOCATION, SERVER};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::watch;
@@ -26,7 +25,7 @@ use events::Answer;
 pub use fault::{FaultKind, Faults, NoFault};
 pub use feed::Feed;
 pub use identity::Identity;
-pub use listen::{Address, ListenError, NoAddress, Tls};
+pub use listen::{Address, ListenError, Listening, NoAddress, Tls};
 pub use pages::{Page, Pages, show};
 pub use play::{NoSpeed, Play, Speed};
 use target::Plus;
@@ -86,11 +85,7 @@ impl Engine {
     ///
     /// # Errors
     /// It cannot be listened there.
-    pub fn listen(
-        self: Arc<Self>,
-        address: &Address,
-        tls: Option<&Tls>,
-    ) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
+    pub fn listen(self: Arc<Self>, address: &Address, tls: Option<&Tls>) -> Result<Listening, ListenError> {
         listen::listen(address, tls.cloned(), CONNECTIONS, Arc::new(move |request| self.answer(&request)))
     }
 
@@ -101,7 +96,7 @@ impl Engine {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Answer> {
+    fn answer(&self, request: &Request<()>) -> Response<Answer> {
         if let Some(why) = malformed(request) {
             return self.whole(StatusCode::BAD_REQUEST, PLAIN, format!("400 Bad Request{why}"));
         }
@@ -148,7 +143,7 @@ impl Engine {
         }
     }
 
-    fn events(&self, request: &Request<Incoming>, version: Option<ApiVersion>) -> Response<Answer> {
+    fn events(&self, request: &Request<()>, version: Option<ApiVersion>) -> Response<Answer> {
         let accepted = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
         let lines = version.unwrap_or(self.identity().api) >= ApiVersion(1, 52);
         let kind = match accepted {
@@ -254,7 +249,7 @@ impl Engine {
 }
 
 /// What Docker's server, which is Go's, refuses before it is asked anything: the words behind its "400 Bad Request".
-fn malformed(request: &Request<Incoming>) -> Option<&'static str> {
+fn malformed(request: &Request<()>) -> Option<&'static str> {
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (None, _) if request.version() == Version::HTTP_11 => Some(": missing required Host header"),

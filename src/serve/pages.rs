@@ -1,15 +1,14 @@
 //! A few pages of plain text over HTTP: what a program that serves nothing else shows to who watches it.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::events::Answer;
-use super::listen::{self, Address, ListenError};
+use super::listen::{self, Address, ListenError, Listening};
 
 /// How many connections are held at once: those who watch are few, and what is watched needs its open files itself.
 const CONNECTIONS: usize = 64;
@@ -32,11 +31,11 @@ pub type Pages = dyn Fn(&str, &str) -> Option<Page> + Send + Sync;
 ///
 /// # Errors
 /// It cannot be listened there.
-pub fn show(address: &Address, pages: Arc<Pages>) -> Result<Pin<Box<dyn Future<Output = ()> + Send>>, ListenError> {
+pub fn show(address: &Address, pages: Arc<Pages>) -> Result<Listening, ListenError> {
     listen::listen(address, None, CONNECTIONS, Arc::new(move |request| answer(&request, &*pages)))
 }
 
-fn answer(request: &Request<Incoming>, pages: &Pages) -> Response<Answer> {
+fn answer(request: &Request<()>, pages: &Pages) -> Response<Answer> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".into());
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));

@@ -51,7 +51,10 @@ impl Display for Untold {
         let number = |n, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
         let containers = number(self.containers.len() as u64, "container");
         let events = number(self.events, "exec event");
-        write!(f, "how {containers} checked health was never seen, so nothing is left out of the {events} there")
+        write!(
+            f,
+            "the health checks of {containers} are not known (their configuration was never seen): none of their {events} is left out"
+        )
     }
 }
 

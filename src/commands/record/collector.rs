@@ -134,8 +134,13 @@ impl Collector {
             return;
         }
         standing.away = true;
-        let hint = hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-        tracing::warn!("{text}{hint}; it is tried again until it works");
+        if self.plan.until == Until::MemoryTaken {
+            // What keeps it from being taken is said at the end.
+            tracing::warn!("{} does not answer; it is tried for {} s", self.host(), ONCE_PATIENCE.as_secs());
+        } else {
+            let hint = hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
+            tracing::warn!("{text}{hint}; it is tried again until it works");
+        }
         if let Some(engine_id) = self.sources.last_at(self.host().url()) {
             let from = self.sources.last_seen(&engine_id).map(|seen| seen.time_nano);
             let source = self.source(&Info { id: engine_id, ..Info::default() });
@@ -168,11 +173,15 @@ impl Collector {
         let (info, skew) = clock::compared(&client).await?;
         self.board.reached(self.index, &info.id);
         let before = self.sources.last_at(host.url()).filter(|engine_id| *engine_id != info.id);
-        let Some(claim) = self.sources.claim(&info.id, host.url()) else {
-            if !std::mem::replace(&mut standing.taken_said, true) {
-                tracing::warn!("{host} is an engine that another host reaches too: it is recorded once ({})", info.id);
+        let claim = match self.sources.claim(&info.id, host.url()) {
+            Ok(claim) => claim,
+            Err(other) => {
+                if !std::mem::replace(&mut standing.taken_said, true) {
+                    let Info { name, id, .. } = &info;
+                    tracing::warn!("{host} reaches the same engine as {other}: it is recorded once ({name}, {id})");
+                }
+                return Ok(if once { Ended::Done } else { Ended::Taken });
             }
-            return Ok(if once { Ended::Done } else { Ended::Taken });
         };
         standing.taken_said = false;
         if let Some(engine_id) = before {

@@ -666,7 +666,9 @@ impl Contact {
         }
         if plan.selection.no_healthchecks && healthchecks.is_first_unseen() {
             let name = &source.name;
-            tracing::warn!("how some containers of {name} are configured was not seen: of these nothing is left out");
+            tracing::warn!(
+                "how some containers of {name} are configured could not be seen: none of their exec events is left out"
+            );
         }
         let noted = healthchecks.notes().into_iter();
         held.healthchecks.extend(noted.map(|(container, command)| (container, plan.redaction.command(&command))));

@@ -193,8 +193,12 @@ impl Args {
                 let now = now_nano();
                 let instant = time::parse_time(text, now)?;
                 if instant <= now {
+                    let hint = match time::parse_duration(text) {
+                        Ok(_) => format!("a duration counts back from now: --until=-{text} is to come; now: take what"),
+                        Err(_) => "now: take what".into(),
+                    };
                     return Err(Failure::usage(format!("--until {text} is over already"))
-                        .hint("--until now takes what the engine remembers, and stops"));
+                        .hint(format!("{hint} the engine remembers, and stop")));
                 }
                 Until::Instant(instant)
             }
@@ -339,10 +343,11 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
 fn attended(plan: &Arc<Plan>, watched: &Arc<Watched>) -> Result<JoinSet<()>, Failure> {
     let mut attendants = JoinSet::new();
     if let Some(address) = &plan.shown_at {
-        attendants.spawn(serve::show(address, metrics::pages(watched.clone()))?);
+        let shown = serve::show(address, metrics::pages(watched.clone()))?;
+        tracing::info!("showing /metrics, /healthz and /readyz on {}", shown.at());
+        attendants.spawn(shown);
         let measured = watched.clone();
         attendants.spawn(async move { measured.measure().await });
-        tracing::info!("showing /metrics, /healthz and /readyz on {address}");
     }
     let (service, watched) = (plan.service.clone(), watched.clone());
     attendants.spawn(async move { service.attend(&watched).await });

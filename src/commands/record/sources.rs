@@ -67,18 +67,21 @@ impl Sources {
         Sources { elsewhere, ..Sources::from_rows(rows, healthchecks) }
     }
 
-    /// Takes the right to record an engine reached at `host`; `None` if another collector has it.
-    pub fn claim(self: &Arc<Self>, engine_id: &str, host: &str) -> Option<Claim> {
+    /// Takes the right to record an engine reached at `host`.
+    ///
+    /// # Errors
+    /// The host whose collector has it.
+    pub fn claim(self: &Arc<Self>, engine_id: &str, host: &str) -> Result<Claim, String> {
         let mut engines = self.engines();
         let contact = engines.values().map(|engine| engine.contact + 1).max().unwrap_or(0);
         let engine = engines.entry(engine_id.into()).or_default();
         if engine.claimed {
-            return None;
+            return Err(engine.host.clone().unwrap_or_default());
         }
         engine.claimed = true;
         engine.contact = contact;
         engine.host = Some(host.into());
-        Some(Claim { sources: self.clone(), engine_id: engine_id.into() })
+        Ok(Claim { sources: self.clone(), engine_id: engine_id.into() })
     }
 
     /// The engine last reached at `host`, unless it is being recorded somewhere else now.
