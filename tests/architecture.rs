@@ -104,7 +104,8 @@ fn the_migrations_are_those_that_landed() {
             "0001_record.sql 1a0059e44f50f22d",
             "0002_interned.sql dd22964dff5f89a9",
             "0003_evidence.sql 356a3e6129e5bd03",
-            "0004_healthchecks.sql 3516a59daf9618ab"
+            "0004_healthchecks.sql 3516a59daf9618ab",
+            "0005_texts.sql dada29856739d630"
         ]
     );
 }

@@ -384,7 +384,7 @@ fn how_a_container_is_configured_outlives_a_pruning() {
     };
     let before = names();
     // Containers that are still there, though nothing is left of what they did.
-    folder.run(&["prune", "-q", "--max-size", "1"]).succeeded();
+    folder.run(&["prune", "-q", "--retain", "1ns"]).succeeded();
     verified(&folder);
     let rest = folder.lines(&["query"]).len();
     assert!(rest > 3 && rest < 64, "{rest}");
@@ -397,7 +397,7 @@ fn how_a_container_is_configured_outlives_a_pruning() {
     fs::write(folder.path("more.ndjson"), text).unwrap();
     folder.run(&["import", "-q", "more.ndjson"]).succeeded();
     rusqlite::Connection::open(folder.db()).unwrap().execute("DELETE FROM snapshot", []).unwrap();
-    folder.run(&["prune", "-q", "--max-size", "1"]).succeeded();
+    folder.run(&["prune", "-q", "--retain", "1ns"]).succeeded();
     verified(&folder);
     assert_eq!(names(), [] as [&str; 0]);
 }

@@ -40,7 +40,7 @@ fn standard_input_is_read_and_what_is_no_event_is_rejected() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
-        "3 stored, 0 skipped, 1 rejected\nevents: 1 lines were no events (hint: `events rejected` shows them)\n"
+        "3 stored, 0 skipped, 1 rejected (`events rejected` shows them)\nevents: 1 line was no event (hint: `events rejected` shows them)\n"
     );
     assert_eq!(folder.lines(&["query"]), events(0..3));
     assert_eq!(folder.json(&["rejected"])[0]["error"], "standard input:3: not JSON: expected a value at byte 0");
@@ -61,13 +61,19 @@ fn what_is_compressed_is_told_from_its_beginning_and_a_bad_line_is_kept_once_and
         for (place, ran) in [run(from_stdin), folder.run(&["import", "day"])].into_iter().enumerate() {
             let said = ran.exited(0).stderr;
             let expected = match (round, place) {
-                (0, 0) => "3 stored, 0 skipped, 1 rejected\n",
-                (0, 1) => "0 stored, 3 skipped, 1 rejected\n",
+                (0, 0) => "3 stored, 0 skipped, 1 rejected (`events rejected` shows them)\n",
+                (0, 1) => "0 stored, 3 skipped, 1 rejected (`events rejected` shows them)\n",
                 _ => "0 stored, 4 skipped, 0 rejected\n",
             };
             assert_eq!(said, expected, "{round} {place}");
         }
     }
+    // The same bad line is as bad the second time, though it is not stored twice.
+    folder
+        .run(&["import", "-q", "--strict", "day"])
+        .failed(1, "1 line was no event (hint: `events rejected` shows them)");
+    let status = String::from_utf8(folder.run(&["status"]).succeeded().stdout).unwrap();
+    assert!(status.contains("● imported\n"), "{status}");
     assert_eq!(folder.lines(&["query"]), events(0..3));
     let errors: Vec<_> = folder.json(&["rejected"]).iter().map(|line| line["error"].clone()).collect();
     let why = "not JSON: expected a value at byte 0";
@@ -190,4 +196,28 @@ fn the_program_runs_on_what_it_prints() {
     command.stdin(std::fs::File::open(&path).unwrap());
     run(command).succeeded();
     assert_eq!(again.lines(&["query"]), printed);
+}
+
+/// On a terminal, and nowhere else, a bar says how far it is.
+#[test]
+fn on_a_terminal_a_bar_shows_how_far_it_is() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("many.ndjson"), events(0..30_000).join("\n")).unwrap();
+    let program = env!("CARGO_BIN_EXE_events");
+    let on_terminal = |words: &str| {
+        let mut command = folder.command(&[]);
+        command = {
+            let mut script = std::process::Command::new("script");
+            script.args(["-qec", &format!("stty cols 120; {program} {words}"), "/dev/null"]);
+            script.env("EVENTS_DB", folder.db()).current_dir(command.get_current_dir().unwrap()).stdin(Stdio::null());
+            script
+        };
+        String::from_utf8(run(command).exited(0).stdout).unwrap()
+    };
+    let shown = on_terminal("import many.ndjson");
+    for part in [" % ", " left", "events/s", "30000 stored, 0 skipped, 0 rejected"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert_eq!(on_terminal("import -q many.ndjson"), "");
+    assert_eq!(folder.run(&["import", "many.ndjson"]).exited(0).stderr, "0 stored, 30000 skipped, 0 rejected\n");
 }

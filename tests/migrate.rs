@@ -52,7 +52,7 @@ fn a_reader_says_what_to_do() {
     let folder = of_schema_1();
     let before = fs::read(folder.db()).unwrap();
     let line = format!(
-        "cannot read {}: its schema is version 1, this program reads version 4 (hint: `events record` brings it to the newest version)",
+        "cannot read {}: its schema is version 1, this program reads version 5 (hint: `events record` brings it to the newest version)",
         folder.db().display()
     );
     folder.run(&["query"]).failed(1, &line);
@@ -82,7 +82,7 @@ fn a_store_of_schema_3_is_brought_along_with_its_chain() {
     let folder = Folder::new();
     fs::copy(fixture::path("stores/schema-3.db"), folder.db()).unwrap();
     let ran = folder.run(&["query"]).exited(1);
-    assert!(ran.stderr.contains("its schema is version 3, this program reads version 4"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("its schema is version 3, this program reads version 5"), "{}", ran.stderr);
     folder.run(&["import", "-q"]).succeeded();
     let mut lines = fixture::lines("docker-28.5.2.ndjson");
     lines.extend_from_slice(&fixture::lines("docker-26.1.5.ndjson")[..60]);

@@ -2,9 +2,18 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
-use support::command::Folder;
+use events::event::Event;
+use events::store::{
+    Ask, Delivery, Judge, Keep, Limits, Order, Queue, Reader, Snapshot, SourceKey, Store, spawn_writer,
+};
+use proptest::prelude::*;
+use support::command::{Folder, eventually};
 use support::engine::{Engine, event_at};
 use support::fixture;
 
@@ -78,7 +87,7 @@ fn what_is_older_goes_and_the_rest_is_proven() {
     folder.run(&["import", "-q", "days.ndjson"]).succeeded();
     assert_eq!(folder.lines(&["query", "-q"]).len(), everything.len());
     verified(&folder);
-    folder.run(&["prune", "-q", "--max-size", "1"]).succeeded();
+    folder.run(&["prune", "-q", "--retain", "1ns"]).succeeded();
     // It is cut where a link of the chain stands.
     assert!(folder.lines(&["query", "-q"]).len() < 64);
     verified(&folder);
@@ -97,7 +106,7 @@ fn the_space_goes_back_to_the_disk() {
     let folder = imported(&days(200));
     let size = || fs::metadata(folder.db()).unwrap().len();
     let before = size();
-    folder.run(&["prune", "-q", "--max-size", &(before / 2).to_string()]).succeeded();
+    folder.run(&["prune", "-q", "--max-size", &format!("{}B", before / 2)]).succeeded();
     assert!(size() <= before / 2 + (64 << 10), "{before} {}", size());
     assert!(size() > before / 4, "{before} {}", size());
     verified(&folder);
@@ -119,7 +128,7 @@ fn gaps_and_names_outlive_what_goes() {
     let open: i64 = db.query_row("SELECT count(*) FROM gap WHERE to_nano IS NULL", [], |row| row.get(0)).unwrap();
     assert_eq!(open, 0);
     drop(db);
-    folder.run(&["prune", "-q", "--max-size", "100kB"]).succeeded();
+    folder.run(&["prune", "-q", "--max-size", "200kB"]).succeeded();
     let envelopes = folder.json(&["query", "-q", "--envelope"]);
     assert!(envelopes.iter().all(|line| line["source"] == "imported" || line["source"] == "engine"));
     verified(&folder);
@@ -250,6 +259,246 @@ fn wrong_words() {
     let ran = folder.run(&["prune"]).exited(2);
     assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
     folder.run(&["prune", "--retain", "x"]).exited(2);
+    folder.run(&["prune", "--max-size", "10"]).failed(2, "--max-size '10' has no unit (hint: write 10MiB, or 10GiB)");
+    let ran = folder.run(&["record", "--max-size", "10kB"]).exited(2);
+    assert!(
+        ran.stderr.starts_with("events: --max-size 10kB is less than an empty store has (hint: the least is "),
+        "{}",
+        ran.stderr
+    );
     folder.run(&["prune", "--retain", "1d"]).exited(1);
     assert!(!support::command::exists(&folder.db()));
+}
+
+/// An event of a container with a label and a command that nobody else has.
+fn with_a_word(n: u64, nano: i64) -> String {
+    format!(
+        r#"{{"Type":"container","Action":"exec_create: /bin/login p4ss-{n:04}","Actor":{{"ID":"{n:064x}","Attributes":{{"execID":"{n:064x}","image":"busybox","name":"box-{n}","token":"t0ken-{n:04}"}}}},"scope":"local","time":{},"timeNano":{nano}}}"#,
+        nano / 1_000_000_000
+    )
+}
+
+/// The numbers of those events of which a word stands anywhere in the file or in its WAL.
+fn words_in(folder: &Folder) -> BTreeSet<u64> {
+    let mut wal = folder.db().into_os_string();
+    wal.push("-wal");
+    let bytes = [fs::read(folder.db()).unwrap(), fs::read(wal).unwrap_or_default()].concat();
+    let mut numbers = BTreeSet::new();
+    for word in [&b"p4ss-"[..], b"t0ken-"] {
+        for at in memchr::memmem::find_iter(&bytes, word) {
+            let digits = &bytes[at + word.len()..][..4];
+            numbers.insert(std::str::from_utf8(digits).unwrap().parse().unwrap());
+        }
+    }
+    numbers
+}
+
+/// How many rows of texts there are that nobody uses.
+fn unused(folder: &Folder) -> Vec<i64> {
+    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    [
+        "SELECT count(*) FROM actor WHERE id NOT IN (SELECT actor FROM event)",
+        "SELECT count(*) FROM label WHERE id NOT IN (SELECT value FROM actor, json_each(actor.labels))",
+        "SELECT count(*) FROM shape WHERE id NOT IN (SELECT shape FROM event)",
+        "SELECT count(*) FROM form WHERE id NOT IN (SELECT form FROM shape WHERE form IS NOT NULL)",
+    ]
+    .map(|sql| db.query_row(sql, [], |row| row.get(0)).unwrap())
+    .into()
+}
+
+#[test]
+fn of_what_went_no_word_stays_in_the_file() {
+    let folder = Folder::new();
+    let engine = Engine::start(folder.path("docker.sock"));
+    let recorder = folder.record(&engine.host(), &[]);
+    let old: Vec<String> = (0..2000).map(|n| with_a_word(n, now() - 2 * DAY + n as i64)).collect();
+    let young: Vec<String> = (2000..2200).map(|n| with_a_word(n, now() - DAY / 2 + n as i64)).collect();
+    old.iter().chain(&young).for_each(|line| engine.happens(line));
+    folder.eventually_lines(&["query", "-q", "--count"], &["2200".to_owned()]);
+    recorder.stop();
+    assert_eq!(words_in(&folder), (0..2200).collect());
+    // Somebody reads it meanwhile, and keeps what he reads in use for a while.
+    let reader = rusqlite::Connection::open(folder.db()).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM event").unwrap();
+    let recorder = folder.record(&engine.host(), &["--retain", "1d"]);
+    folder.eventually("what is older goes", || {
+        let left = folder.lines(&["query", "-q"]).len();
+        if left < 200 + 64 { Ok(()) } else { Err(left) }
+    });
+    drop(reader);
+    // It begins to sweep when nothing more is to go; and it empties its WAL once nobody reads it.
+    let left: BTreeSet<u64> = (2200 - folder.lines(&["query", "-q"]).len() as u64..2200).collect();
+    folder.eventually("their words go", || {
+        let more: Vec<u64> = words_in(&folder).difference(&left).copied().collect();
+        if more.is_empty() { Ok(()) } else { Err(format!("{} words, {:?}", more.len(), more.first())) }
+    });
+    assert_eq!(words_in(&folder), left);
+    recorder.stop();
+    assert_eq!(unused(&folder), [0; 4]);
+    verified(&folder);
+    let copy = folder.path("copy.db");
+    folder.run(&["backup", "-q", copy.to_str().unwrap()]).exited(0);
+    // Up to the last link nothing is left; what comes then is given IDs that nobody had.
+    folder.run(&["prune", "-q", "--retain", "1s"]).succeeded();
+    let last: BTreeSet<u64> = (2200 - folder.lines(&["query", "-q"]).len() as u64..2200).collect();
+    assert!(last.len() < 64);
+    assert_eq!((words_in(&folder), unused(&folder)), (last, vec![0; 4]));
+    let number = |sql: &str| -> i64 {
+        rusqlite::Connection::open(folder.db()).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    let reused = ["actor", "label", "shape", "form"]
+        .map(|table| format!("SELECT count(*) FROM {table} WHERE id <= (SELECT {table} FROM swept)"));
+    let before = reused.each_ref().map(|sql| number(sql));
+    assert!(number("SELECT min(actor, label, shape) FROM swept") >= 2200);
+    folder.run(&["import", "-q", copy.to_str().unwrap()]).exited(0);
+    assert_eq!(words_in(&folder), left);
+    assert_eq!(reused.each_ref().map(|sql| number(sql)), before);
+    verified(&folder);
+}
+
+/// Where every container has labels of its own the texts would take the place of the events.
+#[test]
+fn texts_that_nobody_uses_do_not_take_the_place_of_events() {
+    let folder = imported(&(0..9_000).map(|n| with_a_word(n, n as i64 + 1)).collect::<Vec<_>>());
+    let size = fs::metadata(folder.db()).unwrap().len();
+    for words in [&["prune", "-q", "--max-size"][..], &["record", "-q", "-H", "unix:///nowhere.sock", "--max-size"]] {
+        let most = size / 2;
+        let running = folder.start(&[words, &[&*format!("{most}B")]].concat());
+        folder.eventually("the file is small", || {
+            let size = fs::metadata(folder.db()).unwrap().len();
+            if size <= most { Ok(()) } else { Err(size) }
+        });
+        if words[0] == "record" {
+            running.stop()
+        } else {
+            drop(running.ended().succeeded())
+        }
+        // As many stay as have room.
+        let left = folder.lines(&["query", "-q"]).len();
+        assert!(left > 9_000 * 3 / 8, "{words:?}: {left}");
+        folder.run(&["import", "-q", "days.ndjson"]).succeeded();
+        verified(&folder);
+    }
+}
+
+/// What is told of the same few, again and again: texts go, and come again.
+#[derive(Clone, Debug)]
+enum Deed {
+    Tell(u8),
+    /// All but so many sixty-fourths of what is there goes, at most.
+    Prune(u8),
+    /// Texts are swept, and so much is told when half of that is done.
+    Sweep(u8),
+}
+
+fn deeds() -> impl Strategy<Value = Vec<Deed>> {
+    let deed = prop_oneof![
+        3 => any::<u8>().prop_map(Deed::Tell),
+        2 => (0u8..64).prop_map(Deed::Prune),
+        2 => any::<u8>().prop_map(Deed::Sweep),
+    ];
+    proptest::collection::vec(deed, 1..24)
+}
+
+/// The recorder, as it is within: it goes on from one delivery to the next with what it remembers.
+struct Told {
+    queue: Arc<Queue>,
+    source: Arc<SourceKey>,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Told {
+    fn tell(&self, seed: u8) {
+        let mut lines = self.lines.lock().unwrap();
+        let mut delivery = Delivery::new(self.source.clone(), 1);
+        for at in 0..40 + u64::from(seed) {
+            let n = lines.len() as u64;
+            // Some twenty words, of which each stretch of time has a few.
+            let word = (n / 150 + u64::from(seed) + at % 2) % 23;
+            let more = if word.is_multiple_of(3) { r#","extra":1"# } else { "" };
+            let line = format!(
+                r#"{{"Type":"container","Action":"exec_start: run {word}","Actor":{{"ID":"{}","Attributes":{{"execID":"{:064x}","label-{}":"value {word}","name":"c"}}}},"scope":"local"{more},"time":0,"timeNano":{}}}"#,
+                word % 5,
+                n / 3,
+                word % 7,
+                n + 1
+            );
+            delivery.events.push(&Event::parse(line.as_bytes()).unwrap());
+            lines.push(line);
+        }
+        drop(lines);
+        self.queue.push(delivery).unwrap();
+        eventually("it is stored", || if self.queue.buffered() == 0 { Ok(()) } else { Err(()) });
+    }
+}
+
+fn read(reader: &Reader) -> Vec<String> {
+    let mut read = Vec::new();
+    let all = Snapshot { after: 0, to: i64::MAX };
+    let _ = reader
+        .events(&Ask::default(), all, Order::Arrival, Judge::All, |stored| {
+            read.push(String::from_utf8(stored.raw.to_vec()).unwrap());
+            ControlFlow::<()>::Continue(())
+        })
+        .unwrap();
+    read
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// A recorder, somebody who prunes and sweeps beside it, and a reader: what is printed is the end of what was told.
+    #[test]
+    fn whoever_sweeps_nothing_goes_that_is_used(deeds in deeds(), small in any::<bool>()) {
+        let folder = Folder::new();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let queue = Arc::new(Queue::new(usize::MAX));
+        let source = SourceKey { engine_id: Some("e".into()), name: "e".into(), renamed: false, host: None };
+        let told = Told { queue: queue.clone(), source: Arc::new(source), lines: lines.clone() };
+        let keep = Keep { age: None, bytes: small.then_some(200_000) };
+        let limits = Limits { keep, ..Limits::default() };
+        let writer = spawn_writer(Store::open_or_create(&folder.db()).unwrap(), queue.clone(), limits);
+        told.tell(0);
+        let over = Arc::new(AtomicBool::new(false));
+        let beside = {
+            let (over, lines, path) = (over.clone(), lines.clone(), folder.db());
+            std::thread::spawn(move || {
+                let reader = Reader::open(&path).unwrap();
+                while !over.load(Ordering::Relaxed) {
+                    let read = read(&reader);
+                    let lines = lines.lock().unwrap();
+                    let mut lines = lines.iter();
+                    assert!(read.iter().all(|line| lines.any(|told| told == line)), "in order, and as they were told");
+                }
+            })
+        };
+        for deed in deeds {
+            let mut other = Store::open(&folder.db()).unwrap();
+            match deed {
+                Deed::Tell(seed) => told.tell(seed),
+                Deed::Prune(part) => {
+                    let all = lines.lock().unwrap().len() as i64;
+                    let before = all - all * i64::from(part) / 64;
+                    while other.prune(before, u64::MAX, 1).unwrap().is_some() {}
+                }
+                Deed::Sweep(seed) => other.sweep(1, || if seed > 0 { told.tell(seed) }).unwrap(),
+            }
+            let found = read(&Reader::open(&folder.db()).unwrap());
+            let lines = lines.lock().unwrap();
+            prop_assert!(lines.ends_with(&found));
+            prop_assert!(small || !found.is_empty());
+        }
+        queue.close();
+        prop_assert!(writer.join().unwrap().failed.is_none());
+        over.store(true, Ordering::Relaxed);
+        beside.join().unwrap();
+        let mut other = Store::open(&folder.db()).unwrap();
+        let all = lines.lock().unwrap().len() as i64;
+        while other.prune(all - 64, u64::MAX, 1).unwrap().is_some() {}
+        other.sweep(1, || ()).unwrap();
+        drop(other);
+        prop_assert!(lines.lock().unwrap().ends_with(&read(&Reader::open(&folder.db()).unwrap())));
+        prop_assert_eq!(unused(&folder), [0; 4]);
+        verified(&folder);
+    }
 }

@@ -34,15 +34,28 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         let over = used.saturating_sub(most);
         let by_size = (u128::from(all) * u128::from(over)).div_ceil(u128::from(used.max(1))) as u64;
         let about = if by_size > by_age { "about " } else { "" };
-        tracing::info!("{about}{} of {all} events would go", by_age.max(by_size));
+        let whole = "; what goes ends at every 64th entry of the record, so a few that are older may stay";
+        let why = if keep.age.is_some() && by_size <= by_age { whole } else { "" };
+        tracing::info!("{about}{} of {all} events would go{why}", by_age.max(by_size));
         return Ok(());
     }
+    let breathe = || std::thread::sleep(BREATH);
     let mut events = 0;
     loop {
+        // Not more of the record than must.
+        if store.used_bytes()? > most && store.has_many_unused_texts()? {
+            store.sweep(now, breathe)?;
+        }
         let Some(pruned) = store.prune(before, most, now)? else { break };
         events += pruned.events;
-        std::thread::sleep(BREATH);
+        breathe();
     }
-    tracing::info!("{events} events were let go of; {} bytes are used, of {used} before", store.used_bytes()?);
+    store.sweep(now, breathe)?;
+    let left = store.used_bytes()?;
+    tracing::info!("{events} events were let go of; {left} bytes are used, of {used} before");
+    if left > most {
+        return Err(Failure::failed(format!("the file still has {left} bytes, more than --max-size"))
+            .hint("nothing more can go: what is left are the newest entries and what must stay"));
+    }
     Ok(())
 }

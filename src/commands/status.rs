@@ -242,7 +242,8 @@ impl Source {
             (Some(host), true) => (Light::Well, format!("connected to {host}")),
             (Some(host), false) => (if running { Light::Bad } else { Light::Off }, format!("not connected to {host}")),
         };
-        let _ = writeln!(text, "\n{light} {BOLD}{}{BOLD:#}  {state}", self.name);
+        let state = if self.name == state { String::new() } else { format!("  {state}") };
+        let _ = writeln!(text, "\n{light} {BOLD}{}{BOLD:#}{state}", self.name);
         let mut line = |key: &str, value: &str| _ = writeln!(text, "  {key:<9} {value}");
         let more = |number, command| if number > 0 { format!("  (`events {command}`)") } else { String::new() };
         let span = match (&self.first, &self.last) {

@@ -18,7 +18,7 @@ use crate::event::Identity;
 pub const APPLICATION_ID: i32 = i32::from_be_bytes(*b"EVNT");
 
 /// The schema that this program reads and writes; also `PRAGMA user_version`.
-pub(super) const SCHEMA: i64 = 4;
+pub(super) const SCHEMA: i64 = 5;
 
 /// While many events come, pages are moved from the WAL into the file when there are so many: 32 MB. Each is then moved
 /// once for the many times it was written.
@@ -31,7 +31,7 @@ const MAPPED: i64 = 1 << 30;
 const HEALTHCHECKS: i64 = 10_000;
 
 /// How long one statement waits for another program's lock, before it fails and the caller decides.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// How often it is tried to bring what stands in the WAL of a moved file into it; each time waits for readers.
 const LAST_CHECKPOINTS: u32 = 3;
@@ -123,6 +123,8 @@ impl Store {
                 .map_err(sqlite("make", path))?;
         }
         known_schema(&connection, path)?;
+        // What was let go of should not be found in the file: its bytes are overwritten.
+        connection.pragma_update(None, "secure_delete", "ON").map_err(sqlite("write", path))?;
         migrate::migrations()
             .to_latest(&mut connection)
             .map_err(|e| StoreError::Migrate { path: path.into(), source: e.into() })?;

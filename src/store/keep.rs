@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use super::file::with_suffix;
 use super::prune::{self, Pruned};
 use super::rows::Rows;
+use super::sweep::{Owed, Sweep, empty_wal};
 
 /// How much is kept; by default all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +70,9 @@ pub(super) struct Keeper {
     waiting: bool,
     /// What was done is not in the file yet.
     unsettled: bool,
+    /// Texts that nobody uses are being let go of; some went that still stand in the WAL.
+    sweep: Option<Sweep>,
+    in_wal: bool,
 }
 
 /// What one step did.
@@ -76,6 +80,8 @@ pub(super) struct Keeper {
 pub(super) enum Step {
     /// Events went.
     Pruned(Pruned),
+    /// Texts were looked at, and some went.
+    Swept,
     /// Room went back to the disk.
     GaveBack,
     /// There is nothing to do.
@@ -96,6 +102,8 @@ impl Keeper {
             failing: false,
             waiting: false,
             unsettled: false,
+            sweep: None,
+            in_wal: false,
         })
     }
 
@@ -120,8 +128,13 @@ impl Keeper {
     /// One step, in a transaction of the caller.
     pub(super) fn step(&mut self, db: &Connection, rows: &mut Rows) -> rusqlite::Result<Step> {
         let (begun, now) = (Instant::now(), now_nano());
+        if self.sweep.is_some() {
+            return self.sweep_on(db, rows, now);
+        }
         let (before, most) = match self.too_many(db)? {
             0 => (self.keep.oldest(now), self.events),
+            // Not more of the record than must.
+            _ if Owed::read(db)?.is_much() => return self.sweep_on(db, rows, now),
             events => (i64::MAX, events.min(self.events)),
         };
         if let Some(pruned) = prune::step(db, rows, before, most, now)? {
@@ -135,7 +148,26 @@ impl Keeper {
             prune::give_back(db, PAGES)?;
             return Ok(Step::GaveBack);
         }
+        if Owed::read(db)?.is_due(now) {
+            return self.sweep_on(db, rows, now);
+        }
         Ok(Step::Done)
+    }
+
+    fn sweep_on(&mut self, db: &Connection, rows: &mut Rows, now: i64) -> rusqlite::Result<Step> {
+        let mut sweep = match self.sweep.take() {
+            Some(sweep) => sweep,
+            None => Sweep::begin(&Owed::read(db)?, rows.given()),
+        };
+        let done = sweep.step(db, rows.given(), now)?;
+        if sweep.gone > 0 {
+            rows.swept();
+            self.in_wal = true;
+        }
+        if !done {
+            self.sweep = Some(sweep);
+        }
+        Ok(Step::Swept)
     }
 
     fn too_many(&mut self, db: &Connection) -> rusqlite::Result<u64> {
@@ -168,11 +200,15 @@ impl Keeper {
                 db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
             self.unsettled = moved < pages;
         }
+        if self.in_wal && *step == Step::Done {
+            self.in_wal = !empty_wal(db)?;
+        }
         Ok(())
     }
 
     /// The step was not made; why is said once.
     pub(super) fn failed(&mut self, why: &dyn std::error::Error) {
+        self.sweep = None;
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!("{}; it is tried again", crate::error::chain(why));
         }

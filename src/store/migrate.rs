@@ -5,7 +5,7 @@ use rusqlite_migration::{HookError, M, Migrations};
 use sha2::{Digest, Sha256};
 
 use super::chain::Kind;
-use super::rows::{Inserts, Rows};
+use super::rows::{self, Inserts, Rows};
 use crate::event::Event;
 
 /// All migrations, in order.
@@ -19,12 +19,15 @@ pub(super) fn migrations() -> Migrations<'static> {
             name_sources(transaction).map_err(|e| HookError::Hook(e.to_string()))
         }),
         M::up(include_str!("../../migrations/0004_healthchecks.sql")),
+        M::up_with_hook(include_str!("../../migrations/0005_texts.sql"), |transaction: &Transaction| {
+            digest_actors(transaction).map_err(|e| HookError::Hook(e.to_string()))
+        }),
     ])
 }
 
 /// Enters into the chain what the sources are called.
 fn name_sources(db: &Connection) -> rusqlite::Result<()> {
-    let mut rows = Rows::new();
+    let mut rows = Rows::of_older_schema();
     rows.begin(db)?;
     let mut sources = db.prepare("SELECT id, ifnull(engine_id, name), name FROM source ORDER BY id")?;
     let mut sources = sources.query([])?;
@@ -37,7 +40,7 @@ fn name_sources(db: &Connection) -> rusqlite::Result<()> {
 
 /// Moves the events, gaps and rejected lines of schema 1 to where schema 2 keeps them.
 fn intern(db: &Connection) -> rusqlite::Result<()> {
-    let mut rows = Rows::new();
+    let mut rows = Rows::of_older_schema();
     rows.begin(db)?;
     {
         let mut old = db.prepare(
@@ -88,6 +91,18 @@ fn intern(db: &Connection) -> rusqlite::Result<()> {
     }
     rows.finish(db)?;
     db.execute_batch("DROP TABLE old_event; DROP TABLE old_gap; DROP TABLE old_rejected;")
+}
+
+/// Gives the actors the digests by which they are found.
+fn digest_actors(db: &Connection) -> rusqlite::Result<()> {
+    let mut actors = db.prepare("SELECT id, source, name, labels FROM actor")?;
+    let mut actors = actors.query([])?;
+    let mut update = db.prepare("UPDATE actor SET digest = ?2 WHERE id = ?1")?;
+    while let Some(row) = actors.next()? {
+        let (name, labels) = (row.get_ref(2)?.as_str_or_null()?, row.get_ref(3)?.as_str()?);
+        update.execute([row.get(0)?, rows::digest(row.get(1)?, name, labels)])?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

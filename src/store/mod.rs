@@ -24,6 +24,7 @@ mod reader;
 mod recent;
 mod rows;
 mod stretch;
+mod sweep;
 mod verify;
 mod writer;
 

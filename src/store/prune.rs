@@ -11,8 +11,8 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::chain::{Hash, Head};
 use super::file::sqlite;
-use super::rows::{EXEC_REACH, Rows};
-use super::{Store, StoreError};
+use super::rows::{EXEC_REACH, Given, Rows};
+use super::{Store, StoreError, migrate};
 
 /// How many events go in one step: a tenth of a second.
 const EVENTS: u64 = 16_384;
@@ -21,7 +21,7 @@ const EVENTS: u64 = 16_384;
 const LEAST: u64 = 256;
 
 /// How many pages that were freed go back to the disk in one step.
-const PAGES: u64 = 1_000;
+pub(super) const PAGES: u64 = 1_000;
 
 /// In so many stretches the farthest instant of a source is looked for, before all its events are asked.
 const LOOKED_INTO: usize = 8;
@@ -78,6 +78,18 @@ impl Store {
     /// [`StoreError::Sqlite`].
     pub fn prunable(&self, before_nano: i64) -> Result<Option<Pruned>, StoreError> {
         reach(&self.connection, before_nano, i64::MAX as u64).map_err(sqlite("read", self.path()))
+    }
+
+    /// How many bytes a store has in which nothing is.
+    ///
+    /// # Errors
+    /// [`StoreError::Migrate`].
+    pub fn least_bytes() -> Result<u64, StoreError> {
+        let failed =
+            |source: rusqlite_migration::Error| StoreError::Migrate { path: ":memory:".into(), source: source.into() };
+        let mut empty = Connection::open_in_memory().map_err(|e| failed(e.into()))?;
+        migrate::migrations().to_latest(&mut empty).map_err(failed)?;
+        used_bytes(&empty).map_err(|e| failed(e.into()))
     }
 
     /// How many bytes the file would have without the pages that are free.
@@ -200,7 +212,7 @@ pub(super) fn step(
     .execute([upto])?;
     db.prepare_cached("DELETE FROM arrival WHERE first_seq <= ?1")?.execute([upto])?;
     cut_stretches(db, upto)?;
-    forget_actors(db, &gone.actors)?;
+    forget_actors(db, rows.given(), &gone.actors)?;
     recount(db, &gone)?;
     rows.finish_chain(db)?;
     rows.pruned();
@@ -333,13 +345,11 @@ impl Gone {
     }
 }
 
-/// Actors of whom no event is left go too, but for the newest: an ID once given is never given again, so what others
-/// remember of it stays true. The labels stay: they are few, and shared.
-fn forget_actors(db: &Connection, actors: &[i64]) -> rusqlite::Result<()> {
-    let mut forget = db.prepare_cached(
-        "DELETE FROM actor WHERE id = ?1 AND id < (SELECT max(id) FROM actor)
-             AND NOT EXISTS (SELECT 1 FROM event WHERE actor = ?1)",
-    )?;
+/// Actors of whom no event is left go too. What they shared with others goes when it is swept.
+fn forget_actors(db: &Connection, given: Given, actors: &[i64]) -> rusqlite::Result<()> {
+    given.store(db)?;
+    let mut forget =
+        db.prepare_cached("DELETE FROM actor WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM event WHERE actor = ?1)")?;
     for actor in actors {
         forget.execute([actor])?;
     }

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params};
-use xxhash_rust::xxh3::xxh3_128;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, params};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::chain::{self, BEGINNING, Entry, Hash, Head, Kind, MARK};
 use super::file::head;
@@ -73,6 +73,9 @@ pub(super) struct Rows {
     execs: Recent<[u8; 32], i64>,
     pub(super) stretches: Stretches,
     pub(super) references: References,
+    /// Whether the tables are of a schema before the fifth: while events are moved from an older one.
+    older: bool,
+    given: Given,
     /// The last sequence given, and the chain's hash after it.
     seq: i64,
     hash: Hash,
@@ -95,6 +98,8 @@ impl Rows {
             execs: Recent::new(EXECS),
             stretches: Stretches::default(),
             references: References::default(),
+            older: false,
+            given: Given::default(),
             seq: 0,
             hash: BEGINNING,
             stored_link: 0,
@@ -104,6 +109,11 @@ impl Rows {
             key: Vec::new(),
             line: Vec::new(),
         }
+    }
+
+    /// For tables of a schema before the fifth.
+    pub(super) fn of_older_schema() -> Self {
+        Rows { older: true, ..Rows::new() }
     }
 
     /// What was remembered may not be true any more: a transaction failed.
@@ -129,6 +139,18 @@ impl Rows {
         self.loaded = false;
     }
 
+    /// Texts that nobody uses were let go of in this transaction.
+    pub(super) fn swept(&mut self) {
+        self.forms.clear();
+        self.shapes.clear();
+        self.labels.clear();
+    }
+
+    /// The highest IDs ever given.
+    pub(super) fn given(&self) -> Given {
+        self.given
+    }
+
     /// Goes on where the tables end; to be called first in every transaction.
     pub(super) fn begin(&mut self, db: &Connection) -> rusqlite::Result<()> {
         if self.loaded {
@@ -138,6 +160,7 @@ impl Rows {
         self.stored_link = self.seq;
         self.links.clear();
         self.stretches = Stretches::load(db)?;
+        self.given = if self.older { Given::load_older(db)? } else { Given::load(db)? };
         self.loaded = true;
         Ok(())
     }
@@ -325,9 +348,9 @@ impl Rows {
             Some(row) => Some(row),
             None => {
                 let made = db
-                    .prepare_cached("INSERT INTO form (text) SELECT ?1 WHERE (SELECT count(*) FROM form) < ?2")?
-                    .execute(params![self.form, FORMS])?;
-                (made > 0).then(|| db.last_insert_rowid())
+                    .prepare_cached("INSERT INTO form (id, text) SELECT ?1, ?2 WHERE (SELECT count(*) FROM form) < ?3")?
+                    .execute(params![self.given.form + 1, self.form, FORMS])?;
+                (made > 0).then(|| next(&mut self.given.form))
             }
         };
         let form = row.map(|row| (row, Rc::new(Form::read(&self.form))));
@@ -350,9 +373,12 @@ impl Rows {
         let row = match found {
             Some(row) => row,
             None => {
-                db.prepare_cached("INSERT INTO shape (type, action, scope, exec, form) VALUES (?1, ?2, ?3, ?4, ?5)")?
-                    .execute(params![event.kind, event.action, event.scope, exec, form])?;
-                db.last_insert_rowid()
+                let row = next(&mut self.given.shape);
+                db.prepare_cached(
+                    "INSERT INTO shape (id, type, action, scope, exec, form) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                )?
+                .execute(params![row, event.kind, event.action, event.scope, exec, form])?;
+                row
             }
         };
         self.shapes.insert(hash, row);
@@ -380,16 +406,20 @@ impl Rows {
         }
         let labels = format!("[{}]", labels.join(","));
         let name = event.attribute("name");
+        let digest = digest(source, name, &labels);
+        let values = params![event.actor_id, source, name, labels, digest];
         let found: Option<i64> = db
-            .prepare_cached("SELECT id FROM actor WHERE actor_id = ?1 AND source = ?2 AND name IS ?3 AND labels = ?4")?
-            .query_row(params![event.actor_id, source, name, labels], |row| row.get(0))
+            .prepare_cached(if self.older { FIND_OLDER_ACTOR } else { FIND_ACTOR })?
+            .query_row(&values[..if self.older { 4 } else { 5 }], |row| row.get(0))
             .optional()?;
         let row = match found {
             Some(row) => row,
             None => {
-                db.prepare_cached("INSERT INTO actor (source, actor_id, name, labels) VALUES (?1, ?2, ?3, ?4)")?
-                    .execute(params![source, event.actor_id, name, labels])?;
-                db.last_insert_rowid()
+                let row = next(&mut self.given.actor);
+                let values = params![row, source, event.actor_id, name, labels, digest];
+                db.prepare_cached(if self.older { ADD_OLDER_ACTOR } else { ADD_ACTOR })?
+                    .execute(&values[..if self.older { 5 } else { 6 }])?;
+                row
             }
         };
         let actor = Rc::new(Actor::new(&event.actor_id, stay().map(|(key, value)| (key.as_ref(), value.as_ref()))));
@@ -421,13 +451,86 @@ impl Rows {
         let row = match found {
             Some(row) => row,
             None => {
-                db.prepare_cached("INSERT INTO label (key, value) VALUES (?1, ?2)")?.execute([key, value])?;
-                db.last_insert_rowid()
+                let row = next(&mut self.given.label);
+                db.prepare_cached("INSERT INTO label (id, key, value) VALUES (?1, ?2, ?3)")?
+                    .execute(params![row, key, value])?;
+                row
             }
         };
         self.labels.insert(hash, row);
         Ok(row)
     }
+}
+
+const FIND_ACTOR: &str =
+    "SELECT id FROM actor WHERE actor_id = ?1 AND digest = ?5 AND source = ?2 AND name IS ?3 AND labels = ?4";
+const ADD_ACTOR: &str =
+    "INSERT INTO actor (id, source, actor_id, name, labels, digest) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+const FIND_OLDER_ACTOR: &str =
+    "SELECT id FROM actor WHERE actor_id = ?1 AND source = ?2 AND name IS ?3 AND labels = ?4";
+const ADD_OLDER_ACTOR: &str = "INSERT INTO actor (id, source, actor_id, name, labels) VALUES (?1, ?2, ?3, ?4, ?5)";
+
+/// What tells the actors of one ID apart, as `actor.digest` holds it: two bytes, which leave a few of a hundred thousand
+/// to choose from. More would show in the size of the file.
+pub(super) fn digest(source: i64, name: Option<&str>, labels: &str) -> i64 {
+    let source = source.to_le_bytes();
+    let text = [&source[..], name.unwrap_or("\0").as_bytes(), b"\0", labels.as_bytes()].concat();
+    (xxh3_64(&text) as i64) >> 48
+}
+
+/// The highest ID that was ever given in each of the tables of texts: rows go, and an ID that was given is not given
+/// again, so that what others remember of it stays true.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) actor: i64,
+    pub(super) label: i64,
+    pub(super) shape: i64,
+    pub(super) form: i64,
+}
+
+impl Given {
+    pub(super) fn load(db: &Connection) -> rusqlite::Result<Given> {
+        let there = Given::load_older(db)?;
+        let gone = db
+            .prepare_cached("SELECT actor, label, shape, form FROM swept")?
+            .query_row([], Given::read)
+            .optional()?
+            .unwrap_or_default();
+        Ok(Given {
+            actor: there.actor.max(gone.actor),
+            label: there.label.max(gone.label),
+            shape: there.shape.max(gone.shape),
+            form: there.form.max(gone.form),
+        })
+    }
+
+    /// Where no row was ever let go of.
+    fn load_older(db: &Connection) -> rusqlite::Result<Given> {
+        let highest =
+            ["actor", "label", "shape", "form"].map(|table| format!("ifnull((SELECT max(id) FROM {table}), 0)"));
+        db.prepare_cached(&format!("SELECT {}", highest.join(", ")))?.query_row([], Given::read)
+    }
+
+    fn read(row: &Row) -> rusqlite::Result<Given> {
+        Ok(Given { actor: row.get(0)?, label: row.get(1)?, shape: row.get(2)?, form: row.get(3)? })
+    }
+
+    /// To be called where rows of these tables go.
+    pub(super) fn store(self, db: &Connection) -> rusqlite::Result<()> {
+        let Given { actor, label, shape, form } = self;
+        db.prepare_cached(
+            "INSERT INTO swept VALUES (1, ?1, ?2, ?3, ?4, 0, 0)
+             ON CONFLICT (id) DO UPDATE SET actor = ?1, label = ?2, shape = ?3, form = ?4",
+        )?
+        .execute(params![actor, label, shape, form])?;
+        Ok(())
+    }
+}
+
+/// The next ID after the highest.
+fn next(given: &mut i64) -> i64 {
+    *given += 1;
+    *given
 }
 
 /// Writes the attributes that stay as they are written in the event, and a zero, which nothing there is: what tells an

@@ -82,12 +82,14 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
             return Err(failure);
         }
     }
+    let bad = import.bad;
     let stored = import.end()?;
-    tracing::info!("{} stored, {} skipped, {} rejected", stored.events, stored.known, stored.rejected);
-    if args.strict && stored.rejected > 0 {
-        return Err(
-            Failure::failed(format!("{} lines were no events", stored.rejected)).hint("`events rejected` shows them")
-        );
+    let shown = if stored.rejected > 0 { " (`events rejected` shows them)" } else { "" };
+    tracing::info!("{} stored, {} skipped, {} rejected{shown}", stored.events, stored.known, stored.rejected);
+    // Those that were known already count, too: the same input is as bad the second time.
+    if args.strict && bad > 0 {
+        let lines = if bad == 1 { "1 line was no event".into() } else { format!("{bad} lines were no events") };
+        return Err(Failure::failed(lines).hint("`events rejected` shows them"));
     }
     Ok(())
 }
@@ -118,6 +120,8 @@ struct Import {
     known: Known,
     /// Lines and events that were there already.
     skipped: u64,
+    /// Lines that were no events, stored before or not.
+    bad: u64,
     progress: Progress,
     begun: Instant,
     events: u64,
@@ -134,6 +138,7 @@ impl Import {
             writer: spawn_writer(store, queue.clone(), Limits::default()),
             queue,
             skipped: 0,
+            bad: 0,
             progress,
             begun: Instant::now(),
             events: 0,
@@ -184,6 +189,7 @@ impl Import {
     fn only_new(&mut self, delivery: &mut Delivery, key: impl Fn(&Rejection) -> known::Key) -> Result<(), Failure> {
         let mut new = Vec::new();
         for rejection in std::mem::take(&mut delivery.rejected) {
+            self.bad += 1;
             if self.known.is_new(key(&rejection))? {
                 new.push(rejection);
             } else {

@@ -320,7 +320,8 @@ pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Writte
         stored.rejected
     );
     if stored.old > 0 {
-        tracing::info!("{} events were older than what is kept, and left out", stored.old);
+        let why = if plan.limits.keep.age.is_none() { "pruned earlier" } else { "older than what is kept" };
+        tracing::info!("{} events were {why}, and left out", stored.old);
     }
     if let Some(not_stored) = not_stored {
         return Err(not_stored.into());
