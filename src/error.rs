@@ -1,4 +1,4 @@
-//! Errors in words: what failed, and what caused it. The one thing that every stage may use.
+//! What every stage says in the same words: errors with what caused them, and numbers of things.
 
 use std::error::Error;
 
@@ -17,4 +17,9 @@ pub fn chain(error: &dyn Error) -> String {
         next = cause.source();
     }
     line.replace('\n', " ")
+}
+
+/// So many of something, as `1 gap` or `2 gaps`.
+pub fn number(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }

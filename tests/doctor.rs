@@ -49,11 +49,11 @@ fn an_engine_that_is_well_is_said_to_be_step_by_step() {
         "  ✓ it is sim (7a5c1ed0-0000-4000-8000-000000000001)",
         &clock,
         "  ✓ its stream of events opens",
-        "  ✓ it remembers 1 events",
+        "  ✓ it remembers 1 event",
         "",
         &db,
         "  ✓ it can be written",
-        "  ✓ it holds 1 events",
+        "  ✓ it holds 1 event",
     ];
     assert_eq!(shown, expected);
     assert_eq!(ran.stderr, "");

@@ -158,7 +158,7 @@ fn a_table_is_as_wide_as_its_rows_need() {
     assert!(last[0].starts_with("SEQ  SOURCE  TIME "), "{last:?}");
     assert!(last[1].starts_with("12   events  2026-09-21T14:13:29.000000000Z  container  start "), "{last:?}");
     // Nothing found is a table without rows.
-    assert_eq!(folder.lines(&["query", "--format", "table", "--type", "x"]).len(), 1);
+    assert_eq!(folder.lines(&["query", "--format", "table", "--type", "plugin"]).len(), 1);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn csv_has_the_columns_of_the_view() {
     let lines = folder.lines(&["query", "--format", "csv", "--envelope"]);
     assert_eq!(lines[0], "seq,source,received,time,type,action,actor_id,name,image,attributes,time_nano");
     assert!(lines[1].starts_with("3,events,20"), "{}", lines[1]);
-    assert_eq!(folder.lines(&["query", "--format", "csv", "--type", "x"]).len(), 1);
+    assert_eq!(folder.lines(&["query", "--format", "csv", "--type", "plugin"]).len(), 1);
 }
 
 #[test]

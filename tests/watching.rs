@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use support::command::{DEADLINE, Folder, Running, eventually, free_port, run};
 use support::engine::{Engine, Manner, event, events, instant};
+use support::fixture::imported;
 
 /// An answer: its status, its head, its body.
 struct Answer {
@@ -164,6 +165,25 @@ fn there_is_nothing_else_to_see_and_nothing_to_change() {
 }
 
 #[test]
+fn the_journal_is_told_the_level_of_each_line() {
+    let folder = imported("docker-28.5.2.ndjson");
+    let said = |words: &[&str], at: &str| {
+        let file = std::fs::File::create(folder.path(at)).unwrap();
+        let (stream, mut command) = (file.metadata().unwrap(), folder.command(words));
+        command.env("JOURNAL_STREAM", format!("{}:{}", stream.dev(), stream.ino())).stderr(file);
+        command.status().unwrap();
+        std::fs::read_to_string(folder.path(at)).unwrap()
+    };
+    let warning = "no engine tells events of the type 'pot': is it misspelt?\n";
+    assert_eq!(said(&["query", "--type", "pot"], "journal"), format!("<4>{warning}"));
+    assert_eq!(said(&["query", "--since", "soon", "-q"], "journal").split("'soon'").next(), Some("<3>"));
+    // Somebody else's stderr is not the journal.
+    let mut command = folder.command(&["query", "--type", "pot"]);
+    command.env("JOURNAL_STREAM", "1:2");
+    assert_eq!(run(command).stderr, warning);
+}
+
+#[test]
 fn it_is_ready_when_an_engine_was_tried_and_the_store_can_be_written() {
     let (folder, engine) = folder_and_engine();
     engine.answers(Manner { hangs: true, ..Manner::default() });
@@ -248,11 +268,11 @@ fn the_service_manager_is_told_when_it_is_ready_how_it_stands_that_it_lives_and_
     let recorder = manager.start(&folder, &["record", "-H", &engine.host()], "200000");
     let ready = manager.told_until(|told| told.starts_with("READY=1"));
     assert!(ready.iter().rev().skip(1).all(|told| told == "WATCHDOG=1"), "{ready:?}");
-    assert_eq!(ready.last().unwrap(), "READY=1\nSTATUS=1 of 1 engines connected, 0 events stored, 0 gaps");
+    assert_eq!(ready.last().unwrap(), "READY=1\nSTATUS=1 of 1 engine connected, 0 events stored, 0 gaps");
     manager.told_until(|told| told == "WATCHDOG=1");
     manager.told_until(|told| told == "WATCHDOG=1");
     engine.goes_away();
-    manager.told_until(|told| told.starts_with("STATUS=0 of 1 engines connected"));
+    manager.told_until(|told| told.starts_with("STATUS=0 of 1 engine connected"));
     recorder.stop();
     let last = manager.told_until(|told| told.starts_with("STOPPING=1"));
     assert!(last.iter().all(|told| !told.starts_with("READY")), "{last:?}");
@@ -267,7 +287,7 @@ fn it_is_ready_without_an_engine_and_tells_an_abstract_socket_too() {
     let host = format!("unix://{}", folder.path("nothing.sock").display());
     let recorder = manager.start(&folder, &["record", "-H", &host], "");
     let ready = manager.told();
-    assert_eq!(ready, "READY=1\nSTATUS=0 of 1 engines connected, 0 events stored, 0 gaps");
+    assert_eq!(ready, "READY=1\nSTATUS=0 of 1 engine connected, 0 events stored, 0 gaps");
     recorder.stop();
     assert!(manager.told().starts_with("STOPPING=1"));
 }
@@ -428,7 +448,7 @@ fn systemd_starts_the_unit_hears_that_it_is_ready_kills_it_when_it_hangs_and_sto
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o660)).unwrap();
     events(0..3).iter().for_each(|event| engine.happens(event));
     let machine = Machine::boot(&folder, &engine);
-    let well = "1 of 1 engines connected, 3 events stored, 0 gaps";
+    let well = "1 of 1 engine connected, 3 events stored, 0 gaps";
     let shown = machine.eventually_shows(&[("ActiveState", "active"), ("StatusText", well)]);
     let owner = machine.run(&["stat", "--format", "%u", &format!("/proc/{}", shown["MainPID"])]).lines().remove(0);
     assert!(owner.parse::<u32>().unwrap() >= 61184, "a dynamic user: {owner}");
@@ -439,7 +459,7 @@ fn systemd_starts_the_unit_hears_that_it_is_ready_kills_it_when_it_hangs_and_sto
 
     // It hangs: systemd hears nothing any more, kills it, and starts it again.
     machine.run(&["kill", "-STOP", &shown["MainPID"]]).succeeded();
-    let again = "1 of 1 engines connected, 0 events stored, 0 gaps";
+    let again = "1 of 1 engine connected, 0 events stored, 0 gaps";
     machine.eventually_shows(&[("ActiveState", "active"), ("StatusText", again), ("NRestarts", "1")]);
     engine.happens(&event(3));
     eventually("it records", || {

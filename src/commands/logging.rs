@@ -4,8 +4,8 @@
 use std::fmt;
 use std::io::IsTerminal;
 
-use tracing::{Event, Level, Subscriber};
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -42,9 +42,9 @@ pub(super) fn is_journal() -> bool {
     let named = std::env::var("JOURNAL_STREAM").ok();
     let named = named.as_deref().and_then(|named| named.split_once(':'));
     let stat = rustix::fs::fstat(std::io::stderr());
-    named.zip(stat.ok()).is_some_and(|((device, inode), stat)| {
-        device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino)
-    })
+    named
+        .zip(stat.ok())
+        .is_some_and(|((device, inode), stat)| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
 }
 
 /// A line that begins with its level, as `<4>` for a warning.

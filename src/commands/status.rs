@@ -10,6 +10,7 @@ use serde::Serialize;
 use anstyle::{AnsiColor, Style};
 
 use super::{Failure, Shared, size_text};
+use crate::error::number;
 use crate::query::time::rfc3339;
 use crate::store::{self, GapRow, HostState, Reader, Reason};
 
@@ -187,15 +188,16 @@ impl Status {
         let mut text = String::new();
         let (light, verdict) = self.verdict();
         let _ = writeln!(text, "{light} {BOLD}{verdict}{BOLD:#}");
-        let (path, events, bytes) = (&self.db.path, self.db.events, size_text(self.db.bytes));
-        let _ = writeln!(text, "  store     {path} ({events} events, {bytes})");
+        let (path, events, bytes) = (&self.db.path, number(self.db.events, "event"), size_text(self.db.bytes));
+        let _ = writeln!(text, "  store     {path} ({events}, {bytes})");
         if let Some(Pruned { events, at, kept_from }) = &self.db.pruned {
             let kept =
                 kept_from.as_ref().map_or("nothing is left".into(), |from| format!("what is left begins {from}"));
-            let _ = writeln!(text, "  pruned    {events} events, the last at {at}; {kept}");
+            let events = number(*events, "event");
+            let _ = writeln!(text, "  pruned    {events}, the last at {at}; {kept}");
         }
         if let Some(pid) = self.recorder.pid {
-            let _ = writeln!(text, "  recorder  pid {pid}, {} events waiting", self.recorder.buffered);
+            let _ = writeln!(text, "  recorder  pid {pid}, {} waiting", number(self.recorder.buffered as u64, "event"));
         }
         for Away { host, why } in &self.recorder.away {
             let _ = writeln!(text, "  away      {}", why.as_ref().unwrap_or(host));
@@ -211,7 +213,7 @@ impl Status {
         match self.recorder.away.len() {
             _ if !running => (if imports_alone { Light::Off } else { Light::Bad }, "not recording".into()),
             _ if failing => (Light::Bad, format!("the store cannot be written: {buffered} events wait in memory")),
-            0 => (Light::Well, format!("recording {hosts} {}", if hosts == 1 { "engine" } else { "engines" })),
+            0 => (Light::Well, format!("recording {}", number(hosts as u64, "engine"))),
             away if away == hosts => (Light::Bad, "recording, but no engine is connected".into()),
             away => (Light::Away, format!("recording, but {away} of {hosts} engines are not connected")),
         }
@@ -253,7 +255,7 @@ impl Source {
         self.engine_id.iter().for_each(|engine| line("engine", engine));
         line("events", &format!("{}{span}", self.events));
         if self.healthchecks_left_out > 0 {
-            line("left out", &format!("{} events of health checks", self.healthchecks_left_out));
+            line("left out", &format!("{} of health checks", number(self.healthchecks_left_out, "event")));
         }
         self.clock_that_is_off().iter().for_each(|skew| line("clock", skew));
         line("gaps", &format!("{}{}", self.gaps, more(self.gaps, "gaps")));

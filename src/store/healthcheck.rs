@@ -13,6 +13,7 @@ use super::layout::Value;
 use super::lines::EventRow;
 use super::recent::Recent;
 use super::rows::{EXEC_OF_HEALTHCHECK, EXEC_REACH};
+use crate::error::number;
 use crate::event::{EXEC_DIE, REDACTED, exec_command};
 
 /// How many shapes, actors and pairs of them are remembered.
@@ -48,7 +49,6 @@ impl Untold {
 
 impl Display for Untold {
     fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
-        let number = |n, what: &str| if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") };
         let containers = number(self.containers.len() as u64, "container");
         let events = number(self.events, "exec event");
         write!(

@@ -13,6 +13,7 @@ use crate::commands::Failure;
 use crate::commands::record::clock;
 use crate::commands::record::memory::{self, Patience};
 use crate::engine::{Client, Endpoint, Host, Info};
+use crate::error::number;
 use crate::stream::DEFAULT_LINE_LIMIT;
 
 /// A clock that is off by more, in nanoseconds, makes instants of several machines hard to compare.
@@ -52,7 +53,7 @@ pub(super) async fn check(host: &Host, findings: &mut Findings) -> io::Result<Op
         }
     }
     findings.note(client.events().await, |_| "its stream of events opens".into())?;
-    findings.note(remembered(&client).await, |events| format!("it remembers {events} events"))?;
+    findings.note(remembered(&client).await, |events| format!("it remembers {}", number(*events as u64, "event")))?;
     Ok(Some(client))
 }
 

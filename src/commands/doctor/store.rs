@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::findings::Findings;
 use crate::commands::{Failure, size_text};
+use crate::error::number;
 use crate::store::{self, Reader, Store, room, unsafe_disk};
 
 /// With less room, in bytes, a recorder soon stands still.
@@ -22,7 +23,7 @@ pub(super) fn check(path: &Path, findings: &mut Findings) -> io::Result<()> {
     if path.exists() {
         let events = Reader::open(path).and_then(|reader| reader.sources());
         findings.note(events, |sources| {
-            format!("it holds {} events", sources.iter().map(|source| source.events).sum::<u64>())
+            format!("it holds {}", number(sources.iter().map(|source| source.events).sum(), "event"))
         })?;
     }
     // The folder that is there already, if the store's own is yet to be made.

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::Plan;
 use super::board::Board;
 use crate::commands::status::bytes_on_disk;
+use crate::error::number;
 use crate::store::{Counters, Progress, Queue, Reason, SourceRow};
 
 /// How often it is looked how large the store is.
@@ -117,6 +118,7 @@ impl Watched {
             Some(Progress { failing: true, events, .. }) => format!(", {events} waiting: the store cannot be written"),
             Some(_) => String::new(),
         };
-        format!("{connected} of {} engines connected, {events} events stored, {gaps} gaps{waiting}", hosts.len())
+        let stored = format!("{} stored, {}", number(events, "event"), number(gaps, "gap"));
+        format!("{connected} of {} connected, {stored}{waiting}", number(hosts.len() as u64, "engine"))
     }
 }

@@ -20,11 +20,17 @@ pub(super) fn precise(number: f64, form: char, wanted: usize) -> String {
     if !number.is_finite() {
         return special(number).into();
     }
+    let digits = wanted.min(ALL_DIGITS);
+    let zeros = || "0".repeat(wanted - digits);
     match form {
-        'e' => exponent(&format!("{number:.wanted$e}")),
-        'f' => format!("{number:.wanted$}"),
+        'e' => {
+            let scientific = format!("{number:.digits$e}");
+            let (mantissa, power) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+            exponent(&format!("{mantissa}{}e{power}", zeros()))
+        }
+        'f' => format!("{number:.digits$}") + &zeros(),
         _ => {
-            let wanted = wanted.max(1);
+            let wanted = digits.max(1);
             let scientific = format!("{number:.*e}", wanted - 1);
             let power = power(&scientific);
             if power < -4 || power >= wanted as i32 {
@@ -35,6 +41,9 @@ pub(super) fn precise(number: f64, form: char, wanted: usize) -> String {
         }
     }
 }
+
+/// No number has more digits that are not zero; Rust writes no more than some ten thousand.
+const ALL_DIGITS: usize = 1_100;
 
 /// The exponent of what Rust wrote.
 fn power(scientific: &str) -> i32 {

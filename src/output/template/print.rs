@@ -279,8 +279,8 @@ fn integer(value: &Value, number: i64, verb: Verb, out: &mut Vec<u8>) {
     if verb.zero && !verb.minus && verb.precision.is_none() {
         least = verb.width.unwrap_or(0).saturating_sub(sign.len());
     }
-    let text = format!("{sign}{prefix}{digits:0>least$}");
-    pad(text.as_bytes(), Verb { zero: false, ..verb }, out);
+    let zeros = "0".repeat(least.saturating_sub(digits.len()));
+    pad(format!("{sign}{prefix}{zeros}{digits}").as_bytes(), Verb { zero: false, ..verb }, out);
 }
 
 /// An integer as the character it stands for.
@@ -310,7 +310,8 @@ fn float(number: f64, verb: Verb, out: &mut Vec<u8>) {
     let (is_negative, size) = text.strip_prefix('-').map_or((false, &text[..]), |size| (true, size));
     let sign = sign(is_negative, verb);
     let least = if verb.zero && !verb.minus { verb.width.unwrap_or(0).saturating_sub(sign.len()) } else { 0 };
-    pad(format!("{sign}{size:0>least$}").as_bytes(), Verb { zero: false, ..verb }, out);
+    let zeros = "0".repeat(least.saturating_sub(size.len()));
+    pad(format!("{sign}{zeros}{size}").as_bytes(), Verb { zero: false, ..verb }, out);
 }
 
 fn string(text: &[u8], verb: Verb, out: &mut Vec<u8>) {
