@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex};
 
 use events::event::Event;
 use events::store::{
-    Ask, Delivery, Judge, Keep, Limits, Order, Queue, Reader, Snapshot, SourceKey, Store, spawn_writer,
+    Ask, Delivery, Judge, Keep, Limits, Order, Queue, Reader, Snapshot, SourceKey, Store, Verified, spawn_writer,
 };
 use proptest::prelude::*;
+use rusqlite::Connection;
 use support::command::{Folder, eventually};
 use support::engine::{Engine, event_at};
 use support::fixture;
@@ -47,6 +48,27 @@ fn imported(lines: &[String]) -> Folder {
 
 fn verified(folder: &Folder) -> String {
     String::from_utf8(folder.run(&["verify", "-q"]).succeeded().stdout).unwrap().trim().replace("head ", "")
+}
+
+#[test]
+fn what_goes_while_it_is_proven_is_not_missed() {
+    let folder = imported(&days(200));
+    let changed = "UPDATE event SET time_nano = time_nano + 1 WHERE seq = 70";
+    Connection::open(folder.db()).unwrap().execute(changed, []).unwrap();
+    let mut other = Store::open(&folder.db()).unwrap();
+    // The walk is in its first step when all up to a place far behind that step goes.
+    let (mut faults, mut gone) = (Vec::new(), 0);
+    let reader = Reader::open(&folder.db()).unwrap();
+    let walked = reader.verify(&[], |fault| {
+        if faults.is_empty() {
+            gone = other.prune(i64::MAX, u64::MAX, now()).unwrap().unwrap().upto;
+        }
+        faults.push(fault.to_string());
+    });
+    assert_eq!(faults, ["one of the sequences 65 to 128 was changed"]);
+    let proven = reader.verify(&[], |fault| panic!("{fault}")).unwrap();
+    assert!(gone > 16_000, "{gone}");
+    assert_eq!(walked.unwrap(), Verified { faults: 1, ..proven });
 }
 
 #[test]
@@ -110,7 +132,7 @@ fn the_space_goes_back_to_the_disk() {
     assert!(size() <= before / 2 + (64 << 10), "{before} {}", size());
     assert!(size() > before / 4, "{before} {}", size());
     verified(&folder);
-    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let db = Connection::open(folder.db()).unwrap();
     let check: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
 }
@@ -124,7 +146,7 @@ fn gaps_and_names_outlive_what_goes() {
     let gaps = folder.lines(&["gaps"]);
     assert_eq!(gaps.len(), 2);
     // The gap of the recording reaches beyond everything; the first contact ended long before.
-    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let db = Connection::open(folder.db()).unwrap();
     let open: i64 = db.query_row("SELECT count(*) FROM gap WHERE to_nano IS NULL", [], |row| row.get(0)).unwrap();
     assert_eq!(open, 0);
     drop(db);
@@ -295,7 +317,7 @@ fn words_in(folder: &Folder) -> BTreeSet<u64> {
 
 /// How many rows of texts there are that nobody uses.
 fn unused(folder: &Folder) -> Vec<i64> {
-    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let db = Connection::open(folder.db()).unwrap();
     [
         "SELECT count(*) FROM actor WHERE id NOT IN (SELECT actor FROM event)",
         "SELECT count(*) FROM label WHERE id NOT IN (SELECT value FROM actor, json_each(actor.labels))",
@@ -318,7 +340,7 @@ fn of_what_went_no_word_stays_in_the_file() {
     recorder.stop();
     assert_eq!(words_in(&folder), (0..2200).collect());
     // Somebody reads it meanwhile, and keeps what he reads in use for a while.
-    let reader = rusqlite::Connection::open(folder.db()).unwrap();
+    let reader = Connection::open(folder.db()).unwrap();
     reader.execute_batch("BEGIN; SELECT count(*) FROM event").unwrap();
     let recorder = folder.record(&engine.host(), &["--retain", "1d"]);
     folder.eventually("what is older goes", || {
@@ -343,9 +365,8 @@ fn of_what_went_no_word_stays_in_the_file() {
     let last: BTreeSet<u64> = (2200 - folder.lines(&["query", "-q"]).len() as u64..2200).collect();
     assert!(last.len() < 64);
     assert_eq!((words_in(&folder), unused(&folder)), (last, vec![0; 4]));
-    let number = |sql: &str| -> i64 {
-        rusqlite::Connection::open(folder.db()).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
-    };
+    let number =
+        |sql: &str| -> i64 { Connection::open(folder.db()).unwrap().query_row(sql, [], |row| row.get(0)).unwrap() };
     let reused = ["actor", "label", "shape", "form"]
         .map(|table| format!("SELECT count(*) FROM {table} WHERE id <= (SELECT {table} FROM swept)"));
     let before = reused.each_ref().map(|sql| number(sql));
@@ -447,7 +468,8 @@ fn read(reader: &Reader) -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
-    /// A recorder, somebody who prunes and sweeps beside it, and a reader: what is printed is the end of what was told.
+    /// A recorder, somebody who prunes and sweeps beside it, and a reader: what is printed is the end of what was told,
+    /// and whenever it is proven, it holds.
     #[test]
     fn whoever_sweeps_nothing_goes_that_is_used(deeds in deeds(), small in any::<bool>()) {
         let folder = Folder::new();
@@ -466,6 +488,7 @@ proptest! {
                 let reader = Reader::open(&path).unwrap();
                 while !over.load(Ordering::Relaxed) {
                     let read = read(&reader);
+                    reader.verify(&[], |fault| panic!("{fault}")).unwrap();
                     let lines = lines.lock().unwrap();
                     let mut lines = lines.iter();
                     assert!(read.iter().all(|line| lines.any(|told| told == line)), "in order, and as they were told");

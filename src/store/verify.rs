@@ -107,9 +107,10 @@ pub struct Verified {
 }
 
 /// Walks the whole chain, as it stands when the walk begins, and calls `each` with what does not hold. The heads that
-/// were noted earlier must be part of it.
+/// were noted earlier must be part of it. Where a pruning beside it takes away what is yet to be walked, the walk begins
+/// again at the seal that took its place.
 pub(super) fn walk(db: &Connection, noted: &[Head], each: impl FnMut(Fault)) -> rusqlite::Result<Verified> {
-    Walk::begin(db, noted, each)?.run()
+    Walk::new(db, noted, each).run()
 }
 
 /// The walk along the chain.
@@ -187,7 +188,7 @@ struct Span {
 }
 
 impl<'a, F: FnMut(Fault)> Walk<'a, F> {
-    fn begin(db: &'a Connection, noted: &[Head], each: F) -> rusqlite::Result<Self> {
+    fn new(db: &'a Connection, noted: &[Head], each: F) -> Self {
         let mut walk = Walk {
             db,
             each,
@@ -212,25 +213,34 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
         for head in noted {
             walk.noted.entry(head.seq).or_default().push(head.hash);
         }
-        // What grows is read in one moment.
-        let moment = db.unchecked_transaction()?;
-        walk.head = file::head(db)?;
-        let seal = db
-            .prepare("SELECT upto, hash FROM seal ORDER BY seq DESC LIMIT 1")?
-            .query_row([], |row| Ok(Head { seq: row.get(0)?, hash: row.get(1)? }));
-        walk.sealed = odd(seal.optional())?.flatten().unwrap_or(walk.sealed);
-        (walk.seq, walk.linked, walk.hash) = (walk.sealed.seq, walk.sealed.seq, walk.sealed.hash);
-        walk.stretches = stretch::all(db, 0)?.into();
-        walk.outside()?;
-        match odd(file::sources(db))? {
+        walk
+    }
+
+    /// Begins at the newest seal: the caller's transaction is the moment in which what grows is read.
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        self.head = file::head(self.db)?;
+        self.sealed = self.newest_seal()?.unwrap_or(self.sealed);
+        (self.seq, self.linked, self.hash) = (self.sealed.seq, self.sealed.seq, self.sealed.hash);
+        (self.entries, self.named, self.doubt) = (0, false, None);
+        self.stretches = stretch::all(self.db, 0)?.into();
+        self.span = Span::default();
+        match odd(file::sources(self.db))? {
             Some(sources) => {
-                walk.sources =
+                self.sources =
                     sources.into_iter().map(|told| (told.id, Source { told, found: Told::default() })).collect();
             }
-            None => walk.fault(Fault::Schema("the table source cannot be read".into())),
+            None => self.fault(Fault::Schema("the table source cannot be read".into())),
         }
-        moment.finish()?;
-        Ok(walk)
+        self.reached(self.seq);
+        Ok(())
+    }
+
+    fn newest_seal(&self) -> rusqlite::Result<Option<Head>> {
+        let seal = self
+            .db
+            .prepare_cached("SELECT upto, hash FROM seal ORDER BY seq DESC LIMIT 1")?
+            .query_row([], |row| Ok(Head { seq: row.get(0)?, hash: row.get(1)? }));
+        Ok(odd(seal.optional())?.flatten())
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -251,9 +261,15 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
     fn run(mut self) -> rusqlite::Result<Verified> {
         self.schema()?;
         self.integrity()?;
-        self.reached(self.seq);
+        let moment = self.db.unchecked_transaction()?;
+        self.begin()?;
+        self.outside()?;
+        moment.finish()?;
         while self.seq < self.head.seq {
             let moment = self.db.unchecked_transaction()?;
+            if self.newest_seal()?.is_some_and(|seal| seal.seq > self.seq) {
+                self.begin()?;
+            }
             self.step((self.seq + STEP).min(self.head.seq))?;
             moment.finish()?;
         }
