@@ -184,6 +184,13 @@ fn while_recording_what_is_too_old_goes_and_does_not_come_back() {
     assert!(left[0].contains(&format!("\"timeNano\":{}", parse_nano(&pruned["kept_from"]))), "{pruned}");
     let shown = String::from_utf8(folder.run(&["status"]).succeeded().stdout).unwrap();
     assert!(shown.contains(&format!("\n  pruned    {} events, ", 1000 - left.len())), "{shown}");
+    // Who asks for what went is told so, and nobody else.
+    let kept_from = pruned["kept_from"].as_str().unwrap();
+    let told = format!("this window begins in what was pruned: the oldest event left is of {kept_from}\n");
+    assert_eq!(folder.run(&["query", "--since", "2000-01-01T00:00:00Z"]).exited(0).stderr, told);
+    assert_eq!(folder.run(&["query", "--until", "2000-01-01T00:00:00Z"]).exited(0).stderr, told);
+    folder.run(&["query", "--since", kept_from]).succeeded();
+    folder.run(&["query"]).succeeded();
     recorder.stop();
     verified(&folder);
     // All that the engine remembers is older than a day but for the last 24: nothing of it comes back.

@@ -83,6 +83,9 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     if let Some(line) = blind(&gaps, &selection, source.as_ref().map(|s| s.1.as_str())) {
         tracing::warn!("{line}");
     }
+    if let Some(line) = pruned(&reader, &selection, source.as_ref().map(|s| s.0))? {
+        tracing::warn!("{line}");
+    }
     let query = Query { reader: &reader, selection: &selection, source: source.map(|s| s.0) };
     let snapshot = reader.snapshot(0)?;
     if args.explain {
@@ -175,6 +178,19 @@ fn blind(gaps: &[GapRow], selection: &Selection, source: Option<&str>) -> Option
         "this window touches {number} in the record of {}: from {from} to {to} ({}); `events gaps` shows all",
         newest.source, newest.reason
     ))
+}
+
+/// What to tell to whom asks by name for a time of which events were pruned.
+fn pruned(reader: &Reader, selection: &Selection, source: Option<i64>) -> Result<Option<String>, Failure> {
+    if reader.pruned()?.is_none() {
+        return Ok(None);
+    }
+    let of_it = reader.sources()?.into_iter().filter(|row| source.is_none_or(|id| id == row.id));
+    let Some(left) = of_it.filter_map(|row| row.first_nano).min() else {
+        return Ok(Some("events were pruned, and none are left".into()));
+    };
+    let before = selection.since.or(selection.until).is_some_and(|begin| begin < left);
+    Ok(before.then(|| format!("this window begins in what was pruned: the oldest event left is of {}", rfc3339(left))))
 }
 
 struct Query<'a> {
