@@ -9,6 +9,12 @@ use support::command::{Folder, run};
 use support::engine::{event, events};
 use support::fixture;
 
+fn gzipped(text: &str) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(text.as_bytes()).unwrap();
+    gzip.finish().unwrap()
+}
+
 #[test]
 fn a_file_is_stored_once_however_often_it_is_imported() {
     let folder = Folder::new();
@@ -50,9 +56,7 @@ fn standard_input_is_read_and_what_is_no_event_is_rejected() {
 fn what_is_compressed_is_told_from_its_beginning_and_a_bad_line_is_kept_once_and_where_it_stood() {
     let folder = Folder::new();
     let lines = format!("{}\n{}\nnonsense\n{}\n", event(0), event(1), event(2));
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(lines.as_bytes()).unwrap();
-    let compressed = [gzip.finish().unwrap(), zstd::encode_all(lines.as_bytes(), 1).unwrap(), lines.into_bytes()];
+    let compressed = [gzipped(&lines), zstd::encode_all(lines.as_bytes(), 1).unwrap(), lines.into_bytes()];
     for (round, bytes) in compressed.iter().enumerate() {
         let path = folder.path("day");
         std::fs::write(&path, bytes).unwrap();
@@ -121,22 +125,34 @@ fn days_in_any_order_are_read_back_in_order() {
 
 #[test]
 fn an_import_that_is_killed_and_run_again_ends_the_same() {
-    let folder = Folder::new();
-    let path = folder.path("many.ndjson");
-    let lines = events(0..60_000);
-    std::fs::write(&path, lines.join("\n")).unwrap();
-    let path = path.to_str().unwrap();
-    for round in 1..=5 {
-        let import = folder.start(&["import", path]);
-        folder.eventually("some are stored", || {
-            let ran = folder.run(&["query", "--count", "-q"]);
-            let count: usize = String::from_utf8_lossy(&ran.stdout).trim().parse().unwrap_or(0);
-            if count >= round * 2_000 { Ok(()) } else { Err(count) }
-        });
-        import.kill();
+    let lines = events(0..30_000);
+    let text = format!("{}\nnonsense\n{}\n", lines[..5_000].join("\n"), lines[5_000..].join("\n"));
+    let forms = [
+        ("many.ndjson", text.clone().into_bytes()),
+        ("many.gz", gzipped(&text)),
+        ("many.zst", zstd::encode_all(text.as_bytes(), 1).unwrap()),
+        ("many.json-seq", lines.iter().map(|line| format!("\x1e{line}\n")).collect::<String>().into_bytes()),
+    ];
+    for (name, bytes) in forms {
+        let folder = Folder::new();
+        std::fs::write(folder.path(name), bytes).unwrap();
+        for round in 1..=4 {
+            let import = folder.start(&["import", name]);
+            folder.eventually("some are stored", || {
+                let ran = folder.run(&["query", "--count", "-q"]);
+                let count: usize = String::from_utf8_lossy(&ran.stdout).trim().parse().unwrap_or(0);
+                if count >= round * 2_000 { Ok(()) } else { Err(count) }
+            });
+            if round % 2 == 0 { import.signal("INT") } else { import.kill() }
+        }
+        folder.run(&["import", "-q", name]).succeeded();
+        assert!(folder.lines(&["query"]) == lines, "{name}");
+        let rejected = folder.json(&["rejected"]);
+        let line: Vec<&str> = rejected.iter().map(|rejected| rejected["error"].as_str().unwrap()).collect();
+        assert_eq!(line.len(), usize::from(name != "many.json-seq"), "{name}");
+        assert!(line.iter().all(|error| error.starts_with(&format!("{name}:5001: "))), "{name}: {line:?}");
+        folder.run(&["verify", "-q"]).succeeded();
     }
-    folder.run(&["import", "-q", path]).succeeded();
-    assert!(folder.lines(&["query"]) == lines);
 }
 
 #[test]
