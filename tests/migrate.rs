@@ -95,3 +95,26 @@ fn a_store_of_schema_3_is_brought_along_with_its_chain() {
     assert_eq!(ran.lines().len(), 248);
     assert!(ran.stderr.contains("their configuration was never seen"), "{}", ran.stderr);
 }
+
+/// Schema 4: a day of Docker 26.1.5 was imported and pruned, one of 28.5.2 imported, and an engine recorded without its
+/// health checks. The words of what was pruned stand in the file until it is swept.
+#[test]
+fn a_store_of_schema_4_is_brought_along_and_swept() {
+    let folder = Folder::new();
+    fs::copy(fixture::path("stores/schema-4.db"), folder.db()).unwrap();
+    let has = |word: &str| fs::read(folder.db()).unwrap().windows(word.len()).any(|bytes| bytes == word.as_bytes());
+    assert!(has("svc-one.1.vomonevy0xxcl3gy78vkcuwzz"));
+    let ran = folder.run(&["query"]).exited(1);
+    assert!(ran.stderr.contains("its schema is version 4, this program reads version 5"), "{}", ran.stderr);
+    folder.run(&["prune", "-q", "--retain", "876000h"]).succeeded();
+    assert!(!has("svc-one.1.vomonevy0xxcl3gy78vkcuwzz"));
+    assert_eq!(
+        folder.lines(&["query", "-q", "--source", "imported"]),
+        fixture::by_time(&fixture::lines("docker-28.5.2.ndjson"))
+    );
+    let ran = folder.run(&["query", "--no-healthchecks", "--source", "vm"]).exited(0);
+    assert_eq!((ran.lines().len(), ran.stderr.contains("never seen")), (13, false), "{}", ran.stderr);
+    assert_eq!(folder.json(&["status", "--json"])[0]["db"]["pruned"]["events"], 245);
+    let noted = "512:af04d5e9cf7e9b530d34e7a9d61c5bd0ad0bd2c335ec4761fb6f1bf60f4a0bdb";
+    folder.run(&["verify", "-q", "--head", noted]).succeeded();
+}

@@ -409,6 +409,23 @@ fn texts_that_nobody_uses_do_not_take_the_place_of_events() {
     }
 }
 
+/// Lines that were no event go with the events that came after them, not by themselves.
+#[test]
+fn a_size_that_cannot_be_reached_is_said_to_be_so() {
+    let folder = Folder::new();
+    fs::write(folder.path("junk"), format!("{}\n", "x".repeat(50_000)).repeat(60)).unwrap();
+    folder.run(&["import", "-q", "junk"]).exited(0);
+    let ran = folder.run(&["prune", "--max-size", "600kB"]).exited(1);
+    let hint =
+        "more than --max-size (hint: nothing more can go: what is left are the newest entries and what must stay)\n";
+    assert!(ran.stderr.ends_with(hint), "{}", ran.stderr);
+    let recorder = folder.start(&["record", "-H", "unix:///nowhere.sock", "--max-size", "600kB"]);
+    let said = format!("{}: nothing more can go, and the file is larger than it may be\n", folder.db().display());
+    folder.eventually("it is said", || if recorder.log().contains(&said) { Ok(()) } else { Err(recorder.log()) });
+    recorder.stop();
+    assert_eq!(folder.lines(&["rejected"]).len(), 60);
+}
+
 /// What is told of the same few, again and again: texts go, and come again.
 #[derive(Clone, Debug)]
 enum Deed {

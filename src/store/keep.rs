@@ -68,6 +68,8 @@ pub(super) struct Keeper {
     said: Option<Instant>,
     failing: bool,
     waiting: bool,
+    /// It was said that nothing more can go, and the file is too large all the same.
+    stuck: bool,
     /// What was done is not in the file yet.
     unsettled: bool,
     /// Texts that nobody uses are being let go of; some went that still stand in the WAL.
@@ -101,6 +103,7 @@ impl Keeper {
             said: None,
             failing: false,
             waiting: false,
+            stuck: false,
             unsettled: false,
             sweep: None,
             in_wal: false,
@@ -184,6 +187,12 @@ impl Keeper {
             self.gone += pruned.events;
         }
         let finished = *step == Step::Done;
+        let stuck = finished && self.shrinking;
+        if stuck && !self.stuck {
+            let path = self.path.display();
+            tracing::warn!("{path}: nothing more can go, and the file is larger than it may be");
+        }
+        self.stuck = stuck || self.stuck && self.shrinking;
         self.unsettled |= !finished;
         self.next = Instant::now() + if finished { LOOK } else { BETWEEN };
         if finished && self.gone > 0 && self.said.is_none_or(|said| said.elapsed() > SAID) {
