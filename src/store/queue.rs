@@ -103,10 +103,14 @@ impl Queue {
         if state.bytes > 0 && state.bytes + delivery.bytes() > self.budget {
             return Err(Full(Box::new(delivery)));
         }
+        let (idle, may_wait) = (state.waiting.is_empty(), self.may_wait(&state));
         state.bytes += delivery.bytes();
         state.events += delivery.len();
         state.waiting.push_back(delivery);
-        self.filled.notify_one();
+        // A writer that waits for more is not to be woken for each.
+        if idle || may_wait && !self.may_wait(&state) {
+            self.filled.notify_one();
+        }
         Ok(())
     }
 
@@ -195,7 +199,7 @@ impl Queue {
                 Some(left) => self.filled.wait_timeout(state, left).expect("no holder of this lock panics").0,
             };
         }
-        while !state.closed && state.events < FEW && state.bytes <= self.budget / 2 {
+        while !state.closed && self.may_wait(&state) {
             let left = when.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
@@ -231,6 +235,11 @@ impl Queue {
         drop(state);
         self.emptied.notify_all();
         self.drained.notify_waiters();
+    }
+
+    /// Whether there is so little that it may wait for more to come.
+    fn may_wait(&self, state: &State) -> bool {
+        state.events < FEW && state.bytes <= self.budget / 2
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 
@@ -244,8 +245,8 @@ impl Contact {
             let hold_by = self.hold_back_until;
             let settle_by = self.look.as_ref().map(|look| look.1);
             let handed_on = tokio::select! {
-                read = self.read(&mut stream) => {
-                    let open = read?;
+                next = stream.next() => {
+                    let open = self.read(next, &mut stream).await?;
                     let handed_on = self.came();
                     if !open && handed_on.is_ok() {
                         return Ok(Ended::Lost);
@@ -292,19 +293,14 @@ impl Contact {
         self.came_since_asked.clear();
     }
 
-    /// Takes what the stream has, once it has something. Whether the stream is still open.
-    async fn read(&mut self, stream: &mut Chunks) -> Result<bool, EngineError> {
+    /// Takes what the stream has, beginning with the `next` of it. Whether the stream is still open.
+    async fn read(
+        &mut self,
+        mut next: Result<Option<Bytes>, EngineError>,
+        stream: &mut Chunks,
+    ) -> Result<bool, EngineError> {
         let mut taken = 0;
-        while taken < READ_AT_ONCE {
-            let next = if taken == 0 {
-                stream.next().await
-            } else {
-                tokio::select! {
-                    biased;
-                    next = stream.next() => next,
-                    () = std::future::ready(()) => break,
-                }
-            };
+        loop {
             match next {
                 Ok(Some(bytes)) => {
                     taken += bytes.len().max(1);
@@ -319,8 +315,17 @@ impl Contact {
                     return if taken > 0 { Ok(false) } else { end.map(|_| false) };
                 }
             }
+            if taken >= READ_AT_ONCE {
+                return Ok(true);
+            }
+            // The connection, a task of its own, brings one chunk at a time; each event is one, and to hand on many
+            // costs little more than one.
+            next = tokio::select! {
+                biased;
+                next = stream.next() => next,
+                () = tokio::task::yield_now() => return Ok(true),
+            };
         }
-        Ok(true)
     }
 
     fn take(&mut self, decode: impl FnOnce(&mut Decoder, &mut dyn FnMut(Item))) {
@@ -636,7 +641,8 @@ impl Contact {
     /// The engine has told how a container is configured, or which there are.
     fn answered(&mut self, answer: Answer) -> Result<(), Full> {
         self.healthchecks.answered(answer);
-        if self.continuity.is_none() { self.hand_on() } else { Ok(()) }
+        let matters = self.hold_back_until.is_some() || self.healthchecks.has_notes();
+        if matters && self.continuity.is_none() { self.hand_on() } else { Ok(()) }
     }
 
     /// Whether what is held is to wait until it is known what it is.
@@ -659,7 +665,7 @@ impl Contact {
                 held.left_out += left_out;
                 held.again.retain(|event| !is_one(event));
                 held.events.retain(|event| !is_one(event));
-            } else {
+            } else if !plan.redaction.is_none() {
                 held.again.mark(|event| is_redacted(event) && is_one(event));
                 held.events.mark(|event| is_redacted(event) && is_one(event));
             }

@@ -43,10 +43,10 @@ pub(super) struct Healthchecks {
 
 #[derive(Debug)]
 enum Container {
-    /// It is asked for, or will be; whether something ran in it meanwhile.
-    Asking { ran: bool },
-    /// The engine does not show it.
-    Unseen,
+    /// It is asked for, or will be; whether something ran in it meanwhile, and whether it was asked for before.
+    Asking { ran: bool, again: bool },
+    /// The engine does not show it; whether it was asked for twice, which is enough.
+    Unseen { again: bool },
     /// The command that checks its health; empty: none. Whether that is noted.
     Known { command: String, noted: bool },
 }
@@ -54,9 +54,8 @@ enum Container {
 /// A command that ran.
 #[derive(Debug)]
 struct Ran {
-    container: String,
-    /// As long as it is undecided.
-    command: Option<String>,
+    /// As long as it is undecided: in which container, and the command.
+    asked: Option<(String, String)>,
     /// Whether it is a health check, once it is decided.
     is: Option<bool>,
     /// Which of its events have come, by their places.
@@ -138,6 +137,7 @@ impl Healthchecks {
         for id in std::mem::take(&mut self.undecided) {
             let Some(ran) = self.exec(&id) else { continue };
             let waiting = std::mem::take(&mut ran.waiting);
+            ran.asked = None;
             let unseen = ran.is.is_none();
             if *ran.is.get_or_insert(false) {
                 left_out += waiting;
@@ -152,6 +152,10 @@ impl Healthchecks {
         for id in self.undecided.clone() {
             self.exec(&id).into_iter().for_each(|ran| ran.waiting = 0);
         }
+    }
+
+    pub(super) fn has_notes(&self) -> bool {
+        !self.notes.is_empty()
     }
 
     /// What became known and is to be stored.
@@ -180,12 +184,15 @@ impl Healthchecks {
             }
             Answer::Container(id, None) => {
                 self.decide(&id, None);
-                self.containers.entry(id).and_modify(|container| *container = Container::Unseen);
+                self.containers.entry(id).and_modify(|container| {
+                    let again = matches!(container, Container::Asking { again: true, .. });
+                    *container = Container::Unseen { again };
+                });
             }
             Answer::Container(id, Some(command)) => {
                 let command = command.unwrap_or_default();
                 self.decide(&id, Some(&command));
-                let ran = matches!(self.containers.get(&id), Some(Container::Asking { ran: true }));
+                let ran = matches!(self.containers.get(&id), Some(Container::Asking { ran: true, .. }));
                 let noted = ran || !command.is_empty();
                 if noted {
                     self.notes.push((id.clone(), command.clone()));
@@ -198,17 +205,17 @@ impl Healthchecks {
     /// A container was seen: it is to be asked for, if it was not yet.
     fn want(&mut self, id: &str, has_run: bool) {
         match self.containers.get_mut(id) {
-            Some(Container::Known { .. }) => {}
-            Some(Container::Asking { ran }) => *ran |= has_run,
-            Some(unseen @ Container::Unseen) => {
-                *unseen = Container::Asking { ran: has_run };
+            Some(Container::Known { .. } | Container::Unseen { again: true }) => {}
+            Some(Container::Asking { ran, .. }) => *ran |= has_run,
+            Some(unseen @ Container::Unseen { again: false }) => {
+                *unseen = Container::Asking { ran: has_run, again: true };
                 self.to_ask.push_back(id.into());
             }
             None => {
                 if self.containers.len() >= MOST {
                     return;
                 }
-                self.containers.insert(id.into(), Container::Asking { ran: has_run });
+                self.containers.insert(id.into(), Container::Asking { ran: has_run, again: false });
                 self.to_ask.push_back(id.into());
             }
         }
@@ -247,7 +254,7 @@ impl Healthchecks {
                 Some(exec.command == Some(&**command))
             }
             Some(Container::Asking { .. }) => None,
-            Some(Container::Unseen) | None => {
+            Some(Container::Unseen { .. }) | None => {
                 self.unseen = true;
                 Some(false)
             }
@@ -255,20 +262,19 @@ impl Healthchecks {
         if is.is_none() {
             self.undecided.push(exec.id.into());
         }
-        let command = exec.command.filter(|_| is.is_none()).map(str::to_owned);
+        let asked = exec.command.filter(|_| is.is_none()).map(|command| (container.to_owned(), command.to_owned()));
         if self.young.len() >= EXECS {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(exec.id.into(), Ran { container: container.into(), command, is, came: 0, waiting: 0 });
+        self.young.insert(exec.id.into(), Ran { asked, is, came: 0, waiting: 0 });
     }
 
     /// The container's execs that are undecided are decided.
     fn decide(&mut self, container: &str, command: Option<&str>) {
         for id in &self.undecided {
             let Some(ran) = self.young.get_mut(id).or_else(|| self.old.get_mut(id)) else { continue };
-            if ran.container == container && ran.is.is_none() {
-                let known = ran.command.take();
-                ran.is = Some(command.is_some() && known.as_deref() == command);
+            if let Some((_, ran_command)) = ran.asked.take_if(|(of, _)| of == container) {
+                ran.is = Some(Some(&*ran_command) == command);
                 self.unseen |= command.is_none();
             }
         }
