@@ -401,3 +401,20 @@ fn how_a_container_is_configured_outlives_a_pruning() {
     verified(&folder);
     assert_eq!(names(), [] as [&str; 0]);
 }
+
+/// A proxy that lets through `/events` alone shows none, however often they start.
+#[test]
+fn a_container_that_is_not_shown_is_asked_for_twice_at_most() {
+    let (folder, engine) = folder_and_engine();
+    let recorder = folder.record(&engine.host(), &["--look-again", "100ms"]);
+    let asked = || engine.requests().iter().filter(|request| request.contains(&id("gone"))).count();
+    let looks = || engine.requests().iter().filter(|request| request.contains("until=0")).count();
+    for n in 0..10 {
+        engine.happens(&of("gone", "start", "", n));
+        // The next look brings it once more, and what is to be asked was asked before the look after that.
+        let before = looks();
+        folder.eventually("the memory is asked twice", || if looks() > before + 1 { Ok(()) } else { Err(before) });
+    }
+    recorder.stop();
+    assert_eq!(asked(), 2);
+}
