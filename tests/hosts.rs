@@ -11,6 +11,8 @@ mod command;
 #[path = "support/docker.rs"]
 #[allow(dead_code)]
 mod docker;
+#[path = "support/line.rs"]
+mod line;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,10 +20,12 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use certificates::{Authority, Certificate};
-use command::{Folder, Running, eventually, free_port, run};
+use command::{Folder, Running, eventually, free_port, run, signal, within};
 use docker::{Engine, same_lines};
+use line::Line;
 use serde_json::Value;
 
 const EVENT: &str = r#"{"Type":"container","Action":"start","Actor":{"ID":"c1","Attributes":{"name":"web"}},"scope":"local","time":1795535605,"timeNano":1795535605311574272}"#;
@@ -225,8 +229,7 @@ fn an_ssh_that_does_not_end_is_made_to() {
         text.lines().map(|line| line.parse().expect("a pid")).collect()
     };
     eventually("ssh is started", || if started().is_empty() { Err("not yet") } else { Ok(()) });
-    let terminated = Command::new("kill").arg(recorder.id().to_string()).status().expect("kill runs");
-    assert!(terminated.success());
+    assert!(signal(recorder.id(), "TERM"));
     assert!(recorder.wait().expect("it can be waited for").success());
     for pid in started() {
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{pid} is still there");
@@ -299,10 +302,7 @@ fn a_real_engine_behind_tls_is_recorded() {
     tls.engine.container(&["--name", "web", "--network", "none"]);
     records_the_memory(&folder, &tls.engine);
     tls.engine.stop();
-    folder.eventually("it is said that it is away", || {
-        let log = recorder.log();
-        if log.contains("it is tried again until it works") { Ok(()) } else { Err(log) }
-    });
+    is_away(&folder, &recorder);
     recorder.stop();
     tls.start_again();
     let recorder = folder.record(TLS_HOST, &tls.words());
@@ -319,6 +319,49 @@ fn a_real_engine_behind_tls_is_recorded() {
         let gaps = folder.lines(&["gaps"]);
         if gaps.iter().any(|gap| gap.contains("meanwhile: web (")) { Ok(()) } else { Err(gaps) }
     });
+    recorder.stop();
+}
+
+/// Waits until the recorder says that the engine is away, and does not count as connected any more.
+fn is_away(folder: &Folder, recorder: &Running) {
+    folder.eventually("it is said that it is away", || {
+        let log = recorder.log();
+        if log.contains("it is tried again until it works") { Ok(()) } else { Err(log) }
+    });
+    folder.eventually("the gap is open", || {
+        let gaps = folder.json(&["gaps"]);
+        let open = gaps.last().is_some_and(|gap| gap["reason"] == "disconnected" && gap["to"].is_null());
+        let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).expect("JSON");
+        if open && status["sources"][0]["connected"] == false { Ok(()) } else { Err((gaps, status)) }
+    });
+}
+
+/// Waits until all that the engine remembers is recorded, each event once, and no gap is left but the first.
+fn misses_nothing(folder: &Folder, engine: &Engine) {
+    folder.eventually("nothing was missed", || {
+        same_lines(&engine.memory(), &folder.lines(&["query", "-q"]))?;
+        let gaps = folder.json(&["gaps"]);
+        if gaps.len() == 1 && gaps[0]["reason"] == "first-contact" { Ok(()) } else { Err(format!("{gaps:?}")) }
+    });
+}
+
+#[test]
+#[ignore = "needs a Docker Engine"]
+fn an_engine_behind_tls_that_is_gone_without_a_word_is_found() {
+    let folder = Folder::new();
+    let tls = TlsEngine::start(&folder);
+    let line = Line::to(|| TcpStream::connect("127.0.0.1:2376"));
+    let recorder = folder.record(&line.host(), &[&tls.words()[..], &["--look-again", "300ms"]].concat());
+    misses_nothing(&folder, &tls.engine);
+    line.goes_dead();
+    tls.engine.docker(&["network", "create", "unseen"]);
+    is_away(&folder, &recorder);
+    assert_eq!(folder.lines(&["query", "-q", "--network", "unseen", "--count"]), ["0"]);
+    line.comes_back();
+    misses_nothing(&folder, &tls.engine);
+    // And what happens now is told by a stream that is alive.
+    tls.engine.docker(&["network", "rm", "unseen"]);
+    misses_nothing(&folder, &tls.engine);
     recorder.stop();
 }
 
@@ -419,6 +462,9 @@ fn contexts_name_the_engine_that_they_name_to_the_docker_client() {
     assert_eq!(recorded_id(&folder), id.first().cloned());
 }
 
+/// What opens the key of the host `locked`.
+const PASSPHRASE: &str = "open sesame";
+
 /// An sshd of our own, that lets in who has our key, and an `ssh` that knows it.
 struct Sshd {
     child: Child,
@@ -430,10 +476,10 @@ struct Sshd {
 impl Sshd {
     fn start(folder: &Folder, engine: &Engine) -> Sshd {
         let port = free_port();
-        for key in ["host_key", "own_key"] {
+        for (key, passphrase) in [("host_key", ""), ("own_key", ""), ("locked_key", PASSPHRASE)] {
             let mut keygen = Command::new("ssh-keygen");
             run({
-                keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(folder.path(key));
+                keygen.args(["-q", "-t", "ed25519", "-N", passphrase, "-f"]).arg(folder.path(key));
                 keygen
             })
             .exited(0);
@@ -443,11 +489,12 @@ impl Sshd {
         fs::write(folder.path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).expect("a file");
         let docker = engine.client_program().parent().expect("it is in a folder");
         let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\n\
-             PasswordAuthentication no\nPermitRootLogin yes\nPidFile none\nMaxStartups 100\n\
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {} {}\nStrictModes no\nUsePAM no\n\
+             PasswordAuthentication yes\nPermitRootLogin yes\nPidFile none\nMaxStartups 100\n\
              SetEnv DOCKER_HOST={} PATH={}:/usr/bin:/bin\n",
             shown("host_key"),
             shown("own_key.pub"),
+            shown("locked_key.pub"),
             engine.host,
             docker.display(),
         );
@@ -462,8 +509,11 @@ impl Sshd {
         fs::write(
             &config,
             format!(
-                "Host unknown\nUserKnownHostsFile /dev/null\nHost *\nIdentityFile {}\nIdentitiesOnly yes\nUserKnownHostsFile {}\nStrictHostKeyChecking yes\n\
-                 Host alias unknown\nHostName 127.0.0.1\nPort {port}\nUser root\n",
+                "Host unknown asks\nUserKnownHostsFile /dev/null\nHost asks\nStrictHostKeyChecking ask\n\
+                 Host behind\nProxyJump alias\nHost beyond\nProxyJump locked\nHost locked\nIdentityFile {}\nHost * !locked\nIdentityFile {}\n\
+                 Host *\nIdentitiesOnly yes\nUserKnownHostsFile {}\nStrictHostKeyChecking yes\n\
+                 Host alias unknown asks behind beyond locked\nHostName 127.0.0.1\nPort {port}\nUser root\n",
+                shown("locked_key"),
                 shown("own_key"),
                 shown("known_hosts")
             ),
@@ -476,19 +526,66 @@ impl Sshd {
 
     /// How many ssh processes of ours there are, those that were not waited for among them.
     fn processes(&self, parent: u32) -> usize {
-        let ours = |name: &str| {
-            let read = |file: &str| fs::read_to_string(format!("/proc/{name}/{file}")).unwrap_or_default();
-            let status = read("status");
-            let child = status.lines().any(|line| line == format!("PPid:\t{parent}"));
-            child || (read("cmdline").contains(text(&self.config)) && status.starts_with("Name:\tssh\n"))
+        let ours = |pid: &u32| {
+            let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let status = status(*pid);
+            is_child(&status, parent) || (cmdline.contains(text(&self.config)) && status.starts_with("Name:\tssh\n"))
         };
-        let entries = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
-        entries.filter(|entry| ours(&entry.file_name().to_string_lossy())).count()
+        pids().filter(ours).count()
     }
+
+    /// Stops what serves the connections that are open; one that ends just now is none.
+    fn stops_connections(&self) {
+        children(self.child.id()).into_iter().for_each(|session| _ = signal(session, "STOP"));
+    }
+
+    /// Stops all of it.
+    fn stops(&self) {
+        assert!(signal(self.child.id(), "STOP"));
+        self.stops_connections();
+    }
+
+    /// Serves new connections again.
+    fn goes_on(&self) {
+        assert!(signal(self.child.id(), "CONT"));
+    }
+
+    /// What it has said so far.
+    fn log(&self) -> String {
+        fs::read_to_string(self.config.with_file_name("sshd.log")).expect("its log")
+    }
+}
+
+/// The processes there are.
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").expect("/proc").filter_map(Result::ok);
+    entries.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+}
+
+fn status(pid: u32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default()
+}
+
+/// When a process was started, in ticks since the machine was.
+fn started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, behind_the_name) = stat.rsplit_once(')')?;
+    behind_the_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn is_child(status: &str, parent: u32) -> bool {
+    status.lines().any(|line| line == format!("PPid:\t{parent}"))
+}
+
+/// The processes that this one has started, those that it has not waited for among them.
+fn children(parent: u32) -> Vec<u32> {
+    pids().filter(|pid| is_child(&status(*pid), parent)).collect()
 }
 
 impl Drop for Sshd {
     fn drop(&mut self) {
+        // What is stopped would stay.
+        children(self.child.id()).into_iter().for_each(|session| _ = signal(session, "KILL"));
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -560,11 +657,103 @@ fn what_goes_wrong_is_one_clear_line(folder: &Folder, sshd: &Sshd) {
         let begins = format!("events: cannot connect to {host}: {begins}");
         assert!(line.starts_with(&begins) && line.contains(has), "{line}\ninstead of {begins}…{has}");
     }
+    let log = sshd.log();
+    assert!(log.contains("stranger") && !log.contains("Failed password"), "a password was tried: {log}");
+}
+
+#[test]
+#[ignore = "needs a Docker Engine and an sshd"]
+fn what_is_gone_without_a_word_is_found_through_ssh() {
+    let engine = Engine::start("newest");
+    // A machine behind another, and one whose engine is never looked at again.
+    let (folder, unlooked) = (Folder::new(), Folder::new());
+    let (machine, other) = (Sshd::start(&folder, &engine), Sshd::start(&unlooked, &engine));
+    let recorder = folder.record_in(&machine.path, "ssh://behind", &["--look-again", "300ms"]);
+    let patient = unlooked.record_in(&other.path, "ssh://alias", &["--look-again", "0"]);
+    misses_nothing(&folder, &engine);
+    misses_nothing(&unlooked, &engine);
+
+    // The stream's own ssh is stopped. It is not asked for long.
+    let all = children(recorder.pid()).into_iter();
+    let (_, ssh) = all.filter_map(|pid| Some((started(pid)?, pid))).min().expect("the stream's is the oldest");
+    assert!(signal(ssh, "STOP"));
+    engine.docker(&["network", "create", "unheard"]);
+    misses_nothing(&folder, &engine);
+    folder.eventually("it is gone", || if pids().any(|pid| pid == ssh) { Err(status(ssh)) } else { Ok(()) });
+
+    // The one machine stops, and the connections of the other.
+    misses_nothing(&unlooked, &engine);
+    other.stops_connections();
+    machine.stops();
+    engine.docker(&["network", "create", "unseen"]);
+    let seen = |folder: &Folder| folder.lines(&["query", "-q", "--network", "unseen", "--count"]) == ["1"];
+    let last = Duration::from_secs(60);
+    std::thread::scope(|side| {
+        let found = side.spawn(|| within(last, || seen(&unlooked)));
+        is_away(&folder, &recorder);
+        assert!(!seen(&folder));
+        // Each ssh has one more, to the machine between; those that were given up are gone.
+        folder.eventually("no ssh is left behind", || {
+            match (machine.processes(recorder.pid()), children(recorder.pid())) {
+                (all, own) if all <= 2 * own.len() => Ok(()),
+                left => Err(left),
+            }
+        });
+        machine.goes_on();
+        misses_nothing(&folder, &engine);
+        recorder.stop();
+        folder.eventually("nothing is left", || match machine.processes(u32::MAX) {
+            0 => Ok(()),
+            left => Err(left),
+        });
+        assert!(found.join().expect("it looks"), "within {last:?}: {}", patient.log());
+    });
+    misses_nothing(&unlooked, &engine);
+    unlooked.eventually("nothing but the stream is open", || match other.processes(patient.pid()) {
+        1 => Ok(()),
+        running => Err(running),
+    });
+    patient.stop();
+}
+
+#[test]
+#[ignore = "needs a Docker Engine and an sshd"]
+fn ssh_asks_nobody_unless_that_is_wanted() {
+    let (folder, engine) = (Folder::new(), Engine::start("newest"));
+    let sshd = Sshd::start(&folder, &engine);
+    // As a desktop has it; here it would answer right.
+    let (asked, asks) = (folder.path("asked"), folder.path("asks"));
+    fs::write(&asks, format!("#!/bin/sh\necho \"$1\" >> {}\necho {PASSPHRASE}\n", asked.display())).expect("a file");
+    fs::set_permissions(&asks, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let once = |host: &str| {
+        let db = folder.path(&format!("{host}.db"));
+        let host = format!("ssh://{host}");
+        let mut command =
+            with_path(folder.command(&["record", "-q", "--until", "now", "-H", &host, "--db", text(&db)]), &sshd.path);
+        command.env("SSH_ASKPASS", &asks).env("DISPLAY", ":0");
+        command
+    };
+    let tried = ["locked", "asks"].map(|host| folder.start_command(once(host)));
+    let said = tried.map(|tried| tried.ended().exited(1).stderr);
+    for (said, why) in said.iter().zip(["root@127.0.0.1: Permission denied (", "Host key verification failed. ("]) {
+        assert!(said.lines().last().is_some_and(|line| line.contains(why)), "{said}\nwithout {why}");
+    }
+    let log = sshd.log();
+    assert!(!log.contains("Failed password"), "a password was tried: {log}");
+    // And not by the ssh to a machine between.
+    let said = folder.start_command(once("beyond")).ended().exited(1).stderr;
+    assert!(said.contains("cannot connect to ssh://beyond: root@127.0.0.1: Permission denied ("), "{said}");
+    assert!(!asked.exists(), "{:?}", fs::read_to_string(&asked));
+
+    let mut wanted = once("locked");
+    wanted.env("SSH_ASKPASS_REQUIRE", "force");
+    run(wanted).succeeded();
+    assert!(fs::read_to_string(&asked).is_ok_and(|asked| asked.contains("passphrase")));
 }
 
 #[test]
 #[ignore = "needs a docker client"]
-fn ssh_is_called_as_the_docker_client_calls_it() {
+fn ssh_is_called_as_the_docker_client_calls_it_behind_words_of_our_own() {
     let folder = Folder::new();
     let called = folder.path("called");
     let path = path_with_ssh(
@@ -582,7 +771,9 @@ fn ssh_is_called_as_the_docker_client_calls_it() {
             calls.split("\n\n").next().expect("one call").to_owned()
         };
         let theirs = by(docker::client_for("newest", host, &["version", "-f", "{{.Server.Version}}"]));
-        assert_eq!(by(folder.command(&["record", "-q", "--until", "now", "-H", host])), theirs, "{host}");
+        let ours = "-oConnectTimeout=8\n-oServerAliveInterval=15\n-oServerAliveCountMax=2\n-oBatchMode=yes\n";
+        let said = by(folder.command(&["record", "-q", "--until", "now", "-H", host]));
+        assert_eq!(said, format!("{ours}{theirs}"), "{host}");
     }
 }
 

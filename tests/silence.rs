@@ -2,79 +2,13 @@
 
 mod support;
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use events::commands::record::{Plan, record};
 use support::command::{Folder, eventually};
 use support::engine::{Engine, event, events};
-
-/// A way to an engine over TCP that can go dead: connections stay open and are taken, and nothing comes any more.
-struct Line {
-    port: u16,
-    dead: Arc<AtomicBool>,
-}
-
-impl Line {
-    fn to(socket: PathBuf) -> Line {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (port, dead) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
-        let line = dead.clone();
-        std::thread::spawn(move || {
-            // What goes dead stays open, for ever.
-            for caller in listener.incoming().map_while(Result::ok) {
-                let Ok(engine) = UnixStream::connect(&socket) else { continue };
-                let (there, back) = (caller.try_clone().unwrap(), engine.try_clone().unwrap());
-                forward(caller, engine, line.clone());
-                forward(back, there, line.clone());
-            }
-        });
-        Line { port, dead }
-    }
-
-    fn host(&self) -> String {
-        format!("tcp://127.0.0.1:{}", self.port)
-    }
-}
-
-/// A connection that can be ended from either side.
-trait Ending {
-    fn ends(&self);
-}
-
-impl Ending for TcpStream {
-    fn ends(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Write);
-    }
-}
-
-impl Ending for UnixStream {
-    fn ends(&self) {
-        let _ = self.shutdown(std::net::Shutdown::Write);
-    }
-}
-
-fn forward(mut from: impl Read + Send + 'static, mut to: impl Write + Ending + Send + 'static, dead: Arc<AtomicBool>) {
-    std::thread::spawn(move || {
-        let mut block = [0; 4096];
-        loop {
-            let read = from.read(&mut block).unwrap_or(0);
-            // A connection that was open while the line was dead never says anything again.
-            if dead.load(Ordering::SeqCst) {
-                std::mem::forget((from, to));
-                return;
-            }
-            if read == 0 || to.write_all(&block[..read]).is_err() {
-                return to.ends();
-            }
-        }
-    });
-}
+use support::line::Line;
 
 /// Records in this process, so that it can be told how often to ask.
 fn recording(
@@ -100,20 +34,21 @@ fn gaps(folder: &Folder) -> Vec<String> {
 fn a_line_that_goes_dead_is_found_without_a_second_look() {
     let folder = Folder::new();
     let engine = Engine::start(folder.path("docker.sock"));
-    let line = Line::to(folder.path("docker.sock"));
+    let socket = folder.path("docker.sock");
+    let line = Line::to(move || UnixStream::connect(&socket));
     engine.happens(&event(0));
     let (stop, recorder) = recording(&folder, &line.host(), Duration::from_millis(100));
     folder.eventually("it is recorded", || match folder.run(&["query"]).lines() {
         lines if lines == events(0..1) => Ok(()),
         lines => Err(lines),
     });
-    line.dead.store(true, Ordering::SeqCst);
+    line.goes_dead();
     engine.happens(&event(1));
     folder.eventually("the gap is open", || match gaps(&folder) {
         gaps if gaps == ["first-contact", "disconnected"] => Ok(()),
         gaps => Err(gaps),
     });
-    line.dead.store(false, Ordering::SeqCst);
+    line.comes_back();
     folder.eventually_lines(&["query"], &events(0..2));
     folder.eventually("nothing was missed", || match gaps(&folder) {
         gaps if gaps == ["first-contact"] => Ok(()),

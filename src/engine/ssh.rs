@@ -2,8 +2,8 @@
 //! to `docker system dial-stdio` there, which carries the bytes to its engine.
 //!
 //! Each connection is a process. It is asked to end when the connection is dropped, made to when it does not, and waited
-//! for in any case; a recorder that is killed leaves it with closed pipes, of which it ends. It never asks at a terminal:
-//! the docker client gives it a session without one, we a process group of its own and a program to ask with.
+//! for in any case; a recorder that is killed leaves it with closed pipes, of which it ends. It asks nobody: a recorder
+//! tries again for as long as it runs, and each time would be a question more, or a wrong password at the engine's machine.
 
 use std::io;
 use std::pin::Pin;
@@ -21,6 +21,19 @@ use tokio::time::timeout;
 
 use super::connect::Refusal;
 
+/// What we say to ssh before the docker client's words; of an option said twice the first counts.
+const OURS: [&str; 3] = [
+    // Less than the engine has to answer: ssh then says itself what is wrong, and takes along what it has started, as the
+    // ssh to a machine between. One that is ended while it connects leaves that behind.
+    "-oConnectTimeout=8",
+    // A stream whose line is dead ends within 45 s, as keep-alive does it for TCP.
+    "-oServerAliveInterval=15",
+    "-oServerAliveCountMax=2",
+];
+
+/// That nobody is there to be asked.
+const ALONE: &str = "-oBatchMode=yes";
+
 /// How long ssh may take to end when it is asked to.
 const LEAVE: Duration = Duration::from_secs(3);
 
@@ -29,6 +42,10 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// How much of what ssh says is held.
 const SAID: usize = 16 * 1024;
+
+/// How lines begin that say nothing, behind one that does: what failed is the ssh to the machine between.
+const EMPTY_WORDS: [&str; 3] =
+    ["kex_exchange_identification: ", "Connection closed by UNKNOWN port ", "stdio forwarding failed"];
 
 /// A machine that is reached through ssh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,11 +115,15 @@ impl Ssh {
     /// Starts ssh. That it cannot reach the machine shows when bytes are read or written.
     pub(super) fn dial(&self, processes: &Processes) -> io::Result<Dialed> {
         let mut command = Command::new("ssh");
-        command.args(self.arguments()).process_group(0).kill_on_drop(true);
+        command.args(OURS).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if std::env::var_os("SSH_ASKPASS_REQUIRE").is_none() {
-            command.env("SSH_ASKPASS_REQUIRE", "force");
+        // Never at the terminal. A program is asked if that is said in so many words; one that is merely there is a
+        // desktop's, and opens a window.
+        if !std::env::var("SSH_ASKPASS_REQUIRE").is_ok_and(|asked| asked == "force" || asked == "prefer") {
+            // An ssh to a machine between does not get our words, but it gets the variables.
+            command.arg(ALONE).env("SSH_ASKPASS", "false");
         }
+        command.env("SSH_ASKPASS_REQUIRE", "force").args(self.arguments());
         let mut child = command.spawn().map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => {
                 io::Error::other(Refusal::new("there is no ssh program".into(), "install it: openssh-client"))
@@ -202,7 +223,8 @@ fn verdict(status: ExitStatus, said: &[u8]) -> Option<Refusal> {
         return None;
     }
     let said = String::from_utf8_lossy(said);
-    let last = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    let mut lines = said.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+    let last = lines.clone().find(|line| !EMPTY_WORDS.iter().any(|begin| line.starts_with(begin))).or(lines.next());
     let clean = |line: &str| line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
     let why = last.map_or_else(|| format!("ssh ended with {status}"), clean);
     let hint = match status.code() {
@@ -310,5 +332,10 @@ mod tests {
         let text = "@@@@\r\nHost key verification failed.\r\n\n";
         assert_eq!(said(255, text).unwrap(), "Host key verification failed.");
         assert_eq!(said(255, "").unwrap(), "ssh ended with exit status: 255");
+        let closed = "kex_exchange_identification: Connection closed by remote host\r\n";
+        let between =
+            format!("me@jump: Permission denied (publickey).\r\n{closed}Connection closed by UNKNOWN port 65535\r\n");
+        assert_eq!(said(255, &between).unwrap(), "me@jump: Permission denied (publickey).");
+        assert_eq!(said(255, closed).unwrap(), closed.trim());
     }
 }

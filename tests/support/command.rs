@@ -255,8 +255,7 @@ impl Running {
 
     /// Sends a signal, by name.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status();
-        assert!(status.is_ok_and(|status| status.success()), "kill -{name}");
+        assert!(signal(self.pid(), name), "kill -{name}");
     }
 
     /// Waits for it to end by itself.
@@ -300,6 +299,12 @@ impl Drop for Running {
             eprintln!("{}\n--- stderr\n{}", self.what, self.log());
         }
     }
+}
+
+/// Sends a signal, by name; whether the process is there.
+pub fn signal(pid: u32, name: &str) -> bool {
+    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+    sent.is_ok_and(|status| status.success())
 }
 
 /// The next line of a running command, which must come.

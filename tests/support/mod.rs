@@ -6,3 +6,4 @@ pub mod counter;
 pub mod engine;
 pub mod fixture;
 pub mod http;
+pub mod line;
