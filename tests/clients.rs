@@ -4,10 +4,10 @@
 //! `.ci/run` installs them; `CLIENTS` names their folder. Needs an engine: `cargo test --test clients -- --ignored`.
 
 #[path = "support/command.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod command;
 #[path = "support/docker.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod docker;
 
 use std::collections::BTreeMap;

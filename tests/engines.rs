@@ -4,10 +4,10 @@
 //! Needs root on Debian bookworm: `cargo test --test engines -- --ignored`. A machine that cannot start an engine fails.
 
 #[path = "support/command.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod command;
 #[path = "support/docker.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod docker;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,10 +6,10 @@
 #[path = "support/certificates.rs"]
 mod certificates;
 #[path = "support/command.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod command;
 #[path = "support/docker.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod docker;
 #[path = "support/line.rs"]
 mod line;
@@ -420,7 +420,7 @@ fn contexts_name_the_engine_that_they_name_to_the_docker_client() {
     let socket = ["-H", &tls.engine.host];
     type Words<'a> = &'a [&'a str];
     type Variables<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(Words, Variables); 15] = [
+    let cases: [(Words<'_>, Variables<'_>); 15] = [
         (&[], &[]),
         (&[], &[("DOCKER_CONTEXT", "unsafe")]),
         (&[], &[("DOCKER_CONTEXT", "nowhere")]),

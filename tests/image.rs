@@ -1,10 +1,10 @@
 //! The image of the recorder: built from the release binary with nothing pulled from anywhere, and run on a real engine.
 
 #[path = "support/command.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod command;
 #[path = "support/docker.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod docker;
 
 use std::path::{Path, PathBuf};

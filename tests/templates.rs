@@ -3,7 +3,7 @@
 //! `.ci/run` installs the clients: `cargo test --test templates -- --ignored`.
 
 #[path = "support/command.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod command;
 
 use std::os::unix::net::UnixStream;

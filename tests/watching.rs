@@ -168,7 +168,7 @@ fn there_is_nothing_else_to_see_and_nothing_to_change() {
 fn the_journal_is_told_the_level_of_each_line() {
     let folder = imported("docker-28.5.2.ndjson");
     let said = |words: &[&str], at: &str| {
-        let file = std::fs::File::create(folder.path(at)).unwrap();
+        let file = File::create(folder.path(at)).unwrap();
         let (stream, mut command) = (file.metadata().unwrap(), folder.command(words));
         command.env("JOURNAL_STREAM", format!("{}:{}", stream.dev(), stream.ino())).stderr(file);
         command.status().unwrap();

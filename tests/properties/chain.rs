@@ -89,7 +89,7 @@ fn said(path: &Path) -> Result<Said, StoreError> {
     ] {
         let filter = Filter::from_wire(wire).expect("a filter");
         let selection = Selection { filter, ..Selection::default() };
-        let passes = |event: &Event| selection.passes(event);
+        let passes = |event: &Event<'_>| selection.passes(event);
         for order in [Order::Time, Order::TimeReversed, Order::Arrival] {
             let judge = if wire.is_empty() { Judge::All } else { Judge::Alike(&passes) };
             let mut found = Vec::new();

@@ -28,7 +28,7 @@ pub fn check(input: &[u8]) {
 
 fn given(mut bytes: &[u8], limit: usize, mut size: impl FnMut() -> usize) -> (Vec<Given>, End) {
     let mut all = Vec::new();
-    let mut keep = |item: Item| {
+    let mut keep = |item: Item<'_>| {
         all.push(match item {
             Item::Event(event) => Given::Event(event.raw().into()),
             Item::Rejected(Rejected { bytes, reason, .. }) => match reason {
