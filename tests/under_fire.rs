@@ -9,6 +9,7 @@
 //! - doubled: stored more than once
 //! - unexplained: made, not stored, and in no gap that `events gaps` names for its engine
 
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::collections::HashMap;

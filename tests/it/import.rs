@@ -1,0 +1,237 @@
+//! What `import` stores, skips and rejects.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::support::command::{Folder, run};
+use crate::support::engine::{event, events};
+use crate::support::fixture;
+
+fn gzipped(text: &str) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(text.as_bytes()).unwrap();
+    gzip.finish().unwrap()
+}
+
+#[test]
+fn a_file_is_stored_once_however_often_it_is_imported() {
+    let folder = Folder::new();
+    let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
+    let ran = folder.run(&["import", &path]).exited(0);
+    assert_eq!(ran.stderr, "248 stored, 0 skipped, 0 rejected\n");
+    let ran = folder.run(&["import", &path]).exited(0);
+    assert_eq!(ran.stderr, "0 stored, 248 skipped, 0 rejected\n");
+    assert_eq!(folder.lines(&["query", "--count", "--source", "imported"]), ["248"]);
+    // The same events of another source are others.
+    folder.run(&["import", &path, "--source", "copy", "-q"]).succeeded();
+    assert_eq!(folder.lines(&["query", "--count"]), ["496"]);
+    let status = &folder.json(&["status", "--json"])[0]["sources"][1];
+    assert_eq!(
+        (status["engine_id"].as_str(), status["host"].as_str(), status["connected"].as_bool()),
+        (None, None, Some(false))
+    );
+}
+
+#[test]
+fn standard_input_is_read_and_what_is_no_event_is_rejected() {
+    let folder = Folder::new();
+    let mut command = folder.command(&["import", "--strict", "-"]);
+    command.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let input = format!("{}\n\nnonsense\n\x1e{}\n{}", event(1), event(0), event(2));
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        "3 stored, 0 skipped, 1 rejected (`events rejected` shows them)\nevents: 1 line was no event (hint: `events rejected` shows them)\n"
+    );
+    assert_eq!(folder.lines(&["query"]), events(0..3));
+    assert_eq!(folder.json(&["rejected"])[0]["error"], "standard input:3: not JSON: expected a value at byte 0");
+}
+
+#[test]
+fn what_is_compressed_is_told_from_its_beginning_and_a_bad_line_is_kept_once_and_where_it_stood() {
+    let folder = Folder::new();
+    let lines = format!("{}\n{}\nnonsense\n{}\n", event(0), event(1), event(2));
+    let compressed = [gzipped(&lines), zstd::encode_all(lines.as_bytes(), 1).unwrap(), lines.into_bytes()];
+    for (round, bytes) in compressed.iter().enumerate() {
+        let path = folder.path("day");
+        std::fs::write(&path, bytes).unwrap();
+        let mut from_stdin = folder.command(&["import"]);
+        from_stdin.stdin(std::fs::File::open(&path).unwrap());
+        for (place, ran) in [run(from_stdin), folder.run(&["import", "day"])].into_iter().enumerate() {
+            let said = ran.exited(0).stderr;
+            let expected = match (round, place) {
+                (0, 0) => "3 stored, 0 skipped, 1 rejected (`events rejected` shows them)\n",
+                (0, 1) => "0 stored, 3 skipped, 1 rejected (`events rejected` shows them)\n",
+                _ => "0 stored, 4 skipped, 0 rejected\n",
+            };
+            assert_eq!(said, expected, "{round} {place}");
+        }
+    }
+    // The same bad line is as bad the second time, though it is not stored twice.
+    folder
+        .run(&["import", "-q", "--strict", "day"])
+        .failed(1, "1 line was no event (hint: `events rejected` shows them)");
+    let status = String::from_utf8(folder.run(&["status"]).succeeded().stdout).unwrap();
+    assert!(status.contains("● imported\n"), "{status}");
+    assert_eq!(folder.lines(&["query"]), events(0..3));
+    let errors: Vec<_> = folder.json(&["rejected"]).iter().map(|line| line["error"].clone()).collect();
+    let why = "not JSON: expected a value at byte 0";
+    assert_eq!(errors, [format!("standard input:3: {why}"), format!("day:3: {why}")]);
+}
+
+#[test]
+fn days_in_any_order_are_read_back_in_order() {
+    let folder = Folder::new();
+    // Three days, each later imported before an earlier one, and a fourth in between two.
+    let days: [Vec<u64>; 4] = [
+        (60_000..63_000).collect(),
+        (30_000..34_000).collect(),
+        (0..9_000).collect(),
+        (30_500..62_000).step_by(7).collect(),
+    ];
+    let mut expected: Vec<u64> = Vec::new();
+    for (at, day) in days.iter().enumerate() {
+        let path = folder.path(&format!("day{at}.ndjson"));
+        std::fs::write(&path, events(day.iter().copied()).join("\n")).unwrap();
+        folder.run(&["import", "-q", path.to_str().unwrap()]).succeeded();
+        expected.extend(day);
+    }
+    expected.sort_unstable();
+    expected.dedup();
+    let expected = events(expected);
+    assert!(folder.lines(&["query"]) == expected);
+    let mut reversed = folder.lines(&["query", "--reverse"]);
+    reversed.reverse();
+    assert!(reversed == expected);
+    assert_eq!(folder.lines(&["query", "--last", "3"]), expected[expected.len() - 3..]);
+    let some: Vec<String> = expected.iter().filter(|line| line.contains("\"name\":\"box-77")).cloned().collect();
+    assert!(some.len() > 100);
+    assert_eq!(folder.lines(&["query", "--container", "box-77"]), some);
+    let starts: Vec<String> = expected.iter().filter(|line| line.contains("\"Action\":\"start\"")).cloned().collect();
+    assert!(folder.lines(&["query", "--action", "start"]) == starts);
+    // A window within: from the 31,000th second to the 60,500th.
+    let window = ["query", "--since", "1790031000", "--until", "1790060500"];
+    let time = |line: &String| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap();
+    let within = 1_790_031_000_000_000_000..=1_790_060_500_000_000_000;
+    let within: Vec<String> = expected.iter().filter(|line| within.contains(&time(line))).cloned().collect();
+    assert!(within.len() > 4_000);
+    assert!(folder.lines(&window) == within);
+}
+
+#[test]
+fn an_import_that_is_killed_and_run_again_ends_the_same() {
+    let lines = events(0..30_000);
+    let text = format!("{}\nnonsense\n{}\n", lines[..5_000].join("\n"), lines[5_000..].join("\n"));
+    let forms = [
+        ("many.ndjson", text.clone().into_bytes()),
+        ("many.gz", gzipped(&text)),
+        ("many.zst", zstd::encode_all(text.as_bytes(), 1).unwrap()),
+        ("many.json-seq", lines.iter().map(|line| format!("\x1e{line}\n")).collect::<String>().into_bytes()),
+    ];
+    for (name, bytes) in forms {
+        let folder = Folder::new();
+        std::fs::write(folder.path(name), bytes).unwrap();
+        for round in 1..=4 {
+            let import = folder.start(&["import", name]);
+            folder.eventually("some are stored", || {
+                let ran = folder.run(&["query", "--count", "-q"]);
+                let count: usize = String::from_utf8_lossy(&ran.stdout).trim().parse().unwrap_or(0);
+                if count >= round * 2_000 { Ok(()) } else { Err(count) }
+            });
+            if round % 2 == 0 { import.signal("INT") } else { import.kill() }
+        }
+        folder.run(&["import", "-q", name]).succeeded();
+        assert!(folder.lines(&["query"]) == lines, "{name}");
+        let rejected = folder.json(&["rejected"]);
+        let line: Vec<&str> = rejected.iter().map(|rejected| rejected["error"].as_str().unwrap()).collect();
+        assert_eq!(line.len(), usize::from(name != "many.json-seq"), "{name}");
+        assert!(line.iter().all(|error| error.starts_with(&format!("{name}:5001: "))), "{name}: {line:?}");
+        folder.run(&["verify", "-q"]).succeeded();
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_nothing_is_made() {
+    let folder = Folder::new();
+    folder.run(&["import", "missing.ndjson"]).failed(1, "cannot read missing.ndjson: No such file or directory");
+    let line = format!("cannot read {}: it is a directory (hint: name the files in it)", folder.path("").display());
+    folder.run(&["import", folder.path("").to_str().unwrap()]).failed(1, &line);
+    assert!(!crate::support::command::exists(&folder.db()));
+}
+
+#[test]
+fn the_events_view_shows_each_event_plainly() {
+    let folder = Folder::new();
+    let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
+    folder.run(&["import", "-q", &path]).succeeded();
+    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let mut statement = db
+        .prepare("SELECT source, time, type, action, actor_id, name, image, attributes FROM events ORDER BY seq")
+        .unwrap();
+    let rows: Vec<[Option<String>; 8]> = statement
+        .query_map([], |row| Ok(std::array::from_fn(|at| row.get(at).unwrap())))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let lines = fixture::lines("docker-28.5.2.ndjson");
+    assert_eq!(rows.len(), lines.len());
+    for (row, line) in rows.iter().zip(&lines) {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let attributes = &event["Actor"]["Attributes"];
+        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        let time = events::query::time::rfc3339(event["timeNano"].as_i64().unwrap());
+        let expected = [
+            Some("imported".to_owned()),
+            Some(time),
+            text(&event["Type"]),
+            text(&event["Action"]),
+            text(&event["Actor"]["ID"]),
+            text(&attributes["name"]),
+            text(&attributes["image"]),
+        ];
+        assert_eq!(row[..7], expected, "{line}");
+        let shown: serde_json::Value = serde_json::from_str(row[7].as_deref().unwrap()).unwrap();
+        assert_eq!(shown, *attributes, "{line}");
+    }
+}
+
+#[test]
+fn the_program_runs_on_what_it_prints() {
+    let folder = Folder::new();
+    folder.run(&["import", "-q", fixture::path("docker-29.7.2.ndjson").to_str().unwrap()]).succeeded();
+    let printed = folder.lines(&["query"]);
+    let again = Folder::new();
+    let mut command = again.command(&["import", "-q"]);
+    let path = again.path("printed");
+    std::fs::write(&path, printed.join("\n")).unwrap();
+    command.stdin(std::fs::File::open(&path).unwrap());
+    run(command).succeeded();
+    assert_eq!(again.lines(&["query"]), printed);
+}
+
+/// On a terminal, and nowhere else, a bar says how far it is.
+#[test]
+fn on_a_terminal_a_bar_shows_how_far_it_is() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("many.ndjson"), events(0..30_000).join("\n")).unwrap();
+    let program = env!("CARGO_BIN_EXE_events");
+    let on_terminal = |words: &str| {
+        let mut command = folder.command(&[]);
+        command = {
+            let mut script = std::process::Command::new("script");
+            script.args(["-qec", &format!("stty cols 120; {program} {words}"), "/dev/null"]);
+            script.env("EVENTS_DB", folder.db()).current_dir(command.get_current_dir().unwrap()).stdin(Stdio::null());
+            script
+        };
+        String::from_utf8(run(command).exited(0).stdout).unwrap()
+    };
+    let shown = on_terminal("import many.ndjson");
+    for part in [" % ", " left", "events/s", "30000 stored, 0 skipped, 0 rejected"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    assert_eq!(on_terminal("import -q many.ndjson"), "");
+    assert_eq!(folder.run(&["import", "many.ndjson"]).exited(0).stderr, "0 stored, 30000 skipped, 0 rejected\n");
+}

@@ -1,0 +1,109 @@
+//! `serve` and clients that mean no good, or do not know better.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::support::command::{Running, eventually};
+use crate::support::fixture::imported;
+use crate::support::http::{ask, encoded, get, serve};
+
+#[test]
+fn a_request_that_is_too_long_is_refused_and_one_that_never_ends_holds_nobody_up() {
+    let folder = imported("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&folder, &[]);
+    let mut slow = UnixStream::connect(&socket).unwrap();
+    slow.write_all(b"GET /events HTTP/1.1\r\nHo").unwrap();
+    let values: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
+    for filter in ["x".repeat(1 << 20), values.join("\",\"")] {
+        let filter = encoded(&format!(r#"{{"container":["{filter}"]}}"#));
+        let answer = get(&socket, &format!("/events?filters={filter}"));
+        assert_eq!((answer.status(), answer.text().as_str()), (400, "{\"message\":\"the request is too long\"}\n"));
+    }
+    assert_eq!(get(&socket, "/_ping").status(), 200);
+}
+
+/// How many files a process has open whose names begin so.
+fn open_files(server: &Running, kind: &str) -> usize {
+    let files = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    files.filter(|file| file.as_ref().is_ok_and(|file| is_kind(&file.path(), kind))).count()
+}
+
+fn is_kind(file: &Path, kind: &str) -> bool {
+    fs::read_link(file).is_ok_and(|target| target.to_string_lossy().starts_with(kind))
+}
+
+#[test]
+fn ten_thousand_connections_leave_nothing_open() {
+    let folder = imported("docker-28.5.2.ndjson");
+    let (server, socket) = serve(&folder, &[]);
+    let before = open_files(&server, "socket:");
+    let requests: [&[u8]; 7] = [
+        b"",
+        b"\0\x01\x02\xff\n\n",
+        b"garbage\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\n\n",
+        b"GET /events?since=0 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /events HTTP/1.1\r\nHo",
+    ];
+    for round in 0..10_000 {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.write_all(requests[round % requests.len()]).unwrap();
+    }
+    eventually("all connections are closed", || match open_files(&server, "socket:") {
+        open if open <= before => Ok(()),
+        open => Err((before, open)),
+    });
+    // SQLite keeps for its next readers what earlier ones had open: as many as there ever were at once.
+    let stores = open_files(&server, &folder.db().display().to_string());
+    assert!(stores <= 64 + 5, "{stores}");
+    assert_eq!(get(&socket, "/events?since=0&until=0").lines(), folder.lines(&["query", "-q"]));
+    server.stop();
+}
+
+#[test]
+fn a_head_without_an_end_is_refused_before_it_fills_the_memory() {
+    let folder = imported("docker-28.5.2.ndjson");
+    let (server, socket) = serve(&folder, &[]);
+    let mut endless = UnixStream::connect(&socket).unwrap();
+    endless.write_all(b"GET /events HTTP/1.1\r\n").unwrap();
+    let line = format!("X: {}\r\n", "x".repeat(1_000));
+    let before = server.peak().unwrap();
+    while endless.write_all(line.as_bytes()).is_ok() {}
+    let peak = server.peak().unwrap();
+    assert!(peak < before + (8 << 20), "{before} bytes, then {peak}");
+    let mut refused = String::new();
+    let _ = endless.read_to_string(&mut refused);
+    assert!(refused.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{refused}");
+}
+
+#[test]
+fn long_filters_are_judged_beside_everything_else() {
+    let folder = imported("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&folder, &[]);
+    let values: Vec<String> = (0..4_000).map(|n| format!("x{n}")).collect();
+    let filter = encoded(&format!(r#"{{"container":["{}","web"]}}"#, values.join("\",\"")));
+    let request = format!("GET /events?until=1795535700&filters={filter} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let asked: Vec<_> = (0..20).map(|_| ask(&socket, &request)).collect();
+    let begin = Instant::now();
+    assert_eq!(get(&socket, "/_ping").status(), 200);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    let expected = folder.lines(&["query", "-q", "--container", "web"]);
+    assert!(!expected.is_empty() && asked.into_iter().all(|asked| asked.all().lines() == expected));
+}
+
+#[test]
+fn requests_that_do_not_wait_for_answers_get_them_in_their_order() {
+    let folder = imported("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&folder, &[]);
+    let mut many = UnixStream::connect(&socket).unwrap();
+    many.write_all("GET /events?since=0&until=0 HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3).as_bytes()).unwrap();
+    many.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answers = String::new();
+    many.read_to_string(&mut answers).unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 4);
+    assert!(answers.ends_with("OK"));
+}
