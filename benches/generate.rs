@@ -19,9 +19,9 @@ fn main() {
     let churn = words.iter().any(|word| word == "--churn");
     let mut world = World::new(number);
     if churn {
-        world.churn()
+        world.churn();
     } else {
-        world.live()
+        world.live();
     }
     world.out.flush().expect("standard output takes it");
 }

@@ -15,14 +15,14 @@ fn fixture() -> String {
     std::fs::read_to_string(path).expect("the recording is part of the project")
 }
 
-fn actor(event: &Event) -> Actor {
+fn actor(event: &Event<'_>) -> Actor {
     let stay = event.attributes.iter().filter(|(key, _)| !varies(key));
     Actor::new(&event.actor_id, stay.map(|(key, value)| (&**key, &**value)))
 }
 
 fn parts(criterion: &mut Criterion) {
     let text = fixture();
-    let events: Vec<Event> =
+    let events: Vec<Event<'_>> =
         text.lines().map(|line| Event::parse(line.as_bytes()).expect("an engine wrote it")).collect();
     let mut group = criterion.benchmark_group("parts");
     group.throughput(Throughput::Elements(events.len() as u64));
@@ -30,13 +30,13 @@ fn parts(criterion: &mut Criterion) {
     group.bench_function("splitter", |b| {
         let mut splitter = Splitter::with_limit(1 << 20);
         b.iter(|| {
-            text.as_bytes().chunks(16 * 1024).for_each(|chunk| splitter.push(chunk, |piece| _ = black_box(piece)))
+            text.as_bytes().chunks(16 * 1024).for_each(|chunk| splitter.push(chunk, |piece| _ = black_box(piece)));
         });
     });
     group.bench_function("splitter and parser", |b| {
         let mut decoder = Decoder::default();
         b.iter(|| {
-            text.as_bytes().chunks(16 * 1024).for_each(|chunk| decoder.push(chunk, |item| drop(black_box(item))))
+            text.as_bytes().chunks(16 * 1024).for_each(|chunk| decoder.push(chunk, |item| drop(black_box(item))));
         });
     });
     group.bench_function("parser", |b| {

@@ -5,6 +5,8 @@
 //! [`serve`] answers as an engine, [`testing`] is one for tests. [`commands`] is the command line, where the stages meet. A stage imports only what
 //! stands before it; each can be used alone.
 
+#![warn(clippy::unwrap_used, reason = "the library returns an error, or names its invariant with expect")]
+
 pub mod commands;
 pub mod engine;
 pub mod error;

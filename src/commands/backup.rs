@@ -8,7 +8,7 @@ use crate::store::Reader;
 
 /// The flags of `backup`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Where to put the copy
     #[arg(value_name = "FILE")]
     file: PathBuf,

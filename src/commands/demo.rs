@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The flags of `demo`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub(super) struct Args {}
 
 pub(super) fn run(_: &Shared, _: &Args) -> Result<(), Failure> {
     let folder = tempfile::Builder::new()

@@ -10,7 +10,7 @@ use crate::error::chain;
 
 /// The flags of `install-docs`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The folder whose share/ they go to [default: ~/.local, for root /usr/local]
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,

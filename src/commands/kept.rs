@@ -6,7 +6,7 @@ use crate::store::{Keep, Store};
 
 /// How much of the record is kept.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Kept {
+pub(super) struct Kept {
     /// How long events are kept, as 90d
     #[arg(long, value_name = "DURATION", help_heading = "Keeping")]
     retain: Option<String>,
@@ -17,7 +17,7 @@ pub struct Kept {
 
 impl Kept {
     /// What the words mean.
-    pub fn keep(&self) -> Result<Keep, Failure> {
+    pub(super) fn keep(&self) -> Result<Keep, Failure> {
         let age = self.retain.as_deref().map(time::parse_duration).transpose()?;
         let bytes = self.max_size.as_deref().map(max_size).transpose()?;
         Ok(Keep { age, bytes: bytes.map(|bytes| bytes as u64) })

@@ -12,7 +12,7 @@ const BREATH: Duration = Duration::from_millis(20);
 /// The flags of `prune`.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("limit").required(true).multiple(true).args(["retain", "max_size"])))]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     kept: Kept,
     /// Say what would go, and let nothing go

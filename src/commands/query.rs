@@ -22,7 +22,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// The flags of `query`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     history: History,
     /// Print the first N and stop
@@ -205,9 +205,9 @@ impl Query<'_> {
         &self,
         snapshot: Snapshot,
         order: Order,
-        each: impl FnMut(Stored) -> ControlFlow<Result<(), PrintError>>,
+        each: impl FnMut(Stored<'_>) -> ControlFlow<Result<(), PrintError>>,
     ) -> Result<(), Failure> {
-        let passes = |event: &Event| self.selection.passes(event);
+        let passes = |event: &Event<'_>| self.selection.passes(event);
         let judge = self.selection.judge(&passes);
         match self.reader.events(&self.selection.ask(self.source), snapshot, order, judge, each)? {
             ControlFlow::Break(done) => Ok(done?),
@@ -297,7 +297,7 @@ impl<W: Write> Printer<W> {
         Ok(())
     }
 
-    fn print(&mut self, stored: Stored) -> Result<(), PrintError> {
+    fn print(&mut self, stored: Stored<'_>) -> Result<(), PrintError> {
         let source = self.names.get(&stored.source).map_or("", String::as_str);
         let record = Record { raw: stored.raw, seq: stored.seq, source, received_nano: stored.received_nano };
         self.left -= 1;
@@ -305,6 +305,6 @@ impl<W: Write> Printer<W> {
     }
 }
 
-fn println(line: std::fmt::Arguments) -> io::Result<()> {
+fn println(line: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }

@@ -5,7 +5,7 @@ use crate::event::Redaction;
 
 /// What to take out of events before they are stored.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Redact {
+pub(super) struct Redact {
     /// Take this out of events before they are stored: `exec`, the command lines of exec events, or whatever a regular
     /// expression finds in commands and in the values of attributes; repeatable
     #[arg(long, value_name = "exec|REGEX")]
@@ -14,7 +14,7 @@ pub struct Redact {
 
 impl Redact {
     /// What the words mean.
-    pub fn redaction(&self) -> Result<Redaction, Failure> {
+    pub(super) fn redaction(&self) -> Result<Redaction, Failure> {
         Ok(Redaction::new(&self.redact)?)
     }
 }

@@ -13,7 +13,7 @@ use crate::store::Reader;
 
 /// The flags of `rejected`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub(super) struct Args {}
 
 pub(super) fn run(shared: &Shared, _: &Args) -> Result<(), Failure> {
     #[derive(Serialize)]

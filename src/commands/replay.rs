@@ -26,7 +26,7 @@ use crate::stream::fixtures;
 
 /// The flags of `replay`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Play these files in place of the store: NDJSON or json-seq, also as .gz or .zst; `-`: standard input
     #[arg(value_name = "FIXTURE", conflicts_with = "source")]
     fixtures: Vec<PathBuf>,
@@ -121,7 +121,7 @@ impl Args {
         let reader = Reader::open(&shared.db()?)?;
         let source =
             self.history.source.as_deref().map(|name| find_source(&reader, name)).transpose()?.map(|(id, _)| id);
-        let passes = |event: &Event| selection.passes(event);
+        let passes = |event: &Event<'_>| selection.passes(event);
         let judge = selection.judge(&passes);
         let snapshot = reader.snapshot(0)?;
         let instant = |raw: &[u8]| Event::parse(raw).map_or(0, |event| event.time_nano);

@@ -8,7 +8,7 @@ use crate::store::Reader;
 /// Which events.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Filters (as the engine's; values of one key OR, keys AND, labels AND)")]
-pub struct Filters {
+pub(super) struct Filters {
     /// Let through what matches; keys: config container daemon event image label network node plugin scope secret
     /// service type volume
     #[arg(short, long = "filter", value_name = "K=V")]
@@ -48,7 +48,7 @@ pub struct Filters {
 /// From when to when.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Window")]
-pub struct Window {
+pub(super) struct Window {
     /// No earlier than: a date or time (RFC 3339 or a part of it, local without a zone), unix seconds, a duration
     /// back from now (10m, 1h30m, 7d), now
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
@@ -60,7 +60,7 @@ pub struct Window {
 
 /// Which events of history: filters, a window, a source.
 #[derive(Debug, Default, clap::Args)]
-pub struct History {
+pub(super) struct History {
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
@@ -72,14 +72,14 @@ pub struct History {
 
 impl History {
     /// The selection that these flags make, of any number.
-    pub fn selection(&self) -> Result<Selection, Failure> {
+    pub(super) fn selection(&self) -> Result<Selection, Failure> {
         self.window.narrow(self.filters.selection()?, now_nano())
     }
 }
 
 impl Filters {
     /// The selection that these flags make, of any time and number.
-    pub fn selection(&self) -> Result<Selection, Failure> {
+    pub(super) fn selection(&self) -> Result<Selection, Failure> {
         let mut filter = Filter::default();
         self.filter.iter().try_for_each(|words| filter.add(words))?;
         for (key, values) in [
@@ -109,7 +109,7 @@ impl Filters {
 
 impl Window {
     /// Narrows a selection to this window.
-    pub fn narrow(&self, selection: Selection, now: i64) -> Result<Selection, Failure> {
+    pub(super) fn narrow(&self, selection: Selection, now: i64) -> Result<Selection, Failure> {
         // An empty one is none, as for the docker client: scripts fill in variables.
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let read = |text| given(text).map(|text| time::parse_time(&text, now)).transpose();
@@ -118,7 +118,7 @@ impl Window {
 }
 
 /// Says of which events a reading could not tell whether they are of health checks, if it was to leave these out; once.
-pub fn say_untold(reader: &Reader, said: &mut bool) {
+pub(super) fn say_untold(reader: &Reader, said: &mut bool) {
     let untold = reader.untold();
     if !untold.is_none() && !std::mem::replace(said, true) {
         tracing::warn!("{untold}");
@@ -126,7 +126,7 @@ pub fn say_untold(reader: &Reader, said: &mut bool) {
 }
 
 /// The same of files, in which no configuration stands.
-pub fn say_all_untold(selection: &Selection) {
+pub(super) fn say_all_untold(selection: &Selection) {
     if selection.no_healthchecks {
         tracing::warn!(
             "how containers check their health does not stand in files of events: nothing is left out of them"
@@ -135,7 +135,7 @@ pub fn say_all_untold(selection: &Selection) {
 }
 
 /// The source that a user names: its row and its name.
-pub fn find_source(reader: &Reader, name: &str) -> Result<(i64, String), Failure> {
+pub(super) fn find_source(reader: &Reader, name: &str) -> Result<(i64, String), Failure> {
     let sources = reader.sources()?;
     if let Some(source) = sources.iter().find(|s| s.name == name || s.engine_id.as_deref() == Some(name)) {
         return Ok((source.id, source.name.clone()));

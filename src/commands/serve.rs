@@ -18,7 +18,7 @@ use crate::stream::fixtures;
 
 /// The flags of `serve`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Serve these files in place of the store: NDJSON or json-seq, also as .gz or .zst; `-`: standard input
     #[arg(value_name = "FIXTURE", conflicts_with = "source")]
     fixtures: Vec<PathBuf>,

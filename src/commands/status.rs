@@ -16,7 +16,7 @@ use crate::store::{self, GapRow, HostState, Reader, Reason};
 
 /// The flags of `status`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -104,7 +104,7 @@ enum Light {
 const BOLD: Style = Style::new().bold();
 
 impl std::fmt::Display for Light {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let color = match self {
             Light::Well => AnsiColor::Green,
             Light::Away => AnsiColor::Yellow,

@@ -10,7 +10,7 @@ const PRINTED: u64 = 1_000;
 
 /// The flags of `verify`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A head noted earlier, that must still be part of the chain: what `verify` printed or `record` logged; repeatable
     #[arg(long = "head", value_name = "SEQ:HASH", help_heading = "Proving")]
     heads: Vec<Head>,

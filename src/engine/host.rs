@@ -52,7 +52,7 @@ pub enum Endpoint {
 
 /// Words from which no host can be made.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the error messages describe the variants and their fields")]
 pub enum HostError {
     #[error("'{text}' cannot be a host: {why}")]
     Url { text: String, why: String },
@@ -165,7 +165,7 @@ impl Host {
 }
 
 impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.url)
     }
 }

@@ -44,7 +44,7 @@ impl std::str::FromStr for MetricsPage {
 }
 
 impl std::fmt::Display for MetricsPage {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}{}", self.client.host.url(), self.path)
     }
 }

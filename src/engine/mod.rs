@@ -49,7 +49,7 @@ const ANSWER_LIMIT: usize = 32 * 1024 * 1024;
 
 /// What can go wrong between us and an engine.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the error messages describe the variants and their fields")]
 pub enum EngineError {
     #[error("cannot connect to {host}")]
     Connect { host: String, source: std::io::Error },
@@ -107,7 +107,7 @@ impl std::str::FromStr for ApiVersion {
 }
 
 impl std::fmt::Display for ApiVersion {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.0, self.1)
     }
 }

@@ -26,7 +26,7 @@ use super::connect::Refusal;
 
 /// Certificates or keys that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the error messages describe the variants and their fields")]
 pub enum TlsError {
     #[error("cannot read {}", path.display())]
     File { path: PathBuf, source: io::Error },

@@ -39,7 +39,7 @@ struct Kept {
 
 impl Events {
     /// Copies an event to the end of the list.
-    pub fn push(&mut self, event: &Event) {
+    pub fn push(&mut self, event: &Event<'_>) {
         let Events { text, attributes, events } = self;
         let start = text.len();
         text.push_str(event.text);
@@ -48,7 +48,7 @@ impl Events {
             0 => (0, 0), // May stand anywhere.
             length => ((text.as_ptr() as usize - base) as u32, length as u32),
         };
-        let mut part = |part: &Cow<str>| match part {
+        let mut part = |part: &Cow<'_, str>| match part {
             Cow::Borrowed(part) => place(part),
             Cow::Owned(part) => {
                 text.push_str(part);
@@ -73,7 +73,7 @@ impl Events {
     }
 
     /// Copies an event to the end of the list, without what is to be taken out of it.
-    pub fn push_redacted(&mut self, event: &Event, redaction: &Redaction) {
+    pub fn push_redacted(&mut self, event: &Event<'_>, redaction: &Redaction) {
         match redaction.apply(event) {
             Some(text) => self.push(&Event::parse(text.as_bytes()).expect("it is an event still")),
             None => self.push(event),
@@ -81,7 +81,7 @@ impl Events {
     }
 
     /// Marks the events that are of a container's own health check, which their bytes do not tell any more.
-    pub fn mark(&mut self, mut is_one: impl FnMut(&Event) -> bool) {
+    pub fn mark(&mut self, mut is_one: impl FnMut(&Event<'_>) -> bool) {
         for at in 0..self.events.len() {
             let is_one = is_one(&self.event(&self.events[at]));
             self.events[at].healthcheck |= is_one;
@@ -143,7 +143,7 @@ impl Events {
     }
 
     /// Leaves the events that pass in the list.
-    pub fn retain(&mut self, mut passes: impl FnMut(&Event) -> bool) {
+    pub fn retain(&mut self, mut passes: impl FnMut(&Event<'_>) -> bool) {
         let stay: Vec<bool> = self.events.iter().map(|kept| passes(&self.event(kept))).collect();
         let mut stay = stay.into_iter();
         self.events.retain(|_| stay.next() == Some(true));

@@ -45,7 +45,7 @@ pub struct Event<'a> {
 
 /// The JSON texts of the values of an event, as they stand in its bytes; of a key that stands twice the last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "each field has the name of its JSON key")]
 pub struct Texts<'a> {
     pub status: Option<&'a str>,
     pub id: Option<&'a str>,
@@ -71,7 +71,7 @@ impl<'a> Texts<'a> {
 }
 
 /// The bytes of an event with another instant in the place of its own, and everything else as it is.
-pub fn retimed(event: &Event, time_nano: i64) -> String {
+pub fn retimed(event: &Event<'_>, time_nano: i64) -> String {
     let mut places: Vec<(&str, i64)> = Vec::new();
     places.extend(event.texts.time.map(|text| (text, time_nano.div_euclid(1_000_000_000))));
     places.extend(event.texts.time_nano.map(|text| (text, time_nano)));
@@ -207,7 +207,7 @@ impl<'a> Event<'a> {
     }
 
     /// Whether two events of one source are the same event.
-    pub fn is_same(&self, other: &Event) -> bool {
+    pub fn is_same(&self, other: &Event<'_>) -> bool {
         self.time_nano == other.time_nano
             && self.kind == other.kind
             && self.action == other.action
@@ -326,7 +326,7 @@ fn read_string<'a>(cursor: &mut Cursor<'a>) -> Result<(Option<Field<'a>>, Option
 }
 
 /// The pairs as they stand, `None` for null, `Some(None)` for what is no object; and the text.
-#[allow(clippy::type_complexity)]
+#[allow(clippy::type_complexity, reason = "a private return type, used once")]
 fn read_attributes<'a>(
     cursor: &mut Cursor<'a>,
 ) -> Result<(Option<Option<Attributes<'a>>>, Option<&'a str>), Malformed> {
@@ -353,7 +353,7 @@ fn read_attributes<'a>(
 }
 
 /// Sorts attributes by key, and keeps of equal keys the last.
-fn in_order(mut pairs: Attributes) -> Attributes {
+fn in_order(mut pairs: Attributes<'_>) -> Attributes<'_> {
     if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
         // Stable, so that of equal keys the last in the text stays last; then it is the one kept.
         pairs.sort_by(|a, b| a.0.cmp(&b.0));

@@ -65,7 +65,7 @@ impl Redaction {
     }
 
     /// The event without what is to be taken out, an event again; `None` if nothing is.
-    pub fn apply(&self, event: &Event) -> Option<String> {
+    pub fn apply(&self, event: &Event<'_>) -> Option<String> {
         if self.is_none() {
             return None;
         }
@@ -121,7 +121,7 @@ impl Redaction {
         })
     }
 
-    fn in_command(&self, cursor: &mut Cursor, base: usize, cuts: &mut Vec<Cut>) -> Result<(), Malformed> {
+    fn in_command(&self, cursor: &mut Cursor<'_>, base: usize, cuts: &mut Vec<Cut>) -> Result<(), Malformed> {
         if cursor.next() != Some(b'"') {
             return cursor.value().map(|_| ());
         }
@@ -136,7 +136,7 @@ impl Redaction {
         Ok(())
     }
 
-    fn in_value(&self, cursor: &mut Cursor, base: usize, cuts: &mut Vec<Cut>) -> Result<(), Malformed> {
+    fn in_value(&self, cursor: &mut Cursor<'_>, base: usize, cuts: &mut Vec<Cut>) -> Result<(), Malformed> {
         if cursor.next() == Some(b'"') {
             let (string, text) = cursor.measured(Cursor::string)?;
             cut(string, text.as_ptr() as usize - base + 1, &self.found(&string.decode()), cuts);
@@ -172,7 +172,7 @@ impl Redaction {
 }
 
 /// Marks parts of what a string says for replacement. Its inside begins at `start`.
-fn cut(string: Quoted, start: usize, parts: &[Range<usize>], cuts: &mut Vec<Cut>) {
+fn cut(string: Quoted<'_>, start: usize, parts: &[Range<usize>], cuts: &mut Vec<Cut>) {
     if parts.is_empty() {
         return;
     }
@@ -199,13 +199,13 @@ fn strings(text: &str) -> impl Iterator<Item = Quoted<'_>> {
 }
 
 /// Whether something was taken out of an event.
-pub fn is_redacted(event: &Event) -> bool {
+pub fn is_redacted(event: &Event<'_>) -> bool {
     event.text.contains(REDACTED)
 }
 
 /// Whether two events of one instant may have been the same one before something was taken out of either: whatever is
 /// left of them is the same. So an event is known again when what is to be taken out has changed.
-pub fn may_be_same(a: &Event, b: &Event) -> bool {
+pub fn may_be_same(a: &Event<'_>, b: &Event<'_>) -> bool {
     a.time_nano == b.time_nano
         && a.kind == b.kind
         && a.actor_id == b.actor_id

@@ -15,7 +15,7 @@ pub(super) fn header(envelope: bool, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// One event. Attributes are a JSON object.
-pub(super) fn print(record: &Record, event: &Event, envelope: bool, out: &mut impl Write) -> io::Result<()> {
+pub(super) fn print(record: &Record<'_>, event: &Event<'_>, envelope: bool, out: &mut impl Write) -> io::Result<()> {
     if envelope {
         write!(out, "{},", record.seq)?;
         cell(record.source, out)?;

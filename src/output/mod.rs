@@ -100,7 +100,7 @@ impl<W: Write> Printer<W> {
     ///
     /// # Errors
     /// Whatever the output says; what a template cannot do.
-    pub fn print(&mut self, record: &Record) -> Result<(), PrintError> {
+    pub fn print(&mut self, record: &Record<'_>) -> Result<(), PrintError> {
         let out = &mut self.out;
         match &mut self.form {
             Form::Json if self.envelope => envelope(record, out)?,
@@ -148,7 +148,7 @@ fn parsed<'a>(record: &Record<'a>) -> io::Result<Event<'a>> {
     Event::parse(record.raw).map_err(io::Error::other)
 }
 
-fn envelope(record: &Record, out: &mut impl Write) -> io::Result<()> {
+fn envelope(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
     #[derive(Serialize)]
     struct Envelope<'a> {
         seq: i64,

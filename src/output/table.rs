@@ -50,8 +50,8 @@ impl Table {
     /// Prints an event, once the widths are settled.
     pub(super) fn print<Z: TimeZone>(
         &mut self,
-        record: &Record,
-        event: &Event,
+        record: &Record<'_>,
+        event: &Event<'_>,
         zone: &Z,
         out: &mut impl Write,
     ) -> io::Result<()>
@@ -119,7 +119,7 @@ impl Table {
         columns
     }
 
-    fn row<Z: TimeZone>(&self, record: &Record, event: &Event, zone: &Z) -> Vec<String>
+    fn row<Z: TimeZone>(&self, record: &Record<'_>, event: &Event<'_>, zone: &Z) -> Vec<String>
     where
         Z::Offset: Display,
     {
@@ -153,7 +153,7 @@ fn short(id: &str) -> &str {
 }
 
 /// What happened comes first; the name has a column of its own.
-fn attributes(event: &Event, shown: fn(&str) -> &str) -> String {
+fn attributes(event: &Event<'_>, shown: fn(&str) -> &str) -> String {
     const FIRST: [&str; 5] = ["exitCode", "signal", "execDuration", "image", "container"];
     let first = FIRST.iter().filter_map(|key| Some((*key, event.attribute(key)?)));
     let others = event.attributes.iter().map(|(key, value)| (&**key, &**value));

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeZone};
 use crate::event::Event;
 
 /// `2026-11-24T16:04:10.123456789+01:00 container start ID (image=busybox, name=web)`.
-pub(super) fn print<Z: TimeZone>(event: &Event, zone: &Z, out: &mut impl Write) -> io::Result<()>
+pub(super) fn print<Z: TimeZone>(event: &Event<'_>, zone: &Z, out: &mut impl Write) -> io::Result<()>
 where
     Z::Offset: std::fmt::Display,
 {

@@ -145,7 +145,7 @@ impl Filter {
     }
 
     /// Whether the engine would let this event through.
-    pub fn matches(&self, event: &Event) -> bool {
+    pub fn matches(&self, event: &Event<'_>) -> bool {
         self.matches_action(&event.action)
             && self.is_exactly("type", &event.kind)
             && self.is_exactly("scope", &event.scope)
@@ -236,13 +236,13 @@ impl Filter {
     }
 
     /// On events of every type, though the key is named as one.
-    fn matches_actor(&self, key: &str, event: &Event) -> bool {
+    fn matches_actor(&self, key: &str, event: &Event<'_>) -> bool {
         self.given(key).is_none()
             || self.begins(key, &event.actor_id)
             || self.begins(key, event.attribute("name").unwrap_or_default())
     }
 
-    fn matches_image(&self, event: &Event) -> bool {
+    fn matches_image(&self, event: &Event<'_>) -> bool {
         if self.given("image").is_none() {
             return true;
         }
@@ -256,7 +256,7 @@ impl Filter {
         self.is_exactly("image", name) || self.is_exactly("image", &strip_tag(name))
     }
 
-    fn matches_labels(&self, event: &Event) -> bool {
+    fn matches_labels(&self, event: &Event<'_>) -> bool {
         let Some(labels) = self.given("label") else { return true };
         labels.keys().all(|label| match label.split_once('=') {
             Some((key, value)) => event.attribute(key) == Some(value),

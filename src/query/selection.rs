@@ -57,7 +57,7 @@ impl Selection {
     }
 
     /// Whether the filters let an event through, whenever it was, be it of a health check or not.
-    pub fn passes(&self, event: &Event) -> bool {
+    pub fn passes(&self, event: &Event<'_>) -> bool {
         self.filter.matches(event) && !self.excludes.iter().any(|exclude| exclude.matches(event))
     }
 
@@ -77,7 +77,7 @@ impl Selection {
     }
 
     /// How the store is to judge events that may answer, given what lets them through.
-    pub fn judge<'a>(&self, passes: &'a dyn Fn(&Event) -> bool) -> Judge<'a> {
+    pub fn judge<'a>(&self, passes: &'a dyn Fn(&Event<'_>) -> bool) -> Judge<'a> {
         match () {
             () if self.is_everything() => Judge::All,
             () if self.looks_at_varying() => Judge::Each(passes),

@@ -128,7 +128,7 @@ fn clock_time(text: &str) -> Option<NaiveTime> {
         Some(digits) => {
             second?;
             let good = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            good.then(|| format!("{:0<9.9}", digits).parse::<u32>().ok())??
+            good.then(|| format!("{digits:0<9.9}").parse::<u32>().ok())??
         }
     };
     let second = second.map_or(Some(0), |part| two_digits(part, 59))?;

@@ -257,11 +257,11 @@ impl Shared {
         let source = self.tail().source;
         let identity = identity(reader, source)?;
         self.tail().identity = identity;
-        let passes = |event: &Event| self.selection.passes(event);
+        let passes = |event: &Event<'_>| self.selection.passes(event);
         let judge = if self.selection.is_everything() { Judge::All } else { Judge::Each(&passes) };
         let mut news = Vec::new();
         let looked =
-            reader.events(&self.selection.ask(source), snapshot, Order::Arrival, judge, |stored: Stored| {
+            reader.events(&self.selection.ask(source), snapshot, Order::Arrival, judge, |stored: Stored<'_>| {
                 news.push((stored.seq, Bytes::copy_from_slice(stored.raw)));
                 if news.len() >= 1_000 {
                     self.append(news.drain(..), stored.seq);
@@ -324,13 +324,13 @@ impl Shared {
         ask.since = ask.since.max(self.selection.since);
         ask.no_healthchecks |= self.selection.no_healthchecks;
         ask.until = [ask.until, self.selection.until].into_iter().flatten().min();
-        let passes = |event: &Event| asked.passes(event) && self.selection.passes(event);
+        let passes = |event: &Event<'_>| asked.passes(event) && self.selection.passes(event);
         let judge = match () {
             () if asked.is_everything() && self.selection.is_everything() => Judge::All,
             () if asked.looks_at_varying() || self.selection.looks_at_varying() => Judge::Each(&passes),
             () => Judge::Alike(&passes),
         };
-        let _ = reader.events(&ask, snapshot, order, judge, |stored: Stored| each(stored.raw))?;
+        let _ = reader.events(&ask, snapshot, order, judge, |stored: Stored<'_>| each(stored.raw))?;
         self.say_untold(&reader);
         Ok(())
     }

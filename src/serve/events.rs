@@ -151,8 +151,9 @@ impl Subscription {
     async fn tell_archive(self, archive: Archive, now: Position, mut out: Out) -> Result<(), Gone> {
         let mut at = now;
         if self.replays() {
-            let history =
-                move |archive: &Archive, asked: &Selection, each: Each| archive.history(now, asked, each).map(|()| now);
+            let history = move |archive: &Archive, asked: &Selection, each: Each<'_>| {
+                archive.history(now, asked, each).map(|()| now)
+            };
             (out, _) = self.read(&archive, out, history).await?;
         }
         if self.is_over() {
@@ -172,7 +173,7 @@ impl Subscription {
                         at = newest;
                     }
                     News::LetGo => {
-                        let missed = move |archive: &Archive, _: &Selection, each: Each| archive.missed(at, each);
+                        let missed = move |archive: &Archive, _: &Selection, each: Each<'_>| archive.missed(at, each);
                         (out, at) = self.read(&archive, out, missed).await?;
                     }
                     // As when an engine starts anew: whoever comes again gets what is there now.
@@ -195,7 +196,7 @@ impl Subscription {
         &self,
         archive: &Archive,
         out: Out,
-        read: impl FnOnce(&Archive, &Selection, Each) -> Result<Position, StoreError> + Send + 'static,
+        read: impl FnOnce(&Archive, &Selection, Each<'_>) -> Result<Position, StoreError> + Send + 'static,
     ) -> Result<(Out, Position), Gone> {
         let turn = tokio::select! {
             turn = archive.turn() => turn,

@@ -17,7 +17,7 @@ const LEAN: ApiVersion = ApiVersion(1, 52);
 const IMAGE_CREATE: ApiVersion = ApiVersion(1, 46);
 
 /// Whether an engine tells of this event at a version of the API.
-pub(super) fn is_told_at(event: &Event, version: Option<ApiVersion>) -> bool {
+pub(super) fn is_told_at(event: &Event<'_>, version: Option<ApiVersion>) -> bool {
     version.is_none_or(|version| version >= IMAGE_CREATE) || event.kind != "image" || event.action != "create"
 }
 
@@ -38,7 +38,7 @@ pub(super) fn at_version<'e>(event: &Event<'e>, version: Option<ApiVersion>) -> 
 }
 
 /// With what clients of old look at, in front; what is empty is left out, as Docker 20 to 28 do.
-fn old(event: &Event) -> String {
+fn old(event: &Event<'_>) -> String {
     let mut text = String::with_capacity(event.text.len() + 256);
     text.push('{');
     let mut add = |key: &str, value: &str| {
@@ -82,7 +82,7 @@ struct Members;
 impl<'de> Visitor<'de> for Members {
     type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 

@@ -81,7 +81,7 @@ impl FromStr for Address {
 }
 
 impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
             Address::Tcp(address) => write!(f, "tcp://{address}"),
@@ -101,7 +101,7 @@ impl Address {
 
 /// It cannot be listened there.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the error messages describe the variants and their fields")]
 pub enum ListenError {
     #[error("cannot listen on {address}")]
     Io { address: Address, source: io::Error },
@@ -116,7 +116,7 @@ pub enum ListenError {
 pub struct Tls(TlsAcceptor);
 
 impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tls")
     }
 }
@@ -166,7 +166,7 @@ impl Listening {
 impl Future for Listening {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         self.answering.as_mut().poll(cx)
     }
 }

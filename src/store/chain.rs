@@ -21,7 +21,7 @@ pub struct Head {
 }
 
 impl Display for Head {
-    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:", self.seq)?;
         self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
@@ -99,7 +99,7 @@ pub(super) fn gap_fields(
 }
 
 /// The link after `before`.
-pub(super) fn link(before: &Hash, entry: Entry) -> Hash {
+pub(super) fn link(before: &Hash, entry: Entry<'_>) -> Hash {
     let mut hash = Sha256::new();
     hash.update(before);
     let mut head = [0; 17];

@@ -143,7 +143,7 @@ impl Commit {
 
 impl Part {
     /// An event of this shape.
-    pub(super) fn stores(&mut self, shape: i64, event: &Event) {
+    pub(super) fn stores(&mut self, shape: i64, event: &Event<'_>) {
         self.kinds.entry(shape).or_insert_with(|| (kind(event), 0)).1 += 1;
         self.last_nano = self.last_nano.max(Some(event.time_nano));
     }
@@ -156,7 +156,7 @@ impl Part {
     }
 }
 
-fn kind(event: &Event) -> Kind {
+fn kind(event: &Event<'_>) -> Kind {
     let action = event.action.split_once(':').map_or(&*event.action, |(action, _)| action);
     if event.kind.len() > LONGEST || action.len() > LONGEST {
         return (OTHER.into(), OTHER.into());

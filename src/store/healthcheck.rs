@@ -48,7 +48,7 @@ impl Untold {
 }
 
 impl Display for Untold {
-    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let containers = number(self.containers.len() as u64, "container");
         let events = number(self.events, "exec event");
         write!(

@@ -36,7 +36,7 @@ const HOLES: [Hole; 7] =
     [Hole::Kind, Hole::Action, Hole::ActorId, Hole::Image, Hole::Attributes, Hole::Seconds, Hole::Nanos];
 
 /// Writes the form of an event: its line, with holes for what is kept elsewhere.
-pub fn form_of(event: &Event, form: &mut String) {
+pub fn form_of(event: &Event<'_>, form: &mut String) {
     let raw = event.text;
     let texts = &event.texts;
     let mut places: Vec<(usize, usize, Hole)> = Vec::with_capacity(9);
@@ -107,7 +107,7 @@ impl Form {
     }
 
     /// Puts an event together, at the end of `out`.
-    pub fn fill(&self, kind: &str, action: &str, actor: &Actor, varying: &Varying, time: i64, out: &mut Vec<u8>) {
+    pub fn fill(&self, kind: &str, action: &str, actor: &Actor, varying: &Varying<'_>, time: i64, out: &mut Vec<u8>) {
         for (literal, hole) in &self.pieces {
             out.extend_from_slice(literal.as_bytes());
             match hole {
@@ -164,7 +164,7 @@ impl Actor {
         Actor { quoted_id: quoted(id), quoted_image: quoted(image), pairs: pairs.into(), places }
     }
 
-    fn write_attributes(&self, varying: &Varying, out: &mut Vec<u8>) {
+    fn write_attributes(&self, varying: &Varying<'_>, out: &mut Vec<u8>) {
         out.push(b'{');
         let begin = out.len();
         let mut at = 0;
@@ -204,7 +204,7 @@ pub enum Value<'a> {
 
 impl<'a> Varying<'a> {
     /// Those of an event.
-    pub fn of(event: &'a Event) -> Self {
+    pub fn of(event: &'a Event<'_>) -> Self {
         let mut varying = Varying::default();
         for (key, value) in &event.attributes {
             // By their first letters alone most are none of these.

@@ -36,7 +36,7 @@ pub(super) struct EventRow {
 }
 
 impl EventRow {
-    pub(super) fn read(row: &Row) -> rusqlite::Result<Self> {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let mut varying = Varying::default();
         for (at, value) in varying.0.iter_mut().enumerate() {
             *value = match row.get_ref(5 + at)? {
@@ -164,7 +164,7 @@ impl Lines {
     }
 
     /// The exec ID of the event that is named in place of it; once that is pruned it stands with the row of `seq` itself.
-    fn exec_id(&mut self, db: &Connection, same: &Value, of: i64) -> rusqlite::Result<Value<'static>> {
+    fn exec_id(&mut self, db: &Connection, same: &Value<'_>, of: i64) -> rusqlite::Result<Value<'static>> {
         let Value::Number(seq) = same else { return Ok(Value::Text("".into())) };
         if let Some(digest) = self.execs.get(seq) {
             return Ok(Value::Digest(*digest));

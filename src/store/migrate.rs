@@ -12,14 +12,14 @@ use crate::event::Event;
 pub(super) fn migrations() -> Migrations<'static> {
     Migrations::new(vec![
         M::up(include_str!("../../migrations/0001_record.sql")),
-        M::up_with_hook(include_str!("../../migrations/0002_interned.sql"), |transaction: &Transaction| {
+        M::up_with_hook(include_str!("../../migrations/0002_interned.sql"), |transaction: &Transaction<'_>| {
             intern(transaction).map_err(|e| HookError::Hook(e.to_string()))
         }),
-        M::up_with_hook(include_str!("../../migrations/0003_evidence.sql"), |transaction: &Transaction| {
+        M::up_with_hook(include_str!("../../migrations/0003_evidence.sql"), |transaction: &Transaction<'_>| {
             name_sources(transaction).map_err(|e| HookError::Hook(e.to_string()))
         }),
         M::up(include_str!("../../migrations/0004_healthchecks.sql")),
-        M::up_with_hook(include_str!("../../migrations/0005_texts.sql"), |transaction: &Transaction| {
+        M::up_with_hook(include_str!("../../migrations/0005_texts.sql"), |transaction: &Transaction<'_>| {
             digest_actors(transaction).map_err(|e| HookError::Hook(e.to_string()))
         }),
     ])

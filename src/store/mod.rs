@@ -170,7 +170,7 @@ pub struct RejectedRow {
 
 /// What can go wrong with the file.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
+#[allow(missing_docs, reason = "the error messages describe the variants and their fields")]
 pub enum StoreError {
     #[error("cannot open {}: there is no such file", path.display())]
     Missing { path: PathBuf },

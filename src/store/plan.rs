@@ -65,7 +65,7 @@ pub struct ActorTest {
 pub type ActorPasses = dyn Fn(&str, &[Option<&str>]) -> bool + Send + Sync;
 
 impl fmt::Debug for ActorTest {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ActorTest({:?})", self.keys)
     }
 }
@@ -424,7 +424,7 @@ mod tests {
                 text >= prefix.as_str() && after_all_beginning_with(&prefix).is_none_or(|end| text < end.as_str())
             };
             prop_assert_eq!(within(&text), text.starts_with(&prefix));
-            let text = format!("{}{}", prefix, tail);
+            let text = format!("{prefix}{tail}");
             prop_assert!(within(&text));
         }
     }

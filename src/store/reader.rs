@@ -55,9 +55,9 @@ pub enum Judge<'a> {
     All,
     /// Those that pass, whatever attributes vary from event to event of one actor: asked once for each kind of event
     /// of each actor.
-    Alike(&'a dyn Fn(&Event) -> bool),
+    Alike(&'a dyn Fn(&Event<'_>) -> bool),
     /// Those that pass: asked each time.
-    Each(&'a dyn Fn(&Event) -> bool),
+    Each(&'a dyn Fn(&Event<'_>) -> bool),
 }
 
 /// What became known of a gap: its end, why it is one (`None`: it is not), and the detail.
@@ -147,8 +147,8 @@ impl Reader {
         ask: &Ask,
         snapshot: Snapshot,
         order: Order,
-        judge: Judge,
-        each: impl FnMut(Stored) -> ControlFlow<B>,
+        judge: Judge<'_>,
+        each: impl FnMut(Stored<'_>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, StoreError> {
         self.read_events(ask, snapshot, order, judge, each).map_err(sqlite("read", &self.path))
     }
@@ -158,8 +158,8 @@ impl Reader {
         ask: &Ask,
         snapshot: Snapshot,
         order: Order,
-        judge: Judge,
-        mut each: impl FnMut(Stored) -> ControlFlow<B>,
+        judge: Judge<'_>,
+        mut each: impl FnMut(Stored<'_>) -> ControlFlow<B>,
     ) -> rusqlite::Result<ControlFlow<B>> {
         let db = &self.connection;
         let plan = Plan::make(db, ask, snapshot)?;
@@ -243,7 +243,7 @@ impl Reader {
             let mut statement = self
                 .connection
                 .prepare_cached("SELECT source, from_nano, to_nano, reason, detail FROM gaps ORDER BY seq")?;
-            let row = |row: &Row| {
+            let row = |row: &Row<'_>| {
                 Ok(GapRow {
                     source: row.get(0)?,
                     from_nano: row.get(1)?,
@@ -268,7 +268,7 @@ impl Reader {
                 "SELECT to_nano, reason, detail FROM gap JOIN source ON source.id = gap.source
                  WHERE engine_id = ?1 AND from_nano IS ?2 ORDER BY seq",
             )?;
-            let row = |row: &Row| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
             statement.query_map(params![engine_id, from_nano], row)?.collect()
         };
         read().map_err(sqlite("read", &self.path))
@@ -418,7 +418,7 @@ impl<'a> Judged<'a> {
     }
 }
 
-fn judge_line(line: &[u8], seq: i64, passes: &dyn Fn(&Event) -> bool) -> bool {
+fn judge_line(line: &[u8], seq: i64, passes: &dyn Fn(&Event<'_>) -> bool) -> bool {
     match Event::parse(line) {
         Ok(event) => passes(&event),
         Err(e) => {

@@ -218,9 +218,9 @@ impl Rows {
     /// event's shape.
     pub(super) fn add(
         &mut self,
-        (db, inserts): (&Connection, &mut Inserts),
+        (db, inserts): (&Connection, &mut Inserts<'_>),
         source: (i64, &str),
-        (event, digest, marked): (&Event, &[u8; 32], bool),
+        (event, digest, marked): (&Event<'_>, &[u8; 32], bool),
         received_nano: i64,
         together: bool,
     ) -> rusqlite::Result<i64> {
@@ -359,7 +359,13 @@ impl Rows {
     }
 
     /// The shape of an event, and whether it has a form.
-    fn shape(&mut self, db: &Connection, form: Option<i64>, exec: i64, event: &Event) -> rusqlite::Result<(i64, bool)> {
+    fn shape(
+        &mut self,
+        db: &Connection,
+        form: Option<i64>,
+        exec: i64,
+        event: &Event<'_>,
+    ) -> rusqlite::Result<(i64, bool)> {
         let hash = self.hash_of([form.unwrap_or(0), exec], [&event.kind, &event.scope, &event.action].into_iter());
         if let Some(row) = self.shapes.get(&hash) {
             return Ok((*row, form.is_some()));
@@ -386,7 +392,7 @@ impl Rows {
     }
 
     /// The actor of an event with the attributes that stay.
-    fn actor(&mut self, db: &Connection, source: i64, event: &Event) -> rusqlite::Result<(i64, Rc<Actor>)> {
+    fn actor(&mut self, db: &Connection, source: i64, event: &Event<'_>) -> rusqlite::Result<(i64, Rc<Actor>)> {
         let stay = || event.attributes.iter().filter(|(key, _)| !varies(key));
         self.key.clear();
         let hash = if write_staying(event, &mut self.key) {
@@ -511,7 +517,7 @@ impl Given {
         db.prepare_cached(&format!("SELECT {}", highest.join(", ")))?.query_row([], Given::read)
     }
 
-    fn read(row: &Row) -> rusqlite::Result<Given> {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Given> {
         Ok(Given { actor: row.get(0)?, label: row.get(1)?, shape: row.get(2)?, form: row.get(3)? })
     }
 
@@ -535,7 +541,7 @@ fn next(given: &mut i64) -> i64 {
 
 /// Writes the attributes that stay as they are written in the event, and a zero, which nothing there is: what tells an
 /// actor apart, without taking each of them in hand. Whether that can be done.
-fn write_staying(event: &Event, out: &mut Vec<u8>) -> bool {
+fn write_staying(event: &Event<'_>, out: &mut Vec<u8>) -> bool {
     let Some(text) = event.texts.attributes else { return false };
     let mut at = 0;
     for (key, value) in event.attributes.iter().filter(|(key, _)| varies(key)) {

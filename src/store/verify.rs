@@ -69,7 +69,7 @@ pub enum Fault {
 }
 
 impl Display for Fault {
-    fn fmt(&self, f: &mut Formatter) -> std::fmt::Result {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
             Fault::Damaged(what) => write!(f, "the file is damaged: {what}"),
             Fault::Schema(what) => write!(f, "{what}"),
@@ -524,7 +524,7 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
             Kind::Seal => "0, upto, hash, events, sealed_nano",
             Kind::Healthcheck => "source, container, command",
         };
-        let entry = |row: &Row| -> rusqlite::Result<(i64, Vec<Vec<u8>>)> {
+        let entry = |row: &Row<'_>| -> rusqlite::Result<(i64, Vec<Vec<u8>>)> {
             let text = |at: usize| row.get::<_, Option<String>>(at);
             let fields = match kind {
                 Kind::Event => Vec::new(),
@@ -671,7 +671,7 @@ const TABLES: [(&str, Kind); 6] = [
 ];
 
 /// The next event's sequence, and its row if it can be read.
-fn next_event(rows: &mut Rows) -> rusqlite::Result<Option<(i64, Option<EventRow>)>> {
+fn next_event(rows: &mut Rows<'_>) -> rusqlite::Result<Option<(i64, Option<EventRow>)>> {
     let Some(row) = rows.next()? else { return Ok(None) };
     Ok(Some((row.get(0)?, odd(EventRow::read(row))?)))
 }

@@ -397,7 +397,7 @@ impl Writer {
     }
 
     /// One transaction; after one that fails nothing is remembered.
-    fn transact<T>(&mut self, work: impl FnOnce(&mut Writing) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    fn transact<T>(&mut self, work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         let result = self.try_transact(work);
         if result.is_err() {
             self.sources.clear();
@@ -407,7 +407,7 @@ impl Writer {
         result
     }
 
-    fn try_transact<T>(&mut self, work: impl FnOnce(&mut Writing) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    fn try_transact<T>(&mut self, work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
         let Writer { store, sources, rows, lines, limits, data_version, .. } = self;
         let transaction = store.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version = transaction.query_row("PRAGMA data_version", [], |row| row.get(0))?;
@@ -468,7 +468,7 @@ impl Writing<'_> {
 }
 
 fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqlite::Result<Source> {
-    let row = |row: &Row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+    let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
     let found: Option<(i64, String, Option<i64>, Option<i64>)> = match &key.engine_id {
         Some(engine) => db
             .prepare_cached("SELECT id, name, first_nano, last_nano FROM source WHERE engine_id = ?1")?
@@ -532,7 +532,7 @@ fn free_name(db: &Connection, key: &SourceKey, id: i64) -> rusqlite::Result<Stri
         return Ok(if taken.exists(params![base, id])? { imported(base) } else { base.to_owned() });
     };
     let digits: String = engine_id.chars().filter(char::is_ascii_alphanumeric).collect();
-    let candidates = [base.to_owned(), format!("{base}-{:.8}", digits), format!("{base}-{digits}")];
+    let candidates = [base.to_owned(), format!("{base}-{digits:.8}"), format!("{base}-{digits}")];
     for name in candidates {
         if !taken.exists(params![name, id])? {
             return Ok(name);
@@ -666,7 +666,7 @@ impl Adding<'_, '_> {
     }
 
     /// Whether no event of this source like this one is stored; it then counts as stored.
-    fn is_new(&mut self, event: &Event) -> rusqlite::Result<bool> {
+    fn is_new(&mut self, event: &Event<'_>) -> rusqlite::Result<bool> {
         if self.source.at.get(&event.time_nano).is_none() {
             let mut at = AtInstant::default();
             self.each_at(event.time_nano, |stored| at.add(stored.identity().digest, is_redacted(stored)))?;
@@ -691,7 +691,7 @@ impl Adding<'_, '_> {
     }
 
     /// Calls `each` with what is stored of this source at an instant.
-    fn each_at(&mut self, time_nano: i64, mut each: impl FnMut(&Event)) -> rusqlite::Result<()> {
+    fn each_at(&mut self, time_nano: i64, mut each: impl FnMut(&Event<'_>)) -> rusqlite::Result<()> {
         let mut line = Vec::new();
         for seq in self.rows.stretches.at_instant(self.db, time_nano)? {
             let row = self

@@ -40,7 +40,7 @@ impl Splitter {
     }
 
     /// Takes the next bytes and calls `each` with every line that they end.
-    pub fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(Piece)) {
+    pub fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(Piece<'_>)) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             let tail = &bytes[..end];
             bytes = &bytes[end + 1..];
@@ -55,7 +55,7 @@ impl Splitter {
     }
 
     /// The stream has ended: calls `each` with the unfinished line, if there is one.
-    pub fn finish(&mut self, mut each: impl FnMut(Piece)) {
+    pub fn finish(&mut self, mut each: impl FnMut(Piece<'_>)) {
         if self.let_go > 0 {
             each(Piece::TooLong { head: &self.line, length: self.line.len() as u64 + self.let_go });
         } else if !self.line.is_empty() {
@@ -100,7 +100,7 @@ mod tests {
 
     fn run<'a>(limit: usize, chunks: impl IntoIterator<Item = &'a [u8]>) -> Vec<Owned> {
         let mut out = Vec::new();
-        let mut keep = |piece: Piece| {
+        let mut keep = |piece: Piece<'_>| {
             out.push(match piece {
                 Piece::Line(line) => Owned::Line(line.to_vec()),
                 Piece::TooLong { head, length } => Owned::TooLong(head.to_vec(), length),

@@ -95,7 +95,7 @@ impl Input {
     pub fn read<T>(
         mut self,
         of: &mut T,
-        mut each: impl FnMut(&mut T, Item),
+        mut each: impl FnMut(&mut T, Item<'_>),
         mut block: impl FnMut(&mut T) -> bool,
     ) -> Result<(), ReadError> {
         let mut decoder = Decoder::default();
@@ -141,7 +141,7 @@ pub fn fixtures(paths: &[impl AsRef<Path>]) -> Result<Vec<(i64, Bytes)>, ReadErr
         let input = Input::open(path.as_ref())?;
         let name = input.name.clone();
         let mut rejected = 0;
-        let each = |events: &mut Vec<(i64, Bytes)>, item: Item| match item {
+        let each = |events: &mut Vec<(i64, Bytes)>, item: Item<'_>| match item {
             Item::Event(event) => events.push((event.time_nano, Bytes::copy_from_slice(event.raw()))),
             Item::Rejected(_) => rejected += 1,
         };

@@ -18,7 +18,7 @@ pub const REJECTED_LIMIT: usize = 64 * 1024;
 
 /// One thing that came down a stream.
 #[derive(Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant)] // Nearly every one is an event, and none is kept.
+#[allow(clippy::large_enum_variant, reason = "nearly every item is an event, and items are short-lived")]
 pub enum Item<'a> {
     /// An event.
     Event(Event<'a>),
@@ -82,7 +82,7 @@ impl Decoder {
     }
 
     /// Takes the next bytes of the stream and calls `each` with whatever they complete.
-    pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Item)) {
+    pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Item<'_>)) {
         let Decoder { splitter, lines } = self;
         splitter.push(bytes, |piece| {
             *lines += 1;
@@ -92,7 +92,7 @@ impl Decoder {
 
     /// The stream has ended: calls `each` with what is left, if anything is. A last line without its end is an event
     /// if it is one as it stands. Afterwards the decoder is as new.
-    pub fn finish(&mut self, mut each: impl FnMut(Item)) -> End {
+    pub fn finish(&mut self, mut each: impl FnMut(Item<'_>)) -> End {
         let mut end = End::Clean;
         let line = std::mem::take(&mut self.lines) + 1;
         self.splitter.finish(|piece| {
@@ -116,7 +116,7 @@ impl Decoder {
 const SEPARATOR: u8 = 0x1E;
 
 /// Reads the line of a number; `last` if the stream has ended in it.
-fn read(piece: Piece, number: u64, last: bool, each: &mut dyn FnMut(Item)) {
+fn read(piece: Piece<'_>, number: u64, last: bool, each: &mut dyn FnMut(Item<'_>)) {
     let line = match piece {
         Piece::Line(line) => line,
         Piece::TooLong { head, length } => return each(reject(head, number, Reason::TooLong(length))),
@@ -132,7 +132,7 @@ fn read(piece: Piece, number: u64, last: bool, each: &mut dyn FnMut(Item)) {
 }
 
 /// A line that is no event: the records in it if one of them is, or else all of it as it stands.
-fn read_records(line: &[u8], number: u64, error: NotAnEvent, last: bool, each: &mut dyn FnMut(Item)) {
+fn read_records(line: &[u8], number: u64, error: NotAnEvent, last: bool, each: &mut dyn FnMut(Item<'_>)) {
     let records = || line.split(|byte| *byte == SEPARATOR).map(trim).filter(|record| !record.is_empty());
     if !records().any(|record| Event::parse(record).is_ok()) {
         return each(reject(line, number, reason(line, error, last)));

@@ -44,7 +44,7 @@ fn of(name: &str, action: &str, attributes: &str, n: u64) -> String {
 
 /// What an engine tells of a command that runs in a container from the `n`th second on.
 fn runs(name: &str, command: &str, n: u64) -> Vec<String> {
-    let exec = format!("\"execID\":\"{:064x}\",", n);
+    let exec = format!("\"execID\":\"{n:064x}\",");
     vec![
         of(name, &format!("exec_create: {command}"), &exec, n),
         of(name, &format!("exec_start: {command}"), &exec, n + 1),

@@ -398,9 +398,9 @@ fn texts_that_nobody_uses_do_not_take_the_place_of_events() {
             if size <= most { Ok(()) } else { Err(size) }
         });
         if words[0] == "record" {
-            running.stop()
+            running.stop();
         } else {
-            drop(running.ended().succeeded())
+            drop(running.ended().succeeded());
         }
         // As many stay as have room.
         let left = folder.lines(&["query", "-q"]).len();

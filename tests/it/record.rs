@@ -92,9 +92,9 @@ fn a_clean_end_of_the_stream_is_a_lost_engine_that_is_sought_again() {
     folder.eventually_lines(ALL, &events(0..1));
     for n in 1..6 {
         if n % 2 == 0 {
-            engine.ends_streams()
+            engine.ends_streams();
         } else {
-            engine.cuts_connections()
+            engine.cuts_connections();
         }
         engine.happens(&event(n));
         folder.eventually_lines(ALL, &events(0..n + 1));

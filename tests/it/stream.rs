@@ -8,7 +8,7 @@ use proptest::prelude::*;
 fn decode<'a>(limit: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<String>, Vec<String>, End) {
     let mut decoder = Decoder::with_limit(limit);
     let (mut events, mut rejected) = (Vec::new(), Vec::new());
-    let mut each = |item: Item| match item {
+    let mut each = |item: Item<'_>| match item {
         Item::Event(event) => events.push(event.text.to_owned()),
         Item::Rejected(r) => rejected.push(r.reason.to_string()),
     };

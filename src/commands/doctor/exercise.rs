@@ -240,7 +240,7 @@ fn actions(path: &Path, id: &str) -> Result<Vec<String>, StoreError> {
     let selection = Selection { filter, ..Selection::default() };
     let reader = Reader::open(path)?;
     let mut actions = Vec::new();
-    let passes = |event: &Event| selection.passes(event);
+    let passes = |event: &Event<'_>| selection.passes(event);
     let _ = reader.events::<()>(
         &selection.ask(None),
         reader.snapshot(0)?,

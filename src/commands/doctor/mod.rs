@@ -13,7 +13,7 @@ use findings::Findings;
 
 /// The flags of `doctor`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     #[command(flatten)]
     hosts: Hosts,
     /// Create a container of this image at each engine, watch its events arrive in a store, read its logs, remove it; the

@@ -28,7 +28,7 @@ const SOURCE: &str = "imported";
 
 /// The flags of `import`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// NDJSON or json-seq, as an engine, `docker events --format '{{json .}}'` or `query` wrote it, also compressed with
     /// gzip or zstd; or another store, with its sources, gaps and rejected lines; `-`: standard input
     #[arg(value_name = "FILE", default_value = "-")]
@@ -166,7 +166,7 @@ impl Import {
         let name = input.name().to_owned();
         let mut held = Delivery::new(key.clone(), now_nano());
         let redaction = self.redaction.clone();
-        let each = |delivery: &mut Delivery, item: Item| match item {
+        let each = |delivery: &mut Delivery, item: Item<'_>| match item {
             Item::Event(event) => delivery.events.push_redacted(&event, &redaction),
             Item::Rejected(rejected) => {
                 let error = format!("{name}:{}: {}", rejected.line, rejected.reason);

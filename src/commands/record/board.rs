@@ -13,7 +13,7 @@ const GLANCE: Duration = Duration::from_millis(500);
 
 /// The state of every host.
 #[derive(Debug)]
-pub struct Board {
+pub(super) struct Board {
     hosts: Mutex<Vec<HostState>>,
     changed: Notify,
     /// An engine was asked, and came or did not.
@@ -22,19 +22,19 @@ pub struct Board {
 
 impl Board {
     /// Hosts not reached yet.
-    pub fn new(hosts: impl Iterator<Item = String>) -> Self {
+    pub(super) fn new(hosts: impl Iterator<Item = String>) -> Self {
         let hosts = hosts.map(|host| HostState { host, engine_id: None, connected: false, trouble: None }).collect();
         Board { hosts: Mutex::new(hosts), changed: Notify::new(), tried: AtomicBool::new(false) }
     }
 
     /// This engine is at the host.
-    pub fn reached(&self, host: usize, engine_id: &str) {
+    pub(super) fn reached(&self, host: usize, engine_id: &str) {
         self.locked()[host].engine_id = Some(engine_id.into());
         self.changed.notify_one();
     }
 
     /// The host's stream is open.
-    pub fn connected(&self, host: usize) {
+    pub(super) fn connected(&self, host: usize) {
         let state = &mut self.locked()[host];
         (state.connected, state.trouble) = (true, None);
         self.tried.store(true, Ordering::Relaxed);
@@ -42,30 +42,30 @@ impl Board {
     }
 
     /// The host's stream is not open any more, or never was.
-    pub fn disconnected(&self, host: usize) {
+    pub(super) fn disconnected(&self, host: usize) {
         self.locked()[host].connected = false;
         self.tried.store(true, Ordering::Relaxed);
         self.changed.notify_one();
     }
 
     /// Why the host's stream is not open.
-    pub fn troubled(&self, host: usize, why: &str) {
+    pub(super) fn troubled(&self, host: usize, why: &str) {
         self.locked()[host].trouble = Some(why.into());
         self.changed.notify_one();
     }
 
     /// No stream is open any more.
-    pub fn all_disconnected(&self) {
+    pub(super) fn all_disconnected(&self) {
         self.locked().iter_mut().for_each(|host| host.connected = false);
     }
 
     /// Whether this host was ever reached.
-    pub fn was_reached(&self, host: usize) -> bool {
+    pub(super) fn was_reached(&self, host: usize) -> bool {
         self.locked()[host].engine_id.is_some()
     }
 
     /// Writes into the lock what has changed, for as long as it is polled.
-    pub async fn publish(&self, lock: &Arc<Mutex<RecorderLock>>, queue: &Queue) {
+    pub(super) async fn publish(&self, lock: &Arc<Mutex<RecorderLock>>, queue: &Queue) {
         let mut told = None;
         loop {
             let Progress { events, failing, .. } = queue.progress();
@@ -88,17 +88,17 @@ impl Board {
     }
 
     /// Whether any engine was asked, be it there or not.
-    pub fn was_tried(&self) -> bool {
+    pub(super) fn was_tried(&self) -> bool {
         self.tried.load(Ordering::Relaxed)
     }
 
     /// Whether this is one of the hosts.
-    pub fn knows(&self, host: &str) -> bool {
+    pub(super) fn knows(&self, host: &str) -> bool {
         self.locked().iter().any(|state| state.host == host)
     }
 
     /// All hosts as they are.
-    pub fn hosts(&self) -> Vec<HostState> {
+    pub(super) fn hosts(&self) -> Vec<HostState> {
         self.locked().clone()
     }
 

@@ -328,7 +328,7 @@ impl Contact {
         }
     }
 
-    fn take(&mut self, decode: impl FnOnce(&mut Decoder, &mut dyn FnMut(Item))) {
+    fn take(&mut self, decode: impl FnOnce(&mut Decoder, &mut dyn FnMut(Item<'_>))) {
         let Contact {
             held,
             remembered,
@@ -349,7 +349,7 @@ impl Contact {
         } = self;
         let last_seen = continuity.as_ref().and_then(|_| claim.last_seen());
 
-        let mut each = |item: Item| match item {
+        let mut each = |item: Item<'_>| match item {
             Item::Event(event) => {
                 let finding = healthchecks.happened(&event, true);
                 let passes = plan.takes(&event, finding, &mut held.left_out);
@@ -660,7 +660,7 @@ impl Contact {
         self.hold_back_until = None;
         let Contact { healthchecks, held, plan, source, .. } = self;
         if let Some(left_out) = healthchecks.settle() {
-            let mut is_one = |event: &Event| event.exec().is_some_and(|exec| healthchecks.is_one(exec.id));
+            let mut is_one = |event: &Event<'_>| event.exec().is_some_and(|exec| healthchecks.is_one(exec.id));
             if plan.selection.no_healthchecks {
                 held.left_out += left_out;
                 held.again.retain(|event| !is_one(event));
@@ -837,7 +837,7 @@ impl Contact {
 
 impl Plan {
     /// Whether an event is to be stored, for what is known of it now; those of health checks that are not are counted.
-    fn takes(&self, event: &Event, finding: Finding, left_out: &mut u64) -> bool {
+    fn takes(&self, event: &Event<'_>, finding: Finding, left_out: &mut u64) -> bool {
         match finding {
             _ if !self.selection.passes(event) => false,
             Finding::Healthcheck { anew } if self.selection.no_healthchecks => {
@@ -849,7 +849,7 @@ impl Plan {
     }
 
     /// Puts an event into a list as it is to be stored.
-    fn push(&self, event: &Event, finding: Finding, events: &mut Events) {
+    fn push(&self, event: &Event<'_>, finding: Finding, events: &mut Events) {
         match self.redaction.apply(event) {
             None => events.push(event),
             Some(text) => {

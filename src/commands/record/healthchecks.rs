@@ -97,7 +97,7 @@ impl Healthchecks {
     }
 
     /// An event has come. What is said twice, by the stream and by the memory, counts once; with `counts` this time.
-    pub(super) fn happened(&mut self, event: &Event, counts: bool) -> Finding {
+    pub(super) fn happened(&mut self, event: &Event<'_>, counts: bool) -> Finding {
         if event.kind != "container" {
             return Finding::Other;
         }
@@ -221,7 +221,7 @@ impl Healthchecks {
         }
     }
 
-    fn ran(&mut self, container: &str, exec: Exec, counts: bool) -> Finding {
+    fn ran(&mut self, container: &str, exec: Exec<'_>, counts: bool) -> Finding {
         if self.exec(exec.id).is_none() {
             self.first_of(container, exec);
         }
@@ -241,7 +241,7 @@ impl Healthchecks {
     }
 
     /// The first event of an exec decides what it is.
-    fn first_of(&mut self, container: &str, exec: Exec) {
+    fn first_of(&mut self, container: &str, exec: Exec<'_>) {
         if let None | Some(Container::Asking { .. }) = self.containers.get(container) {
             self.want(container, true);
         }

@@ -177,7 +177,7 @@ impl Inquiry {
                 actions: Actions::Exactly(LIVES.map(str::to_owned).into()),
                 ..Ask::default()
             };
-            let is_life = |event: &Event| event.kind == "container" && LIVES.contains(&&*event.action);
+            let is_life = |event: &Event<'_>| event.kind == "container" && LIVES.contains(&&*event.action);
             let snapshot = reader.snapshot(0)?;
             let _ = reader.events::<()>(&ask, snapshot, Order::Arrival, Judge::Alike(&is_life), |stored| {
                 if let Ok(event) = Event::parse(stored.raw) {

@@ -62,7 +62,7 @@ impl Known {
     }
 
     /// What an event makes of them.
-    pub(super) fn happened(&mut self, event: &Event) {
+    pub(super) fn happened(&mut self, event: &Event<'_>) {
         if event.kind != "container" {
             return;
         }
@@ -103,7 +103,7 @@ struct Last {
 }
 
 impl Told {
-    pub(super) fn happened(&mut self, event: &Event) {
+    pub(super) fn happened(&mut self, event: &Event<'_>) {
         if event.kind != "container" || !LIVES.contains(&&*event.action) {
             return;
         }

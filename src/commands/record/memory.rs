@@ -42,7 +42,7 @@ pub(in crate::commands) async fn take(
     let mut memory = Memory::default();
     let mut decoder = Decoder::with_limit(max_event);
     let mut chunks = client.memory(patience.whole).await?;
-    let mut each = |item: Item| match item {
+    let mut each = |item: Item<'_>| match item {
         Item::Event(event) => {
             memory.identities.push(event.identity());
             memory.marks.push(event.mark());
@@ -71,6 +71,6 @@ pub(in crate::commands) async fn take(
 }
 
 /// A rejected line, to be stored.
-pub(in crate::commands) fn rejection(rejected: &Rejected) -> Rejection {
+pub(in crate::commands) fn rejection(rejected: &Rejected<'_>) -> Rejection {
     Rejection { bytes: rejected.bytes.into(), error: rejected.reason.to_string() }
 }

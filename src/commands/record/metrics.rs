@@ -72,7 +72,7 @@ struct Figures(Arc<Watched>);
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
 impl Collector for Figures {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let watched = &*self.0;
         let mut page = Writing { encoder: &mut encoder };
         let labels = vec![("version", env!("CARGO_PKG_VERSION"))];
@@ -147,7 +147,7 @@ impl Writing<'_, '_> {
     ) -> fmt::Result {
         let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (labels, number) in each {
-            metric.encode_family(&labels)?.encode_counter::<Labels, _, f64>(&number, None)?;
+            metric.encode_family(&labels)?.encode_counter::<Labels<'_>, _, f64>(&number, None)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::store::SourceRow;
 
 /// All engines known.
 #[derive(Debug, Default)]
-pub struct Sources {
+pub(super) struct Sources {
     engines: Mutex<HashMap<String, Engine>>,
     /// Engines that were recorded into another file, which is not there any more.
     elsewhere: HashSet<String>,
@@ -37,14 +37,14 @@ struct Engine {
 
 /// The right to record an engine, for as long as this value lives.
 #[derive(Debug)]
-pub struct Claim {
+pub(super) struct Claim {
     sources: Arc<Sources>,
     engine_id: String,
 }
 
 impl Sources {
     /// What the store knows: sources, and of engines the containers with their commands.
-    pub fn from_rows(rows: Vec<SourceRow>, healthchecks: Vec<(String, String, String)>) -> Self {
+    pub(super) fn from_rows(rows: Vec<SourceRow>, healthchecks: Vec<(String, String, String)>) -> Self {
         let mut rows = rows;
         rows.sort_by_key(|row| row.contacted_nano);
         let mut containers: HashMap<String, Vec<(String, String)>> = HashMap::new();
@@ -62,7 +62,7 @@ impl Sources {
     }
 
     /// What another store knows, that is recorded into in place of the one before.
-    pub fn in_another(&self, rows: Vec<SourceRow>, healthchecks: Vec<(String, String, String)>) -> Self {
+    pub(super) fn in_another(&self, rows: Vec<SourceRow>, healthchecks: Vec<(String, String, String)>) -> Self {
         let elsewhere = self.engines().keys().chain(&self.elsewhere).cloned().collect();
         Sources { elsewhere, ..Sources::from_rows(rows, healthchecks) }
     }
@@ -71,7 +71,7 @@ impl Sources {
     ///
     /// # Errors
     /// The host whose collector has it.
-    pub fn claim(self: &Arc<Self>, engine_id: &str, host: &str) -> Result<Claim, String> {
+    pub(super) fn claim(self: &Arc<Self>, engine_id: &str, host: &str) -> Result<Claim, String> {
         let mut engines = self.engines();
         let contact = engines.values().map(|engine| engine.contact + 1).max().unwrap_or(0);
         let engine = engines.entry(engine_id.into()).or_default();
@@ -85,14 +85,14 @@ impl Sources {
     }
 
     /// The engine last reached at `host`, unless it is being recorded somewhere else now.
-    pub fn last_at(&self, host: &str) -> Option<String> {
+    pub(super) fn last_at(&self, host: &str) -> Option<String> {
         let engines = self.engines();
         let there = engines.iter().filter(|(_, engine)| engine.host.as_deref() == Some(host) && !engine.claimed);
         there.max_by_key(|(_, engine)| engine.contact).map(|(engine_id, _)| engine_id.clone())
     }
 
     /// The last event seen of an engine.
-    pub fn last_seen(&self, engine_id: &str) -> Option<Identity> {
+    pub(super) fn last_seen(&self, engine_id: &str) -> Option<Identity> {
         self.engines().get(engine_id)?.last_seen
     }
 
@@ -103,55 +103,55 @@ impl Sources {
 
 impl Claim {
     /// The last event seen.
-    pub fn last_seen(&self) -> Option<Identity> {
+    pub(super) fn last_seen(&self) -> Option<Identity> {
         self.sources.last_seen(&self.engine_id)
     }
 
     /// Whether it was recorded into another file before.
-    pub fn was_elsewhere(&self) -> bool {
+    pub(super) fn was_elsewhere(&self) -> bool {
         self.sources.elsewhere.contains(&self.engine_id)
     }
 
     /// It was reached, and it remembers nothing. Whether that was so at the contact before too.
-    pub fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         let mut engines = self.sources.engines();
         engines.get_mut(&self.engine_id).is_some_and(|engine| std::mem::replace(&mut engine.quiet, true))
     }
 
     /// Takes what is known of its containers, to be given back.
-    pub fn healthchecks(&self) -> Healthchecks {
+    pub(super) fn healthchecks(&self) -> Healthchecks {
         let mut engines = self.sources.engines();
         engines.get_mut(&self.engine_id).map(|engine| std::mem::take(&mut engine.healthchecks)).unwrap_or_default()
     }
 
     /// Gives back what is known of its containers.
-    pub fn give_back(&self, healthchecks: Healthchecks) {
+    pub(super) fn give_back(&self, healthchecks: Healthchecks) {
         if let Some(engine) = self.sources.engines().get_mut(&self.engine_id) {
             engine.healthchecks = healthchecks;
         }
     }
 
     /// Of this gap it is still to be said what must have happened in it.
-    pub fn owe(&self, gap: Option<Blindness>) {
+    pub(super) fn owe(&self, gap: Option<Blindness>) {
         if let Some(engine) = self.sources.engines().get_mut(&self.engine_id) {
             engine.owed = gap;
         }
     }
 
     /// The gap of which that is still to be said.
-    pub fn owed(&self) -> Option<Blindness> {
+    pub(super) fn owed(&self) -> Option<Blindness> {
         self.sources.engines().get(&self.engine_id)?.owed.clone()
     }
 
     /// There was no gap behind this instant.
-    pub fn nothing_missed(&self, from: i64) {
+    pub(super) fn nothing_missed(&self, from: i64) {
         if self.owed().is_some_and(|gap| gap.from == from) {
             self.owe(None);
         }
     }
 
     /// A later event was seen, and handed on.
-    pub fn saw(&self, event: Identity) {
+    pub(super) fn saw(&self, event: Identity) {
         if let Some(engine) = self.sources.engines().get_mut(&self.engine_id) {
             engine.last_seen = Some(event);
             engine.quiet = false;

@@ -93,7 +93,7 @@ impl Function {
     }
 
     /// Whether what is given already is the answer, whatever follows.
-    pub(super) fn is_decided_by(&self, value: &Value) -> bool {
+    pub(super) fn is_decided_by(&self, value: &Value<'_>) -> bool {
         (self.name == "and" && !value.is_true()) || (self.name == "or" && value.is_true())
     }
 
@@ -113,7 +113,7 @@ impl Parameter {
     }
 
     /// Whether it takes a value.
-    pub(super) fn check(self, value: &Value) -> Result<(), String> {
+    pub(super) fn check(self, value: &Value<'_>) -> Result<(), String> {
         let takes = match (self, value) {
             (Any, _) | (List, Value::None | Value::List(_)) | (Str, Value::Str(_)) => true,
             (Int, value) => value.int().is_some(),
@@ -132,7 +132,7 @@ fn last<'e>(args: &[Value<'e>]) -> Value<'e> {
 }
 
 /// The bytes of an argument that was checked to be a text.
-fn bytes<'v>(value: &'v Value) -> &'v [u8] {
+fn bytes<'v>(value: &'v Value<'_>) -> &'v [u8] {
     if let Value::Str(text) = value { text } else { b"" }
 }
 
@@ -157,7 +157,7 @@ fn eq<'e>(args: &[Value<'e>]) -> Result<Value<'e>, String> {
     Ok(Value::Bool(false))
 }
 
-fn less(args: &[Value]) -> Result<bool, String> {
+fn less(args: &[Value<'_>]) -> Result<bool, String> {
     if let Value::Bool(_) = args[0] {
         return Err("invalid type for comparison".into());
     }
@@ -196,14 +196,14 @@ fn index<'e>(args: &[Value<'e>]) -> Result<Value<'e>, String> {
 }
 
 /// A place in something of a length, from an argument.
-fn place(key: &Value, len: usize, of: &str) -> Result<usize, String> {
+fn place(key: &Value<'_>, len: usize, of: &str) -> Result<usize, String> {
     let at = bound(key, len)?;
     // Go's own check lets the end pass.
     if at == len { Err(format!("reflect: {of} index out of range")) } else { Ok(at) }
 }
 
 /// A place that may be the end.
-fn bound(key: &Value, len: usize) -> Result<usize, String> {
+fn bound(key: &Value<'_>, len: usize) -> Result<usize, String> {
     let at = match key {
         Value::None => return Err("cannot index slice/array with nil".into()),
         key => key.int().ok_or_else(|| format!("cannot index slice/array with type {}", key.type_name()))?,
@@ -268,7 +268,7 @@ fn pad<'e>(args: &[Value<'e>]) -> Result<Value<'e>, String> {
     if text.is_empty() {
         return Ok(args[0].clone());
     }
-    let spaces = |count: &Value| {
+    let spaces = |count: &Value<'_>| {
         let count = usize::try_from(count.int().unwrap_or_default());
         let count = count.map_err(|_| "strings: negative Repeat count")?;
         if count > WIDEST { Err("strings: Repeat output length overflow") } else { Ok(vec![b' '; count]) }
@@ -317,7 +317,7 @@ fn title<'e>(args: &[Value<'e>]) -> Result<Value<'e>, String> {
 }
 
 /// The arguments as one text.
-fn as_text<'v>(args: &'v [Value]) -> Result<Cow<'v, [u8]>, String> {
+fn as_text<'v>(args: &'v [Value<'_>]) -> Result<Cow<'v, [u8]>, String> {
     if let [Value::Str(text)] = args { Ok(Cow::Borrowed(text)) } else { sprint(args).map(Cow::Owned) }
 }
 

@@ -3,13 +3,13 @@
 use super::value::{MESSAGE, Value, characters};
 
 /// A value as JSON.
-pub(super) fn of(value: &Value) -> Vec<u8> {
+pub(super) fn of(value: &Value<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     write(value, &mut out);
     out
 }
 
-fn write(value: &Value, out: &mut Vec<u8>) {
+fn write(value: &Value<'_>, out: &mut Vec<u8>) {
     match value {
         Value::None | Value::Attributes(None) => out.extend_from_slice(b"null"),
         Value::Bool(truth) => out.extend_from_slice(truth.to_string().as_bytes()),

@@ -52,11 +52,11 @@ impl Template {
     ///
     /// # Errors
     /// What it cannot do with this event.
-    pub fn apply(&self, event: &Event, out: &mut Vec<u8>) -> Result<(), TemplateError> {
+    pub fn apply(&self, event: &Event<'_>, out: &mut Vec<u8>) -> Result<(), TemplateError> {
         self.execute(&Message { event, is_trial: false }, out)
     }
 
-    fn execute(&self, message: &Message, out: &mut Vec<u8>) -> Result<(), TemplateError> {
+    fn execute(&self, message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), TemplateError> {
         execute(&self.text, &self.tree, Value::Message(message), out).map_err(|e| {
             let before = &self.text[..e.span.at];
             let line = 1 + before.matches('\n').count();

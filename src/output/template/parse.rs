@@ -160,7 +160,7 @@ impl<'t> Parser<'t> {
         Err(SyntaxError { at: last.at, what: what.into() })
     }
 
-    fn unexpected<T>(&self, token: Token, context: &str) -> Parsed<T> {
+    fn unexpected<T>(&self, token: Token<'_>, context: &str) -> Parsed<T> {
         let word = match token.kind {
             Kind::End => "EOF".into(),
             Kind::Keyword | Kind::Dot | Kind::Nil => format!("<{}>", token.text),
@@ -218,7 +218,7 @@ impl<'t> Parser<'t> {
     }
 
     /// Reads an `end` or an `else`, if it is one.
-    fn ends(&mut self, first: Token) -> Parsed<Option<Ends>> {
+    fn ends(&mut self, first: Token<'_>) -> Parsed<Option<Ends>> {
         match (first.kind, first.text) {
             (Kind::Keyword, "end") => {
                 self.next();
@@ -470,7 +470,7 @@ impl<'t> Parser<'t> {
         }))
     }
 
-    fn unquote(&self, token: Token) -> Parsed<Vec<u8>> {
+    fn unquote(&self, token: Token<'_>) -> Parsed<Vec<u8>> {
         if token.kind == Kind::RawStr {
             return Ok(token.text[1..token.text.len() - 1].replace('\r', "").into_bytes());
         }

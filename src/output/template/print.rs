@@ -23,14 +23,14 @@ struct Verb {
 }
 
 /// A value, as `{{.}}` prints it.
-pub(super) fn print(value: &Value, out: &mut Vec<u8>) {
+pub(super) fn print(value: &Value<'_>, out: &mut Vec<u8>) {
     put(value, Verb { letter: 'v', ..Verb::default() }, out);
 }
 
 /// With spaces between two that are no texts.
-pub(super) fn sprint(values: &[Value]) -> Result<Vec<u8>, String> {
+pub(super) fn sprint(values: &[Value<'_>]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
-    let is_text = |value: &Value| matches!(value, Value::Str(_));
+    let is_text = |value: &Value<'_>| matches!(value, Value::Str(_));
     for (at, value) in values.iter().enumerate() {
         if at > 0 && !is_text(value) && !is_text(&values[at - 1]) {
             out.push(b' ');
@@ -46,7 +46,7 @@ fn bounded(out: &[u8]) -> Result<(), String> {
 }
 
 /// With spaces between all of them, and the end of a line.
-pub(super) fn println(values: &[Value]) -> Result<Vec<u8>, String> {
+pub(super) fn println(values: &[Value<'_>]) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     for (at, value) in values.iter().enumerate() {
         if at > 0 {
@@ -60,7 +60,7 @@ pub(super) fn println(values: &[Value]) -> Result<Vec<u8>, String> {
 }
 
 /// With the values in the places of the verbs.
-pub(super) fn sprintf(format: &[u8], values: &[Value]) -> Result<Vec<u8>, String> {
+pub(super) fn sprintf(format: &[u8], values: &[Value<'_>]) -> Result<Vec<u8>, String> {
     let mut printf = Printf { format, at: 0, values, next: 0, is_reordered: false, is_bad: false, out: Vec::new() };
     while printf.at < format.len() {
         let plain = memchr::memchr(b'%', &format[printf.at..]).unwrap_or(format.len() - printf.at);
@@ -212,7 +212,7 @@ impl Printf<'_, '_> {
 }
 
 /// Prints a value with a verb.
-fn put(value: &Value, verb: Verb, out: &mut Vec<u8>) {
+fn put(value: &Value<'_>, verb: Verb, out: &mut Vec<u8>) {
     match (value, verb.letter) {
         (_, 'T') => pad(value.type_name().as_bytes(), verb, out),
         (Value::None, 'v') => pad(b"<nil>", verb, out),
@@ -227,7 +227,7 @@ fn put(value: &Value, verb: Verb, out: &mut Vec<u8>) {
 }
 
 /// A verb that a value does not have.
-fn bad(value: &Value, verb: Verb, out: &mut Vec<u8>) {
+fn bad(value: &Value<'_>, verb: Verb, out: &mut Vec<u8>) {
     out.extend_from_slice(format!("%!{}({}", verb.letter, value.type_name()).as_bytes());
     if !matches!(value, Value::None) {
         out.push(b'=');
@@ -258,7 +258,7 @@ fn sign(is_negative: bool, verb: Verb) -> &'static str {
     }
 }
 
-fn integer(value: &Value, number: i64, verb: Verb, out: &mut Vec<u8>) {
+fn integer(value: &Value<'_>, number: i64, verb: Verb, out: &mut Vec<u8>) {
     let size = number.unsigned_abs();
     let (prefix, digits) = match verb.letter {
         'v' if verb.sharp && matches!(value, Value::Byte(_)) => ("0x", format!("{size:x}")),
@@ -393,7 +393,7 @@ pub(super) fn is_printable(c: char) -> bool {
 }
 
 /// A list, a map, a structure: each part with the same verb.
-fn composite(value: &Value, verb: Verb, out: &mut Vec<u8>) {
+fn composite(value: &Value<'_>, verb: Verb, out: &mut Vec<u8>) {
     let is_go = verb.letter == 'v' && verb.sharp;
     let names = is_go || (verb.letter == 'v' && verb.plus);
     let separator = if is_go { &b", "[..] } else { b" " };

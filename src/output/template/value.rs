@@ -163,7 +163,7 @@ impl<'e> Value<'e> {
     }
 
     /// Whether `eq` takes them for the same.
-    pub(super) fn is_equal(&self, other: &Value) -> Result<bool, String> {
+    pub(super) fn is_equal(&self, other: &Value<'_>) -> Result<bool, String> {
         match (self, other) {
             (Value::None, Value::None) => Ok(true),
             // A map is compared with nil alone.
@@ -178,7 +178,7 @@ impl<'e> Value<'e> {
     }
 
     /// Which is less, as `lt` has it; `None` where a number is none.
-    pub(super) fn order(&self, other: &Value) -> Result<Option<Ordering>, String> {
+    pub(super) fn order(&self, other: &Value<'_>) -> Result<Option<Ordering>, String> {
         let (one, two) = self.basic().zip(other.basic()).ok_or("invalid type for comparison")?;
         if one != two {
             return Err("incompatible types for comparison".into());

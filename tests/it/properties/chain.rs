@@ -16,7 +16,7 @@ use events::store::{
 /// How many changes of the input are made.
 const CHANGES: usize = 16;
 
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     a_head_reads_back(input);
     let mut file = STORE.file.clone();
     for change in input.chunks_exact(4).take(CHANGES) {
@@ -89,7 +89,7 @@ fn said(path: &Path) -> Result<Said, StoreError> {
     ] {
         let filter = Filter::from_wire(wire).expect("a filter");
         let selection = Selection { filter, ..Selection::default() };
-        let passes = |event: &Event| selection.passes(event);
+        let passes = |event: &Event<'_>| selection.passes(event);
         for order in [Order::Time, Order::TimeReversed, Order::Arrival] {
             let judge = if wire.is_empty() { Judge::All } else { Judge::Alike(&passes) };
             let mut found = Vec::new();

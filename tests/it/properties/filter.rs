@@ -55,7 +55,7 @@ thread_local! {
 }
 
 /// Each line is one filter of the command line, or one of a request, or nothing.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let mut words = Filter::default();
     for line in text.lines().filter(|line| !line.is_empty()).take(LINES) {
@@ -73,7 +73,7 @@ pub fn check(input: &[u8]) {
 fn loses_nothing(filter: Filter) {
     let mut ask = Ask::default();
     filter.narrow(&mut ask);
-    let mut passing: Vec<&Event> = EVENTS.iter().filter(|event| filter.matches(event)).collect();
+    let mut passing: Vec<&Event<'_>> = EVENTS.iter().filter(|event| filter.matches(event)).collect();
     if filter.is_empty() {
         assert_eq!(passing.len(), EVENTS.len());
     }
@@ -82,7 +82,7 @@ fn loses_nothing(filter: Filter) {
     }
     passing.sort_by_key(|event| event.time_nano);
     let selection = Selection { filter, ..Selection::default() };
-    let passes = |event: &Event| selection.passes(event);
+    let passes = |event: &Event<'_>| selection.passes(event);
     let judge = if selection.looks_at_varying() { Judge::Each(&passes) } else { Judge::Alike(&passes) };
     let mut found = Vec::new();
     // The end is open, for of few events none is looked for in the small tables.
@@ -98,7 +98,7 @@ fn loses_nothing(filter: Filter) {
 }
 
 /// What the store makes of an ask, without the store.
-fn may_answer(ask: &Ask, event: &Event) -> bool {
+fn may_answer(ask: &Ask, event: &Event<'_>) -> bool {
     let begins = |text: &str, prefixes: &[String]| prefixes.iter().any(|prefix| text.starts_with(prefix.as_str()));
     let action = match &ask.actions {
         Actions::Any => true,

@@ -3,7 +3,7 @@
 use events::event::Event;
 use events::store::layout::{Actor, Form, Varying, form_of, varies};
 
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     let Ok(event) = Event::parse(bytes) else { return };
     if round_trip(&event) == event.raw() {
         return;
@@ -13,7 +13,7 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(String::from_utf8_lossy(&round_trip(&event)), written);
 }
 
-fn round_trip(event: &Event) -> Vec<u8> {
+fn round_trip(event: &Event<'_>) -> Vec<u8> {
     let mut form = String::new();
     form_of(event, &mut form);
     let stay = event.attributes.iter().filter(|(key, _)| !varies(key));
@@ -24,7 +24,7 @@ fn round_trip(event: &Event) -> Vec<u8> {
 }
 
 /// The same event as Go's encoding/json writes it.
-fn as_engines_write_it(event: &Event) -> String {
+fn as_engines_write_it(event: &Event<'_>) -> String {
     let attributes: Vec<String> =
         event.attributes.iter().map(|(key, value)| format!("{}:{}", quoted(key), quoted(value))).collect();
     let [kind, action, id, scope] =

@@ -25,11 +25,11 @@ fn json(bytes: &[u8]) -> Option<&str> {
 }
 
 /// Whether some bytes are an event.
-pub fn is_event(bytes: &[u8]) -> bool {
+pub(crate) fn is_event(bytes: &[u8]) -> bool {
     json(bytes).and_then(said).is_some()
 }
 
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     let expected = json(bytes);
     let event = match Event::parse(bytes) {
         Ok(event) => event,
@@ -60,7 +60,7 @@ pub fn check(bytes: &[u8]) {
 }
 
 /// An event in a list is the event, wherever it stands there.
-fn copies_are_the_same(event: &Event) {
+fn copies_are_the_same(event: &Event<'_>) {
     assert!(event.is_same(event));
     let one: Events = [event.clone()].into_iter().collect();
     let mut three = one.clone().behind(one);
@@ -119,7 +119,7 @@ fn members(text: &str) -> Option<BTreeMap<String, &str>> {
             impl<'a> Visitor<'a> for Object {
                 type Value = Members<'a>;
 
-                fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                     f.write_str("an object")
                 }
 
@@ -135,7 +135,7 @@ fn members(text: &str) -> Option<BTreeMap<String, &str>> {
         }
     }
 
-    serde_json::from_str::<Members>(text).ok().map(|members| members.0)
+    serde_json::from_str::<Members<'_>>(text).ok().map(|members| members.0)
 }
 
 fn string(json: &str) -> Option<String> {
@@ -152,7 +152,7 @@ impl<'a> Deserialize<'a> for Text {
         impl Visitor<'_> for Bytes {
             type Value = Text;
 
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a string")
             }
 

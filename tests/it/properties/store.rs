@@ -18,10 +18,10 @@ const ASKED: usize = 4;
 const ALL: Snapshot = Snapshot { after: 0, to: i64::MAX };
 
 /// The lines are events, filters as requests have them, and what is neither; a blank line ends a delivery.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("x.db");
-    let mut expected: Vec<Event> = Vec::new();
+    let mut expected: Vec<Event<'_>> = Vec::new();
     let (mut rejected, mut filters): (Vec<&[u8]>, Vec<Filter>) = (Vec::new(), Vec::new());
     let source = Arc::new(SourceKey { engine_id: Some("e".into()), name: "e".into(), renamed: false, host: None });
     let queue = Arc::new(Queue::new(usize::MAX));
@@ -79,7 +79,7 @@ fn texts<'a>(events: impl Iterator<Item = &'a Event<'a>>) -> Vec<String> {
 
 /// What a selection finds, as `query` goes about it.
 fn found(reader: &Reader, selection: &Selection, order: Order) -> Vec<String> {
-    let passes = |event: &Event| selection.passes(event);
+    let passes = |event: &Event<'_>| selection.passes(event);
     let judge = if selection.looks_at_varying() { Judge::Each(&passes) } else { Judge::Alike(&passes) };
     let mut found = Vec::new();
     let read = reader.events(&selection.ask(None), ALL, order, judge, |stored| {
@@ -91,7 +91,7 @@ fn found(reader: &Reader, selection: &Selection, order: Order) -> Vec<String> {
 }
 
 /// Filters that let an event through.
-fn filters_of(event: &Event) -> Vec<Filter> {
+fn filters_of(event: &Event<'_>) -> Vec<Filter> {
     let image = event.attribute(if event.kind == "image" { "name" } else { "image" });
     let labels: Vec<String> = event
         .attributes

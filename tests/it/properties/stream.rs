@@ -16,7 +16,7 @@ enum Given {
     Cut(Vec<u8>),
 }
 
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let Some((cuts, bytes)) = input.split_at_checked(CUTS) else { return };
     let limit = if cuts[0] == 0 { DEFAULT_LINE_LIMIT } else { usize::from(cuts[0]) * 8 };
     let expected = expected(bytes, limit);
@@ -28,7 +28,7 @@ pub fn check(input: &[u8]) {
 
 fn given(mut bytes: &[u8], limit: usize, mut size: impl FnMut() -> usize) -> (Vec<Given>, End) {
     let mut all = Vec::new();
-    let mut keep = |item: Item| {
+    let mut keep = |item: Item<'_>| {
         all.push(match item {
             Item::Event(event) => Given::Event(event.raw().into()),
             Item::Rejected(Rejected { bytes, reason, .. }) => match reason {

@@ -6,21 +6,21 @@ use std::time::{Duration, SystemTime};
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
 /// Who signs certificates.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     /// Its own certificate, a file.
     pub file: PathBuf,
 }
 
 /// A certificate and its key, as files.
-pub struct Certificate {
+pub(crate) struct Certificate {
     pub file: PathBuf,
     pub key: PathBuf,
 }
 
 impl Authority {
     /// Writes its certificate to `NAME.pem`.
-    pub fn new(folder: &Path, name: &str) -> Authority {
+    pub(crate) fn new(folder: &Path, name: &str) -> Authority {
         let mut params = params(name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
@@ -30,7 +30,7 @@ impl Authority {
     }
 
     /// Signs a certificate for a machine of these names, or a client, valid from a day ago for so many days.
-    pub fn signs(&self, folder: &Path, name: &str, names: &[&str], days: u64) -> Certificate {
+    pub(crate) fn signs(&self, folder: &Path, name: &str, names: &[&str], days: u64) -> Certificate {
         let mut params = params(name, names);
         let day = Duration::from_secs(86_400);
         params.not_before = (SystemTime::now() - 2 * day).into();

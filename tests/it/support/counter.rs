@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What stands on the page; it is gone when this is dropped.
-pub struct Counter {
+pub(crate) struct Counter {
     url: String,
     shared: Arc<Shared>,
 }
@@ -19,7 +19,7 @@ struct Shared {
 }
 
 impl Counter {
-    pub fn start() -> Counter {
+    pub(crate) fn start() -> Counter {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("it is bound"));
         let shared = Arc::new(Shared::default());
@@ -35,17 +35,17 @@ impl Counter {
         Counter { url, shared }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.url.clone()
     }
 
     /// So many events more.
-    pub fn counts(&self, events: u64) {
+    pub(crate) fn counts(&self, events: u64) {
         self.shared.counted.fetch_add(events, Ordering::SeqCst);
     }
 
     /// How often the page was read.
-    pub fn asked(&self) -> u64 {
+    pub(crate) fn asked(&self) -> u64 {
         self.shared.asked.load(Ordering::SeqCst)
     }
 }

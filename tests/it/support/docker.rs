@@ -22,7 +22,7 @@ use super::command::{Folder, Ran, eventually, run};
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A real engine that has just begun and has nothing but the image `busybox`; gone without a trace when it is dropped.
-pub struct Engine {
+pub(crate) struct Engine {
     version: &'static str,
     /// Its `DOCKER_HOST`.
     pub host: String,
@@ -32,12 +32,12 @@ pub struct Engine {
 
 impl Engine {
     /// Starts an engine of this version; a machine that cannot is a failure.
-    pub fn start(version: &'static str) -> Engine {
+    pub(crate) fn start(version: &'static str) -> Engine {
         Engine::start_with(version, &[])
     }
 
     /// The same, with these words for its daemon.
-    pub fn start_with(version: &'static str, words: &[&str]) -> Engine {
+    pub(crate) fn start_with(version: &'static str, words: &[&str]) -> Engine {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let client = starter(&["client", version]).into();
         starter(&["reset", version]);
@@ -48,37 +48,37 @@ impl Engine {
     }
 
     /// SIGTERM to the daemon, and its end.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         starter(&["stop", self.version]);
     }
 
     /// SIGKILL to the daemon and its containerd: containers go on.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         starter(&["kill", self.version]);
     }
 
     /// Starts it again with what it had on disk, and with these words more.
-    pub fn start_again(&self, words: &[&str]) {
+    pub(crate) fn start_again(&self, words: &[&str]) {
         starter(&[&["start", self.version][..], words].concat());
     }
 
     /// Makes the daemon read its configuration again, of which it tells in an event.
-    pub fn reload(&self) {
+    pub(crate) fn reload(&self) {
         starter(&["reload", self.version]);
     }
 
     /// The docker client of this engine's own version, which need not understand any other.
-    pub fn client(&self, words: &[&str]) -> Command {
+    pub(crate) fn client(&self, words: &[&str]) -> Command {
         self.client_of(&self.host, words)
     }
 
     /// The same client, for another host.
-    pub fn client_of(&self, host: &str, words: &[&str]) -> Command {
+    pub(crate) fn client_of(&self, host: &str, words: &[&str]) -> Command {
         client(&self.client, host, words)
     }
 
     /// The same client, as a user with this home calls it who names no host.
-    pub fn client_at(&self, home: &Path, words: &[&str]) -> Command {
+    pub(crate) fn client_at(&self, home: &Path, words: &[&str]) -> Command {
         let mut command = Command::new(&self.client);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home);
         command.args(words).stdin(Stdio::null());
@@ -86,12 +86,12 @@ impl Engine {
     }
 
     /// Where that client is.
-    pub fn client_program(&self) -> &Path {
+    pub(crate) fn client_program(&self) -> &Path {
         &self.client
     }
 
     /// Goes where the engine's TCP ports are: this thread, and what it starts, until this is dropped.
-    pub fn near(&self) -> Near {
+    pub(crate) fn near(&self) -> Near {
         let pid = starter(&["pid", self.version]);
         let here = File::open("/proc/thread-self/ns/net").expect("our own network");
         enter(&File::open(format!("/proc/{pid}/ns/net")).expect("the engine's network"));
@@ -99,22 +99,22 @@ impl Engine {
     }
 
     /// Runs the docker client, which must succeed, and gives what it printed.
-    pub fn docker(&self, words: &[&str]) -> String {
+    pub(crate) fn docker(&self, words: &[&str]) -> String {
         printed(self.client(words))
     }
 
     /// Runs the docker client to an end that may be good or bad.
-    pub fn docker_however(&self, words: &[&str]) -> Ran {
+    pub(crate) fn docker_however(&self, words: &[&str]) -> Ran {
         run(self.client(words))
     }
 
     /// Starts a container that runs until it is stopped, at once when it is; gives its ID.
-    pub fn container(&self, words: &[&str]) -> String {
+    pub(crate) fn container(&self, words: &[&str]) -> String {
         self.docker(&[&["run", "-d", "--stop-signal", "KILL"][..], words, &["busybox", "sleep", "1000"]].concat())
     }
 
     /// Asks unversioned `/events` for lines that end: `until` must be among the parameters.
-    pub fn events(&self, parameters: &[(&str, String)]) -> Vec<String> {
+    pub(crate) fn events(&self, parameters: &[(&str, String)]) -> Vec<String> {
         let mut curl = self.curl(&["-sSf", "--max-time", "30", "--get", "http://d/events"]);
         parameters.iter().for_each(|(key, value)| {
             curl.arg("--data-urlencode").arg(format!("{key}={value}"));
@@ -123,12 +123,12 @@ impl Engine {
     }
 
     /// All the engine remembers, in its order.
-    pub fn memory(&self) -> Vec<String> {
+    pub(crate) fn memory(&self) -> Vec<String> {
         self.events(&[("since", "0".into()), ("until", "0".into())])
     }
 
     /// Lets curl follow `/events` from the beginning of the engine's memory.
-    pub fn follow(&self, folder: &Folder) -> Follower {
+    pub(crate) fn follow(&self, folder: &Folder) -> Follower {
         let taken = folder.path("taken-by-curl");
         let mut curl = self.curl(&["-sN", "http://d/events?since=0"]);
         let curl = curl.stdin(Stdio::null()).stdout(File::create(&taken).expect("a file for curl"));
@@ -144,12 +144,12 @@ impl Engine {
     }
 
     /// Keeps running containers, one after the other, until it is dropped.
-    pub fn keep_busy(&self) -> Busy {
+    pub(crate) fn keep_busy(&self) -> Busy {
         self.keep_busy_with(|command| _ = printed(command))
     }
 
     /// The same, though the engine may be killed meanwhile.
-    pub fn keep_busy_however(&self) -> Busy {
+    pub(crate) fn keep_busy_however(&self) -> Busy {
         self.keep_busy_with(|command| _ = run(command))
     }
 
@@ -181,7 +181,7 @@ impl Drop for Engine {
 }
 
 /// Being in the engine's network.
-pub struct Near(File);
+pub(crate) struct Near(File);
 
 impl Drop for Near {
     fn drop(&mut self) {
@@ -194,14 +194,14 @@ fn enter(network: &File) {
 }
 
 /// curl, following an engine.
-pub struct Follower {
+pub(crate) struct Follower {
     curl: Child,
     taken: PathBuf,
 }
 
 impl Follower {
     /// The whole lines that have come so far.
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         let text = std::fs::read_to_string(&self.taken).unwrap_or_default();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         whole.lines().map(str::to_owned).collect()
@@ -216,14 +216,14 @@ impl Drop for Follower {
 }
 
 /// Stands between a recorder and its engine, and sees what the engine gives.
-pub struct Witness {
+pub(crate) struct Witness {
     socket: PathBuf,
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Witness {
     /// A witness on a socket of its own, for as long as the folder is there.
-    pub fn beside(engine: &Engine, folder: &Folder) -> Witness {
+    pub(crate) fn beside(engine: &Engine, folder: &Folder) -> Witness {
         let socket = folder.path("witness.sock");
         let listener = UnixListener::bind(&socket).expect("a socket can be bound");
         let behind = engine.host.strip_prefix("unix://").expect("the engine listens on a socket").to_owned();
@@ -241,12 +241,12 @@ impl Witness {
         Witness { socket, seen }
     }
 
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
 
     /// Every event that went by whole: an engine sends each as a chunk of its own, a line.
-    pub fn events(&self) -> BTreeSet<String> {
+    pub(crate) fn events(&self) -> BTreeSet<String> {
         let seen = self.seen.lock().expect("no holder panics");
         let lines = seen.iter().flat_map(|answer| {
             let whole = answer.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
@@ -276,14 +276,14 @@ fn witness(client: UnixStream, engine: UnixStream, seen: &Mutex<Vec<Vec<u8>>>) {
 }
 
 /// Containers that come and go in the background.
-pub struct Busy {
+pub(crate) struct Busy {
     enough: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Busy {
     /// Lets the last container end.
-    pub fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.enough.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().expect("every container ran");
@@ -311,7 +311,7 @@ fn starter(words: &[&str]) -> String {
 }
 
 /// The docker client of an engine of this version, which need not run.
-pub fn client_for(version: &str, host: &str, words: &[&str]) -> Command {
+pub(crate) fn client_for(version: &str, host: &str, words: &[&str]) -> Command {
     client(Path::new(&starter(&["client", version])), host, words)
 }
 
@@ -328,24 +328,24 @@ fn printed(client: Command) -> String {
 }
 
 /// The instant of an event, in nanoseconds since the epoch.
-pub fn instant(line: &str) -> i64 {
+pub(crate) fn instant(line: &str) -> i64 {
     parsed(line)["timeNano"].as_i64().unwrap_or_else(|| panic!("no instant: {line}"))
 }
 
 /// An event, read.
-pub fn parsed(line: &str) -> Value {
+pub(crate) fn parsed(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))
 }
 
 /// Lines by instant; where instants are the same the order stays.
-pub fn by_instant(mut lines: Vec<String>) -> Vec<String> {
+pub(crate) fn by_instant(mut lines: Vec<String>) -> Vec<String> {
     lines.sort_by_key(|line| instant(line));
     lines
 }
 
 /// Whether two lists hold the same lines, each as often as the other, in whatever order; says what differs. Two that
 /// follow an engine may see concurrent events in opposite order.
-pub fn same_lines(engine: &[String], ours: &[String]) -> Result<(), String> {
+pub(crate) fn same_lines(engine: &[String], ours: &[String]) -> Result<(), String> {
     let (only_engine, only_ours) = (missing_from(ours, engine), missing_from(engine, ours));
     if only_engine.is_empty() && only_ours.is_empty() {
         return Ok(());
@@ -369,7 +369,7 @@ fn missing_from(others: &[String], lines: &[String]) -> Vec<String> {
 
 /// A session that brings about as many kinds of events as an engine alone can make, with text that has to be
 /// escaped; fewer than the 256 that it remembers.
-pub fn a_full_session(engine: &Engine) {
+pub(crate) fn a_full_session(engine: &Engine) {
     engine.reload();
     images(engine);
     networks_and_volumes(engine);

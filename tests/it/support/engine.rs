@@ -16,9 +16,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use memory::{Asked, Happened, Memory};
 use subscriber::{Fate, Message, PATIENCE, Subscriber};
-pub use truth::Truth;
+pub(crate) use truth::Truth;
 
-pub struct Engine {
+pub(crate) struct Engine {
     socket: PathBuf,
     shared: Arc<Shared>,
     running: Mutex<Option<Running>>,
@@ -51,7 +51,7 @@ struct State {
 
 /// How the engine answers.
 #[derive(Clone, Debug, Default)]
-pub struct Manner {
+pub(crate) struct Manner {
     /// Instead of the stream: this whole answer.
     pub instead: Option<String>,
     /// Where the chunks end.
@@ -77,7 +77,7 @@ pub struct Manner {
 
 /// Where the chunks of a body end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Pieces {
+pub(crate) enum Pieces {
     /// With each event, as an engine's.
     #[default]
     Events,
@@ -89,7 +89,7 @@ pub enum Pieces {
 
 /// What stands around an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Framing {
+pub(crate) enum Framing {
     #[default]
     Lf,
     CrLf,
@@ -103,7 +103,7 @@ struct Running {
 
 impl Engine {
     /// An engine that listens on a new socket at `path`.
-    pub fn start(path: PathBuf) -> Engine {
+    pub(crate) fn start(path: PathBuf) -> Engine {
         let state = State {
             id: "7a5c1ed0-0000-4000-8000-000000000001".into(),
             name: "sim".into(),
@@ -124,41 +124,41 @@ impl Engine {
         engine
     }
 
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
 
     /// From now on it answers like this.
-    pub fn answers(&self, manner: Manner) {
+    pub(crate) fn answers(&self, manner: Manner) {
         self.state().manner = manner;
         self.shared.going_on.notify_all();
     }
 
     /// The open streams stand and bring nothing, until it goes on; new ones are as always.
-    pub fn stalls_streams(&self) {
+    pub(crate) fn stalls_streams(&self) {
         self.state().subscribers.iter().for_each(|subscriber| subscriber.stall(true));
     }
 
     /// What has stalled goes on.
-    pub fn goes_on(&self) {
+    pub(crate) fn goes_on(&self) {
         let mut state = self.state();
         (state.manner.stalls_after, state.manner.hangs) = (None, false);
         state.subscribers.iter().for_each(|subscriber| subscriber.stall(false));
         self.shared.going_on.notify_all();
     }
 
-    pub fn is_called(&self, id: &str, name: &str) {
+    pub(crate) fn is_called(&self, id: &str, name: &str) {
         let mut state = self.state();
         (state.id, state.name) = (id.into(), name.into());
     }
 
     /// It tells its clock, which is ahead by so many milliseconds.
-    pub fn has_a_clock(&self, ahead: Option<i64>) {
+    pub(crate) fn has_a_clock(&self, ahead: Option<i64>) {
         self.state().clock = ahead;
     }
 
     /// From now on it shows this JSON at a path, without the version.
-    pub fn shows(&self, path: &str, json: &str) {
+    pub(crate) fn shows(&self, path: &str, json: &str) {
         let mut state = self.state();
         state.pages.insert(path.into(), json.into());
         state.withheld.remove(path);
@@ -166,12 +166,12 @@ impl Engine {
     }
 
     /// From now on it does not answer what is asked at a path, until it shows something there.
-    pub fn withholds(&self, path: &str) {
+    pub(crate) fn withholds(&self, path: &str) {
         self.state().withheld.insert(path.into());
     }
 
     /// Something happens: it is remembered, and told to whoever listens. A listener that takes too little misses it.
-    pub fn happens(&self, event: &str) {
+    pub(crate) fn happens(&self, event: &str) {
         let mut state = self.state();
         let happened = state.remember(event);
         let subscribers = state.subscribers.clone();
@@ -181,12 +181,12 @@ impl Engine {
     }
 
     /// Something happens, and no subscriber takes it in time: it is remembered alone.
-    pub fn happens_unheard(&self, event: &str) {
+    pub(crate) fn happens_unheard(&self, event: &str) {
         self.state().remember(event);
     }
 
     /// Something happens, and the streams are cut when this much of it is sent.
-    pub fn happens_cut(&self, event: &str, at: usize) {
+    pub(crate) fn happens_cut(&self, event: &str, at: usize) {
         let mut state = self.state();
         state.remember(event);
         let part = &event.as_bytes()[..at];
@@ -201,13 +201,13 @@ impl Engine {
     }
 
     /// Bytes come down the open streams that the engine knows nothing of.
-    pub fn sends(&self, bytes: &[u8]) {
+    pub(crate) fn sends(&self, bytes: &[u8]) {
         let subscribers = self.state().subscribers.clone();
         self.tell(&subscribers, Message::Bytes(bytes.into()));
     }
 
     /// A line that is no event comes down the open streams.
-    pub fn sends_junk(&self, line: &[u8]) {
+    pub(crate) fn sends_junk(&self, line: &[u8]) {
         let mut state = self.state();
         let line_and_end = [line, b"\n"].concat();
         if state.subscribers.iter().any(|one| one.offer(Message::Bytes(line_and_end.clone()), PATIENCE) == Fate::Taken)
@@ -217,19 +217,19 @@ impl Engine {
     }
 
     /// The open streams break off with what is no HTTP.
-    pub fn breaks_streams(&self) {
+    pub(crate) fn breaks_streams(&self) {
         let subscribers = std::mem::take(&mut self.state().subscribers);
         self.tell(&subscribers, Message::Cut(b"no length at all\r\n{}\r\n".into()));
     }
 
     /// The open streams end properly, the engine stays.
-    pub fn ends_streams(&self) {
+    pub(crate) fn ends_streams(&self) {
         let subscribers = std::mem::take(&mut self.state().subscribers);
         self.tell(&subscribers, Message::End);
     }
 
     /// All connections are cut, as by a proxy; the engine stays.
-    pub fn cuts_connections(&self) {
+    pub(crate) fn cuts_connections(&self) {
         let mut state = self.state();
         state.subscribers.drain(..).for_each(|subscriber| subscriber.leave());
         for (_, connection) in state.connections.drain() {
@@ -239,7 +239,7 @@ impl Engine {
     }
 
     /// It stops listening, and cuts what is open. It still remembers.
-    pub fn goes_away(&self) {
+    pub(crate) fn goes_away(&self) {
         if let Some(running) = self.running.lock().expect("no holder panics").take() {
             running.stopping.store(true, Ordering::SeqCst);
             // So that accept returns; it cannot if the socket's folder is gone already.
@@ -252,7 +252,7 @@ impl Engine {
     }
 
     /// It listens again, on a new socket at the same path.
-    pub fn come_back(&self) {
+    pub(crate) fn come_back(&self) {
         let listener = UnixListener::bind(&self.socket).expect("a socket can be bound");
         let stopping = Arc::new(AtomicBool::new(false));
         let (shared, over) = (self.shared.clone(), stopping.clone());
@@ -274,47 +274,47 @@ impl Engine {
     }
 
     /// Away and back, as after `systemctl restart docker`: nothing is remembered.
-    pub fn restarts(&self) {
+    pub(crate) fn restarts(&self) {
         self.goes_away();
         self.forgets();
         self.come_back();
     }
 
-    pub fn forgets(&self) {
+    pub(crate) fn forgets(&self) {
         self.state().memory.forget();
     }
 
     /// How many streams are open.
-    pub fn listeners(&self) -> usize {
+    pub(crate) fn listeners(&self) -> usize {
         self.state().subscribers.len()
     }
 
-    pub fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.state().requests.clone()
     }
 
     /// How many events were made.
-    pub fn made(&self) -> usize {
+    pub(crate) fn made(&self) -> usize {
         self.state().truth.made.len()
     }
 
     /// The recorder was killed.
-    pub fn recorder_died(&self) {
+    pub(crate) fn recorder_died(&self) {
         self.state().truth.recorder_died();
     }
 
     /// What was made from this number on counts as not given, unless it is given again.
-    pub fn takes_back_from(&self, number: usize) {
+    pub(crate) fn takes_back_from(&self, number: usize) {
         self.state().truth.takes_back_from(number);
     }
 
     /// How many events were skipped for subscribers that were too slow.
-    pub fn skipped(&self) -> usize {
+    pub(crate) fn skipped(&self) -> usize {
         self.state().truth.skipped
     }
 
     /// The truth as it stands: what is remembered now can be had, too.
-    pub fn truth(&self) -> Truth {
+    pub(crate) fn truth(&self) -> Truth {
         let mut state = self.state();
         let (life, remembered) = (state.truth.life(), state.memory.all().map(|event| event.number).collect::<Vec<_>>());
         state.truth.gives(remembered, life);
@@ -479,7 +479,7 @@ fn tell(
     remembered: Vec<Happened>,
     memory_alone: bool,
     left: Option<u64>,
-    stream: &Stream,
+    stream: &Stream<'_>,
 ) -> std::io::Result<()> {
     let &Stream { mut out, shared, manner, .. } = stream;
     let (first, later) = remembered.split_at(manner.stalls_after.unwrap_or(usize::MAX).min(remembered.len()));
@@ -582,12 +582,12 @@ fn chunk(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The `n`th event of a made-up life: one a second.
-pub fn event(n: u64) -> String {
+pub(crate) fn event(n: u64) -> String {
     event_at(n, 1_790_000_000_000_000_000 + n as i64 * 1_000_000_000)
 }
 
 /// The same at some other instant, in nanoseconds since the epoch.
-pub fn event_at(n: u64, time_nano: i64) -> String {
+pub(crate) fn event_at(n: u64, time_nano: i64) -> String {
     let action = ["create", "start", "die", "destroy"][(n % 4) as usize];
     let (id, seconds) = (format!("{:064x}", n / 4), time_nano / 1_000_000_000);
     format!(
@@ -597,16 +597,16 @@ pub fn event_at(n: u64, time_nano: i64) -> String {
 }
 
 /// Events by number, as lines.
-pub fn events(numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
+pub(crate) fn events(numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
     numbers.into_iter().map(event).collect()
 }
 
 /// When the `n`th event was, as it is printed.
-pub fn instant(n: u64) -> String {
+pub(crate) fn instant(n: u64) -> String {
     events::query::time::rfc3339(1_790_000_000_000_000_000 + n as i64 * 1_000_000_000)
 }
 
 /// A path in a folder, as a socket's.
-pub fn socket_in(folder: &Path) -> PathBuf {
+pub(crate) fn socket_in(folder: &Path) -> PathBuf {
     folder.join("docker.sock")
 }

@@ -12,13 +12,13 @@ use crate::support::command::{Folder, Running, eventually, free_port};
 // --- TLS
 
 /// `events serve` behind TLS: an engine of one event.
-pub struct Server {
+pub(crate) struct Server {
     pub _running: Running,
     pub at: String,
 }
 
 impl Server {
-    pub fn start(folder: &Folder, words: &[&str]) -> Server {
+    pub(crate) fn start(folder: &Folder, words: &[&str]) -> Server {
         let port = free_port();
         let at = format!("127.0.0.1:{port}");
         let day = folder.path("day.ndjson");
@@ -30,19 +30,19 @@ impl Server {
         Server { _running: running, at }
     }
 
-    pub fn under_tls(folder: &Folder, own: &Certificate, more: &[&str]) -> Server {
+    pub(crate) fn under_tls(folder: &Folder, own: &Certificate, more: &[&str]) -> Server {
         Server::start(folder, &[&["--tls-cert", text(&own.file), "--tls-key", text(&own.key)][..], more].concat())
     }
 }
 
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("a path is text")
 }
 
 // --- ssh
 
 /// A folder for PATH with this as its `ssh`.
-pub fn path_with_ssh(folder: &Folder, name: &str, script: &str) -> String {
+pub(crate) fn path_with_ssh(folder: &Folder, name: &str, script: &str) -> String {
     let bin = folder.path(name);
     fs::create_dir(&bin).expect("a folder");
     let ssh = bin.join("ssh");
@@ -51,13 +51,13 @@ pub fn path_with_ssh(folder: &Folder, name: &str, script: &str) -> String {
     format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default())
 }
 
-pub fn with_path(mut command: Command, path: &str) -> Command {
+pub(crate) fn with_path(mut command: Command, path: &str) -> Command {
     command.env("PATH", path);
     command
 }
 
 /// What `record` says in the end of hosts that cannot be reached, each in its PATH; all of them at once.
-pub fn failures(folder: &Folder, tried: &[(&str, &[&str])]) -> Vec<String> {
+pub(crate) fn failures(folder: &Folder, tried: &[(&str, &[&str])]) -> Vec<String> {
     let one = |(at, (path, words)): (usize, &(&str, &[&str]))| {
         let db = folder.path(&format!("{at}.db"));
         folder.start_in(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], words].concat())
@@ -70,4 +70,4 @@ pub fn failures(folder: &Folder, tried: &[(&str, &[&str])]) -> Vec<String> {
     said.collect()
 }
 
-pub const EVENT: &str = r#"{"Type":"container","Action":"start","Actor":{"ID":"c1","Attributes":{"name":"web"}},"scope":"local","time":1795535605,"timeNano":1795535605311574272}"#;
+pub(crate) const EVENT: &str = r#"{"Type":"container","Action":"start","Actor":{"ID":"c1","Attributes":{"name":"web"}},"scope":"local","time":1795535605,"timeNano":1795535605311574272}"#;

@@ -10,7 +10,7 @@ use super::command::{DEADLINE, Folder, Running, eventually};
 
 /// An answer as it came: its head, and each chunk of its body.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub head: String,
     pub chunks: Vec<Vec<u8>>,
     /// Whether the last chunk came.
@@ -18,13 +18,13 @@ pub struct Answer {
 }
 
 /// A connection that a request was sent down.
-pub struct Asked {
+pub(crate) struct Asked {
     pub head: String,
     pub from: BufReader<UnixStream>,
 }
 
 /// Sends a request, and waits for the head of the answer.
-pub fn ask(socket: &Path, request: &str) -> Asked {
+pub(crate) fn ask(socket: &Path, request: &str) -> Asked {
     let mut stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -37,13 +37,13 @@ pub fn ask(socket: &Path, request: &str) -> Asked {
 }
 
 /// The whole answer to a GET.
-pub fn get(socket: &Path, target: &str) -> Answer {
+pub(crate) fn get(socket: &Path, target: &str) -> Answer {
     ask(socket, &format!("GET {target} HTTP/1.1\r\nHost: docker\r\n\r\n")).all()
 }
 
 impl Asked {
     /// Whether nothing comes for a tenth of a second, and the connection stays.
-    pub fn is_quiet(&mut self) -> bool {
+    pub(crate) fn is_quiet(&mut self) -> bool {
         let stream = self.from.get_ref();
         stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let came = self.from.fill_buf().map(<[u8]>::len).map_err(|e| e.kind());
@@ -52,7 +52,7 @@ impl Asked {
     }
 
     /// The next chunk; `None` at the last one, or where the stream is cut.
-    pub fn chunk(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn chunk(&mut self) -> Option<Vec<u8>> {
         let mut size = String::new();
         self.from.read_line(&mut size).ok()?;
         let size = usize::from_str_radix(size.trim_end(), 16).ok()?;
@@ -63,7 +63,7 @@ impl Asked {
         Some(chunk)
     }
 
-    pub fn all(mut self) -> Answer {
+    pub(crate) fn all(mut self) -> Answer {
         let mut chunks = Vec::new();
         if let Some((_, length)) = self.head.split_once("Content-Length: ") {
             let mut body = vec![0; length.lines().next().unwrap().parse().unwrap()];
@@ -81,32 +81,32 @@ impl Asked {
 }
 
 impl Answer {
-    pub fn status(&self) -> u16 {
+    pub(crate) fn status(&self) -> u16 {
         self.head.split(' ').nth(1).unwrap().parse().unwrap()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
         lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.chunks.concat()).unwrap()
     }
 
-    pub fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         assert!(self.whole);
         self.text().lines().map(str::to_owned).collect()
     }
 }
 
 /// Starts `events serve` on a unix socket of the folder, and more words; it listens when this returns.
-pub fn serve(folder: &Folder, more: &[&str]) -> (Running, PathBuf) {
+pub(crate) fn serve(folder: &Folder, more: &[&str]) -> (Running, PathBuf) {
     serve_from(folder, more, Stdio::null())
 }
 
 /// The same, with this to read.
-pub fn serve_from(folder: &Folder, more: &[&str], stdin: Stdio) -> (Running, PathBuf) {
+pub(crate) fn serve_from(folder: &Folder, more: &[&str], stdin: Stdio) -> (Running, PathBuf) {
     let socket = folder.path("serve.sock");
     let listen = format!("unix://{}", socket.display());
     let mut command = folder.command(&[&["serve", "--listen", &listen], more].concat());
@@ -117,7 +117,7 @@ pub fn serve_from(folder: &Folder, more: &[&str], stdin: Stdio) -> (Running, Pat
 }
 
 /// Percent-encodes all that could mean something.
-pub fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).into() } else { format!("%{byte:02X}") })
         .collect()

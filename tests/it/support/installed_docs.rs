@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::support::command::{Folder, exists};
 
-pub fn installed() -> Folder {
+pub(crate) fn installed() -> Folder {
     let folder = Folder::new();
     let prefix = folder.path("usr");
     for path in folder.lines(&["install-docs", "--prefix", &prefix.display().to_string()]) {
@@ -15,7 +15,7 @@ pub fn installed() -> Folder {
 }
 
 /// A program on what was installed, with nothing of the environment.
-pub fn reader(folder: &Folder, program: &str, words: &[&str]) -> Command {
+pub(crate) fn reader(folder: &Folder, program: &str, words: &[&str]) -> Command {
     let mut command = Command::new(program);
     // fish completes only what it finds.
     let events = Path::new(env!("CARGO_BIN_EXE_events")).parent().expect("it is in a folder");

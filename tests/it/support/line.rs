@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// While it is dead connections stay open and are taken, and nothing comes any more.
-pub struct Line {
+pub(crate) struct Line {
     port: u16,
     dead: Arc<AtomicBool>,
 }
 
 impl Line {
     /// A line to wherever each connection is to end.
-    pub fn to<End: Ending>(reach: impl Fn() -> io::Result<End> + Send + 'static) -> Line {
+    pub(crate) fn to<End: Ending>(reach: impl Fn() -> io::Result<End> + Send + 'static) -> Line {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (port, dead) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
         let line = dead.clone();
@@ -30,22 +30,22 @@ impl Line {
         Line { port, dead }
     }
 
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         format!("tcp://127.0.0.1:{}", self.port)
     }
 
-    pub fn goes_dead(&self) {
+    pub(crate) fn goes_dead(&self) {
         self.dead.store(true, Ordering::SeqCst);
     }
 
     /// For new connections; those that were open stay dead.
-    pub fn comes_back(&self) {
+    pub(crate) fn comes_back(&self) {
         self.dead.store(false, Ordering::SeqCst);
     }
 }
 
 /// A connection that can be ended from either side.
-pub trait Ending: Read + Write + Send + Sized + 'static {
+pub(crate) trait Ending: Read + Write + Send + Sized + 'static {
     fn another(&self) -> io::Result<Self>;
     fn ends(&self);
 }

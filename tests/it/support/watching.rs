@@ -11,13 +11,13 @@ use crate::support::command::{DEADLINE, Folder, Running};
 use crate::support::engine::{Engine, event, events};
 
 /// An answer: its status, its head, its body.
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
-pub fn ask(socket: &Path, request: &str) -> Option<Answer> {
+pub(crate) fn ask(socket: &Path, request: &str) -> Option<Answer> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -28,12 +28,12 @@ pub fn ask(socket: &Path, request: &str) -> Option<Answer> {
     Some(Answer { status, head: head.into(), body: body.into() })
 }
 
-pub fn get(socket: &Path, path: &str, accept: &str) -> Option<Answer> {
+pub(crate) fn get(socket: &Path, path: &str, accept: &str) -> Option<Answer> {
     ask(socket, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"))
 }
 
 /// The figures of a page, by name and labels as they stand there.
-pub fn figures(socket: &Path) -> BTreeMap<String, f64> {
+pub(crate) fn figures(socket: &Path) -> BTreeMap<String, f64> {
     let page = get(socket, "/metrics", "*/*").expect("it is shown");
     let lines = page.body.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -42,17 +42,17 @@ pub fn figures(socket: &Path) -> BTreeMap<String, f64> {
         .collect()
 }
 
-pub fn sum(figures: &BTreeMap<String, f64>, beginning: &str) -> f64 {
+pub(crate) fn sum(figures: &BTreeMap<String, f64>, beginning: &str) -> f64 {
     figures.iter().filter(|(name, _)| name.starts_with(beginning)).map(|(_, number)| number).sum()
 }
 
-pub fn folder_and_engine() -> (Folder, Engine) {
+pub(crate) fn folder_and_engine() -> (Folder, Engine) {
     let folder = Folder::new();
     let engine = Engine::start(folder.path("docker.sock"));
     (folder, engine)
 }
 
-pub fn record(folder: &Folder, engine: &Engine, more: &[&str]) -> (Running, PathBuf) {
+pub(crate) fn record(folder: &Folder, engine: &Engine, more: &[&str]) -> (Running, PathBuf) {
     let socket = folder.path("metrics.sock");
     let shown = format!("unix://{}", socket.display());
     let words = ["--look-again", "50ms", "--metrics", &shown];
@@ -60,7 +60,7 @@ pub fn record(folder: &Folder, engine: &Engine, more: &[&str]) -> (Running, Path
 }
 
 /// Lets an engine do what a recorder can be told of: events on the stream and beside it, what is no event, a restart.
-pub fn much_happens(folder: &Folder, engine: &Engine) {
+pub(crate) fn much_happens(folder: &Folder, engine: &Engine) {
     events(0..8).iter().for_each(|event| engine.happens(event));
     engine.happens_unheard(&event(8));
     engine.happens(&event(9));
@@ -72,33 +72,33 @@ pub fn much_happens(folder: &Folder, engine: &Engine) {
 }
 
 /// What stands where systemd does: a datagram socket that is told how the service is doing.
-pub struct Manager {
+pub(crate) struct Manager {
     pub socket: UnixDatagram,
     pub name: String,
 }
 
 impl Manager {
-    pub fn at(address: &SocketAddr, name: String) -> Manager {
+    pub(crate) fn at(address: &SocketAddr, name: String) -> Manager {
         let socket = UnixDatagram::bind_addr(address).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         Manager { socket, name }
     }
 
-    pub fn start(&self, folder: &Folder, words: &[&str], watchdog: &str) -> Running {
+    pub(crate) fn start(&self, folder: &Folder, words: &[&str], watchdog: &str) -> Running {
         let mut command = folder.command(words);
         command.env("NOTIFY_SOCKET", &self.name).env("WATCHDOG_USEC", watchdog);
         folder.start_command(command)
     }
 
     /// What is told next.
-    pub fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         let mut told = [0; 4096];
         let length = self.socket.recv(&mut told).expect("something is told");
         String::from_utf8(told[..length].into()).unwrap()
     }
 
     /// What is told up to this, and this.
-    pub fn told_until(&self, found: impl Fn(&str) -> bool) -> Vec<String> {
+    pub(crate) fn told_until(&self, found: impl Fn(&str) -> bool) -> Vec<String> {
         let mut all = Vec::new();
         loop {
             all.push(self.told());
@@ -110,12 +110,12 @@ impl Manager {
     }
 }
 
-pub fn contrib(name: &str) -> PathBuf {
+pub(crate) fn contrib(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib").join(name)
 }
 
 /// All that the dashboard asks, as Grafana would send it.
-pub fn expressions(dashboard: &Value) -> Vec<String> {
+pub(crate) fn expressions(dashboard: &Value) -> Vec<String> {
     let asked = |of: &Value| of["expr"].as_str().expect("an expression").to_owned();
     let panels = dashboard["panels"].as_array().unwrap().iter();
     let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap()).map(asked);

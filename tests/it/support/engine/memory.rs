@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How many events an engine remembers.
-pub const MEMORY: usize = 256;
+pub(super) const MEMORY: usize = 256;
 
 /// One event that happened.
 #[derive(Clone, Debug)]
-pub struct Happened {
+pub(super) struct Happened {
     /// Its number in the truth.
     pub number: usize,
     pub time_nano: i64,
@@ -17,29 +17,29 @@ pub struct Happened {
 }
 
 #[derive(Default)]
-pub struct Memory {
+pub(super) struct Memory {
     ring: VecDeque<Happened>,
 }
 
 impl Memory {
-    pub fn push(&mut self, event: Happened) {
+    pub(super) fn push(&mut self, event: Happened) {
         if self.ring.len() == MEMORY {
             self.ring.pop_front();
         }
         self.ring.push_back(event);
     }
 
-    pub fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.ring.clear();
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Happened> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Happened> {
         self.ring.iter()
     }
 
     /// The events from one instant to another, both included. The engine walks back from the newest and stops at the
     /// first that is older than asked for: where the clock stepped back, newer ones hide behind it.
-    pub fn between(&self, since: i64, until: Option<i64>) -> Vec<Happened> {
+    pub(super) fn between(&self, since: i64, until: Option<i64>) -> Vec<Happened> {
         let walked = self.ring.iter().rev().take_while(|event| event.time_nano >= since);
         let mut found: Vec<_> =
             walked.filter(|event| until.is_none_or(|until| event.time_nano <= until)).cloned().collect();
@@ -50,7 +50,7 @@ impl Memory {
 
 /// Which part of its memory an engine is asked for, and whether it goes on then.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Asked {
+pub(super) struct Asked {
     /// From which instant on; `None`: nothing of the memory.
     pub since: Option<i64>,
     /// Up to which; `None`: without an end.
@@ -61,7 +61,7 @@ pub struct Asked {
 
 impl Asked {
     /// What the parameters of a target ask for; the engine's own message if they are wrong.
-    pub fn read(target: &str) -> Result<Asked, (u16, String)> {
+    pub(super) fn read(target: &str) -> Result<Asked, (u16, String)> {
         let value = |wanted: &str| {
             let pairs = target.split_once('?').map_or("", |(_, query)| query).split('&');
             let value = pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == wanted)?.1;

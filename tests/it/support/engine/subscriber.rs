@@ -10,11 +10,11 @@ use super::memory::Happened;
 const ROOM: usize = 1024;
 
 /// How long an engine waits for room before it skips the event for this subscriber.
-pub const PATIENCE: Duration = Duration::from_millis(100);
+pub(super) const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What goes down a stream.
 #[derive(Clone)]
-pub enum Message {
+pub(super) enum Message {
     Event(Happened),
     /// Bytes that the engine knows nothing of, as the body's.
     Bytes(Vec<u8>),
@@ -26,7 +26,7 @@ pub enum Message {
 
 /// What became of a message.
 #[derive(PartialEq, Eq)]
-pub enum Fate {
+pub(super) enum Fate {
     Taken,
     /// There was no room in time.
     Skipped,
@@ -35,7 +35,7 @@ pub enum Fate {
 }
 
 #[derive(Default)]
-pub struct Subscriber {
+pub(super) struct Subscriber {
     waiting: Mutex<Waiting>,
     changed: Condvar,
 }
@@ -48,7 +48,7 @@ struct Waiting {
 }
 
 impl Subscriber {
-    pub fn offer(&self, message: Message, patience: Duration) -> Fate {
+    pub(super) fn offer(&self, message: Message, patience: Duration) -> Fate {
         let mut waiting = self.waiting();
         // How a stream ends is not for a queue to say.
         let waits = matches!(message, Message::Event(_) | Message::Bytes(_));
@@ -69,7 +69,7 @@ impl Subscriber {
     }
 
     /// Waits for messages and takes all there are; `None` once the stream is over, or it is that late.
-    pub fn take(&self, until: Option<Instant>) -> Option<Vec<Message>> {
+    pub(super) fn take(&self, until: Option<Instant>) -> Option<Vec<Message>> {
         let mut waiting = self.waiting();
         while (waiting.messages.is_empty() || waiting.stalled) && !waiting.gone {
             let left = until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
@@ -85,13 +85,13 @@ impl Subscriber {
     }
 
     /// The stream is over; what waits is not sent.
-    pub fn leave(&self) {
+    pub(super) fn leave(&self) {
         self.waiting().gone = true;
         self.changed.notify_all();
     }
 
     /// The connection stands and brings nothing, until it goes on.
-    pub fn stall(&self, stalled: bool) {
+    pub(super) fn stall(&self, stalled: bool) {
         self.waiting().stalled = stalled;
         self.changed.notify_all();
     }

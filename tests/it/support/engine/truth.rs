@@ -11,7 +11,7 @@ const STORED_WITHIN: Duration = Duration::from_secs(1);
 
 /// One event that was made.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub(crate) struct Made {
     /// The name of the engine that made it.
     pub engine: String,
     pub time_nano: i64,
@@ -20,14 +20,14 @@ pub struct Made {
 }
 
 impl Made {
-    pub fn is_obtainable(&self) -> bool {
+    pub(crate) fn is_obtainable(&self) -> bool {
         self.given.is_some()
     }
 }
 
 /// The truth of an engine's whole life, of all its restarts and names.
 #[derive(Clone, Default)]
-pub struct Truth {
+pub(crate) struct Truth {
     pub made: Vec<Made>,
     numbers: HashMap<u64, usize>,
     /// Lines that are no event and went down a connection.
@@ -42,7 +42,7 @@ pub struct Truth {
 
 impl Truth {
     /// An event is made; its number.
-    pub fn makes(&mut self, engine: &str, line: &str) -> usize {
+    pub(crate) fn makes(&mut self, engine: &str, line: &str) -> usize {
         let number = self.made.len();
         self.made.push(Made { engine: engine.into(), time_nano: time_nano(line), given: None });
         self.numbers.insert(digest(line.as_bytes()), number);
@@ -50,17 +50,17 @@ impl Truth {
     }
 
     /// Which event these bytes are.
-    pub fn number(&self, line: &[u8]) -> Option<usize> {
+    pub(crate) fn number(&self, line: &[u8]) -> Option<usize> {
         self.numbers.get(&digest(line)).copied()
     }
 
     /// The life of the recorder that is being talked to now.
-    pub fn life(&self) -> u64 {
+    pub(crate) fn life(&self) -> u64 {
         self.life
     }
 
     /// These have gone down a connection of a recorder that lives this life.
-    pub fn gives(&mut self, numbers: impl IntoIterator<Item = usize>, life: u64) {
+    pub(crate) fn gives(&mut self, numbers: impl IntoIterator<Item = usize>, life: u64) {
         if life == self.life {
             let now = Instant::now();
             numbers.into_iter().for_each(|number| self.made[number].given = Some(now));
@@ -68,7 +68,7 @@ impl Truth {
     }
 
     /// The recorder was killed: what it was given last it need not have stored.
-    pub fn recorder_died(&mut self) {
+    pub(crate) fn recorder_died(&mut self) {
         self.life += 1;
         let now = Instant::now();
         for made in &mut self.made {
@@ -77,7 +77,7 @@ impl Truth {
     }
 
     /// What was made from this number on counts as not given, unless it is given again.
-    pub fn takes_back_from(&mut self, number: usize) {
+    pub(crate) fn takes_back_from(&mut self, number: usize) {
         self.made[number..].iter_mut().for_each(|made| made.given = None);
     }
 }
