@@ -1,4 +1,5 @@
 //! The tests that need nothing but the toolchain, in one binary.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a failing test prints its report")]
 
 mod properties;
 mod support;

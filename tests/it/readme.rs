@@ -87,5 +87,5 @@ fn the_test_command_of_the_readme_is_the_one_that_ci_runs() {
     let ci = std::fs::read_to_string(ci).expect(".ci/run");
     assert!(readme().lines().any(|line| line.starts_with("cargo test ")));
     assert!(ci.lines().any(|line| line == "run cargo test"), "{ci}");
-    assert!(ci.contains("cargo test --test engines -- --ignored --test-threads=1"), "{ci}");
+    assert!(ci.contains("cargo test --test real -- --test-threads=1"), "{ci}");
 }

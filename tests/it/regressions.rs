@@ -30,12 +30,11 @@ fn entries(folder: &Path) -> BTreeSet<PathBuf> {
     entries.map(|entry| entry.expect("an entry").path()).collect()
 }
 
-#[allow(clippy::print_stdout, reason = "it is shown with the test that fails")]
 fn hold(folder: &str) -> usize {
     let mut inputs = 0;
     for (name, check) in PROPERTIES {
         for path in entries(&fuzz(folder).join(name)) {
-            println!("{}", path.display());
+            println!("{}", path.display()); // Shown if it fails.
             check(&fs::read(&path).expect("an input"));
             inputs += 1;
         }

@@ -193,7 +193,7 @@ fn contexts_name_the_engine_that_they_name_to_the_docker_client() {
     let socket = ["-H", &tls.engine.host];
     type Words<'a> = &'a [&'a str];
     type Variables<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(Words<'_>, Variables<'_>); 15] = [
+    let cases: [(Words, Variables); 15] = [
         (&[], &[]),
         (&[], &[("DOCKER_CONTEXT", "unsafe")]),
         (&[], &[("DOCKER_CONTEXT", "nowhere")]),

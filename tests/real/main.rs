@@ -1,4 +1,5 @@
 //! The tests that need real engines, clients and service managers, in one binary.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a failing test prints its report")]
 
 #[path = "../it/support/mod.rs"]
 mod support;

@@ -16,7 +16,7 @@ use events::store::{
 /// How many changes of the input are made.
 const CHANGES: usize = 16;
 
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     a_head_reads_back(input);
     let mut file = STORE.file.clone();
     for change in input.chunks_exact(4).take(CHANGES) {

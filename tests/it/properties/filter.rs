@@ -55,7 +55,7 @@ thread_local! {
 }
 
 /// Each line is one filter of the command line, or one of a request, or nothing.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let mut words = Filter::default();
     for line in text.lines().filter(|line| !line.is_empty()).take(LINES) {

@@ -3,7 +3,7 @@
 use events::event::Event;
 use events::store::layout::{Actor, Form, Varying, form_of, varies};
 
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     let Ok(event) = Event::parse(bytes) else { return };
     if round_trip(&event) == event.raw() {
         return;

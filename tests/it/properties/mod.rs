@@ -2,13 +2,11 @@
 //!
 //! The fuzzer calls them with what it makes up (`fuzz/`), `tests/regressions.rs` with its seeds and all that ever failed.
 
-#![allow(unreachable_pub, reason = "the fuzz targets call them from another crate")]
-
-pub mod chain;
-pub mod filter;
-pub mod layout;
-pub mod parser;
-pub mod store;
-pub mod stream;
-pub mod template;
-pub mod time;
+pub(crate) mod chain;
+pub(crate) mod filter;
+pub(crate) mod layout;
+pub(crate) mod parser;
+pub(crate) mod store;
+pub(crate) mod stream;
+pub(crate) mod template;
+pub(crate) mod time;

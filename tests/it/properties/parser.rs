@@ -25,11 +25,11 @@ fn json(bytes: &[u8]) -> Option<&str> {
 }
 
 /// Whether some bytes are an event.
-pub fn is_event(bytes: &[u8]) -> bool {
+pub(crate) fn is_event(bytes: &[u8]) -> bool {
     json(bytes).and_then(said).is_some()
 }
 
-pub fn check(bytes: &[u8]) {
+pub(crate) fn check(bytes: &[u8]) {
     let expected = json(bytes);
     let event = match Event::parse(bytes) {
         Ok(event) => event,

@@ -18,7 +18,7 @@ const ASKED: usize = 4;
 const ALL: Snapshot = Snapshot { after: 0, to: i64::MAX };
 
 /// The lines are events, filters as requests have them, and what is neither; a blank line ends a delivery.
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("x.db");
     let mut expected: Vec<Event<'_>> = Vec::new();

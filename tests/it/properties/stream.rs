@@ -16,7 +16,7 @@ enum Given {
     Cut(Vec<u8>),
 }
 
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let Some((cuts, bytes)) = input.split_at_checked(CUTS) else { return };
     let limit = if cuts[0] == 0 { DEFAULT_LINE_LIMIT } else { usize::from(cuts[0]) * 8 };
     let expected = expected(bytes, limit);

@@ -5,7 +5,7 @@ use events::output::Template;
 
 const EVENT: &str = r#"{"status":"die","id":"c1","from":"busybox","Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"exitCode":"1","image":"busybox","name":"w\u00e9b\u0007"}},"scope":"local","time":1795535605,"timeNano":1795535605311574272}"#;
 
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let text = &*String::from_utf8_lossy(input);
     let event = Event::parse(EVENT.as_bytes()).expect("it is an event");
     match Template::parse(text) {

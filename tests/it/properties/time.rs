@@ -3,7 +3,7 @@
 use chrono::{DateTime, Timelike};
 use events::query::time::{parse_duration, parse_time, rfc3339, unix_time};
 
-pub fn check(input: &[u8]) {
+pub(crate) fn check(input: &[u8]) {
     let Some((now, text)) = input.split_first_chunk() else { return };
     let now = i64::from_le_bytes(*now);
     assert_eq!(parse_time(&rfc3339(now), 0), Ok(now), "{}", rfc3339(now));

@@ -292,7 +292,6 @@ impl Running {
 }
 
 impl Drop for Running {
-    #[allow(clippy::print_stderr, reason = "it is shown with the test that fails")]
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
