@@ -113,8 +113,12 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         }
         Err(e) => return failure::usage(&e).report(LogFormat::Text),
     };
-    // Doctor prints itself what it finds, and what it runs need not.
-    let usual = if matches!(cli.command, Command::Doctor(_)) { LevelFilter::WARN } else { LevelFilter::INFO };
+    // Doctor and demo print their own results: what they run logs only warnings.
+    let usual = if matches!(cli.command, Command::Doctor(_) | Command::Demo(_)) {
+        LevelFilter::WARN
+    } else {
+        LevelFilter::INFO
+    };
     logging::start(&cli.shared, matches!(cli.command, Command::Record(_)), usual);
     let done = match &cli.command {
         Command::Record(args) => record::run(&cli.shared, args),

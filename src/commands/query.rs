@@ -6,12 +6,13 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use anstream::{AutoStream, ColorChoice};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 
 use super::select::{History, find_source, say_untold};
 use super::{Failure, Shared, now_nano};
 use crate::event::Event;
-use crate::output::{self, FORMATS, Format, PrintError, Record, Template};
+use crate::output::{self, FORMATS, Format, PrintError, Record, Template, Terminal};
 use crate::query::time::rfc3339;
 use crate::query::{Cut, Selection};
 use crate::store::{GapRow, Order, Reader, Reason, Snapshot, Stored};
@@ -132,12 +133,16 @@ impl Args {
 
     fn format(&self) -> Result<Format, Failure> {
         let stdout = io::stdout();
-        let terminal = || terminal_size::terminal_size_of(&stdout).map(|(width, _)| width.0.into());
+        let terminal = || {
+            let (width, _) = terminal_size::terminal_size_of(&stdout)?;
+            let width = if width.0 == 0 { 80 } else { width.0.into() };
+            Some(Terminal { width, colored: AutoStream::choice(&stdout) != ColorChoice::Never })
+        };
         let format = match &*self.format {
             // An empty one is none: scripts fill in variables.
             "" | "json" => Format::Json,
             "text" => Format::Text,
-            "table" => Format::Table(terminal().map(|width: usize| if width == 0 { 80 } else { width })),
+            "table" => Format::Table(terminal()),
             "csv" => Format::Csv,
             // The docker client would print such a word for each event.
             word if !word.contains("{{") => {

@@ -23,13 +23,22 @@ pub enum Format {
     Json,
     /// What `docker events` prints, in local time; has no envelope.
     Text,
-    /// Columns for people, in local time; the envelope is columns more. On a terminal of so many columns, no line is
-    /// longer; otherwise nothing is cut.
-    Table(Option<usize>),
+    /// Columns for people, in local time; the envelope is columns more. On a terminal no line is longer than it is wide;
+    /// otherwise nothing is cut.
+    Table(Option<Terminal>),
     /// RFC 4180, the columns of the store's view `events`; the envelope is columns more.
     Csv,
     /// What `docker events --format` prints; has no envelope.
     Template(Template),
+}
+
+/// The terminal that a table is printed on.
+#[derive(Clone, Copy, Debug)]
+pub struct Terminal {
+    /// Width in columns.
+    pub width: usize,
+    /// Whether to color the table.
+    pub colored: bool,
 }
 
 /// The names of the formats that are no template.
@@ -89,7 +98,7 @@ impl<W: Write> Printer<W> {
         let form = match format {
             Format::Json => Form::Json,
             Format::Text => Form::Text,
-            Format::Table(width) => Form::Table(Table::new(width, envelope)),
+            Format::Table(terminal) => Form::Table(Table::new(terminal, envelope)),
             Format::Csv => Form::Csv(true),
             Format::Template(template) => Form::Template(template, Vec::new()),
         };

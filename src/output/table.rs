@@ -1,13 +1,14 @@
 //! A table for people: columns as wide as the first rows need, and on a terminal no line longer than it.
 
 use std::borrow::Cow;
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write};
 
+use anstyle::{AnsiColor, Style};
 use chrono::{DateTime, TimeZone};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::{Record, text};
+use super::{Record, Terminal, text};
 use crate::event::Event;
 
 /// How many rows are looked at before the widths of the columns are settled.
@@ -24,9 +25,17 @@ const WORTHWHILE: usize = 20;
 pub(super) struct Table {
     /// The terminal's columns, where there is one.
     terminal: Option<usize>,
+    colored: bool,
     envelope: bool,
-    waiting: Vec<Vec<String>>,
+    waiting: Vec<Row>,
     columns: Option<Vec<Column>>,
+}
+
+/// The cells of a line, and its color.
+#[derive(Debug)]
+struct Row {
+    cells: Vec<String>,
+    style: Style,
 }
 
 /// A column that is shown.
@@ -35,6 +44,8 @@ struct Column {
     /// Its place among the cells of a row.
     cell: usize,
     width: usize,
+    /// Whether its cells have the color of their row, whatever that is.
+    is_action: bool,
 }
 
 /// The columns: name, least width, and the most that is reserved where rows need more.
@@ -42,9 +53,16 @@ const ENVELOPE: [(&str, usize, usize); 2] = [("SEQ", 3, 20), ("SOURCE", 6, 16)];
 const COLUMNS: [(&str, usize, usize); 6] =
     [("TIME", 4, 35), ("TYPE", 9, 9), ("ACTION", 8, 24), ("ID", 12, 71), ("NAME", 8, 32), ("ATTRIBUTES", 10, 0)];
 
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default();
+const DIM: Style = Style::new().dimmed();
+const HEADER: Style = Style::new().bold();
+
 impl Table {
-    pub(super) fn new(terminal: Option<usize>, envelope: bool) -> Table {
-        Table { terminal, envelope, waiting: Vec::new(), columns: None }
+    pub(super) fn new(terminal: Option<Terminal>, envelope: bool) -> Table {
+        let colored = terminal.is_some_and(|terminal| terminal.colored);
+        let terminal = terminal.map(|terminal| terminal.width);
+        Table { terminal, colored, envelope, waiting: Vec::new(), columns: None }
     }
 
     /// Prints an event, once the widths are settled.
@@ -74,8 +92,9 @@ impl Table {
             return Ok(());
         }
         let columns = self.settle();
-        let names: Vec<String> = self.names().map(|(name, ..)| name.to_owned()).collect();
-        for row in std::iter::once(names).chain(std::mem::take(&mut self.waiting)) {
+        let names = self.names().map(|(name, ..)| name.to_owned()).collect();
+        let header = Row { cells: names, style: if self.colored { HEADER } else { Style::new() } };
+        for row in std::iter::once(header).chain(std::mem::take(&mut self.waiting)) {
             line(&columns, &row, self.terminal.is_some(), out)?;
         }
         self.columns = Some(columns);
@@ -94,8 +113,9 @@ impl Table {
         for (cell, (name, least, most)) in self.names().enumerate() {
             // On a terminal a digest is short, and a name in its place is shown as its beginning.
             let most = if name == "ID" && self.terminal.is_some() { least } else { most };
-            let needed = self.waiting.iter().map(|row| width(&row[cell])).max().unwrap_or(0);
-            columns.push(Column { cell, width: needed.clamp(least, most.max(least)) });
+            let needed = self.waiting.iter().map(|row| width(&row.cells[cell])).max().unwrap_or(0);
+            let width = needed.clamp(least, most.max(least));
+            columns.push(Column { cell, width, is_action: name == "ACTION" });
         }
         let Some(terminal) = self.terminal else { return columns };
         let attributes = columns.len() - 1;
@@ -119,7 +139,7 @@ impl Table {
         columns
     }
 
-    fn row<Z: TimeZone>(&self, record: &Record<'_>, event: &Event<'_>, zone: &Z) -> Vec<String>
+    fn row<Z: TimeZone>(&self, record: &Record<'_>, event: &Event<'_>, zone: &Z) -> Row
     where
         Z::Offset: Display,
     {
@@ -136,12 +156,28 @@ impl Table {
             None => text::time(event.time_nano, zone).to_string(),
         });
         row.push(visible(&event.kind).into_owned());
-        row.push(visible(&event.action).into_owned());
+        // A narrow terminal has no room for `health_status: ` before what matters.
+        let status =
+            self.terminal.filter(|width| *width < 120).and_then(|_| event.action.strip_prefix("health_status: "));
+        row.push(visible(status.unwrap_or(&event.action)).into_owned());
         let shown: fn(&str) -> &str = if self.terminal.is_some() { short } else { |id| id };
         row.push(visible(shown(&event.actor_id)).into_owned());
         row.push(visible(event.attribute("name").unwrap_or_default()).into_owned());
         row.push(attributes(event, shown));
-        row
+        Row { cells: row, style: if self.colored { style(event) } else { Style::new() } }
+    }
+}
+
+/// The color of an event: red if something failed, green if it works, dim if it only accompanies another event.
+fn style(event: &Event<'_>) -> Style {
+    match (&*event.kind, &*event.action) {
+        ("container", "start" | "health_status: healthy") => GOOD,
+        ("container", "oom" | "health_status: unhealthy") => BAD,
+        // 143 is SIGTERM, which `docker stop` sends.
+        ("container", "die") if !matches!(event.attribute("exitCode"), None | Some("0" | "143")) => BAD,
+        ("container", action) if action.starts_with("exec_") => DIM,
+        ("network" | "volume", _) => DIM,
+        _ => Style::new(),
     }
 }
 
@@ -189,7 +225,7 @@ fn width(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { text.width() }
 }
 
-/// A text cut to a width, with `…` where something is missing.
+/// A text cut to a width, with `…` where something is missing. An attribute that just fits stays whole.
 fn cut(text: &str, most: usize) -> Cow<'_, str> {
     if width(text) <= most {
         return Cow::Borrowed(text);
@@ -200,17 +236,20 @@ fn cut(text: &str, most: usize) -> Cow<'_, str> {
         taken < most
     };
     let end = text.char_indices().take_while(fits).last().map_or(0, |(at, c)| at + c.len_utf8());
-    Cow::Owned(format!("{}…", &text[..end]))
+    let whole = text[end..].find(", ").map_or("", |comma| &text[..end + comma]);
+    if width(whole) == most { Cow::Borrowed(whole) } else { Cow::Owned(format!("{}…", &text[..end])) }
 }
 
-fn line(columns: &[Column], row: &[String], cuts: bool, out: &mut impl Write) -> io::Result<()> {
+fn line(columns: &[Column], row: &Row, cuts: bool, out: &mut impl Write) -> io::Result<()> {
     let mut line = String::new();
     let mut missing = 0;
     for column in columns {
-        let cell = &row[column.cell];
+        let cell = &row.cells[column.cell];
         line.extend(std::iter::repeat_n(' ', missing));
         let cell = if cuts { cut(cell, column.width) } else { Cow::Borrowed(&**cell) };
-        line.push_str(&cell);
+        let is_colored = column.is_action || row.style == DIM || row.style == HEADER;
+        let style = if is_colored && !cell.is_empty() { row.style } else { Style::new() };
+        let _ = write!(line, "{style}{cell}{style:#}");
         missing = column.width.saturating_sub(width(&cell)) + BETWEEN;
     }
     out.write_all(line.trim_end_matches(' ').as_bytes())?;
@@ -229,7 +268,11 @@ mod tests {
         )
     }
 
-    fn table(terminal: Option<usize>, envelope: bool, events: &[String]) -> Vec<String> {
+    fn table(width: Option<usize>, envelope: bool, events: &[String]) -> Vec<String> {
+        table_on(width.map(|width| Terminal { width, colored: false }), envelope, events)
+    }
+
+    fn table_on(terminal: Option<Terminal>, envelope: bool, events: &[String]) -> Vec<String> {
         let (mut out, mut table) = (Vec::new(), Table::new(terminal, envelope));
         for (seq, json) in (1..).zip(events) {
             let record = Record { raw: json.as_bytes(), seq, source: "vm", received_nano: 0 };
@@ -288,6 +331,42 @@ mod tests {
                 "2    vm      2026-11-24T15:53:25.311  container  exec_create: /bin/sh -c…  vol-data-wi…  ein-langer-nåme-🐳🐳🐳",
             ]
         );
+    }
+
+    #[test]
+    fn a_failure_is_red_and_a_start_is_green() {
+        let events = [
+            event("start", ID, r#""image":"shop/web:1.5","name":"web""#),
+            event("die", ID, r#""exitCode":"137","name":"web""#),
+            event("die", ID, r#""exitCode":"0","name":"web""#),
+            event("die", ID, r#""exitCode":"143","name":"web""#),
+            event("oom", ID, ""),
+            event("health_status: unhealthy", ID, r#""name":"web""#),
+            event("health_status: healthy", ID, r#""name":"web""#),
+            event("exec_die", ID, r#""exitCode":"1""#),
+        ];
+        let colored = table_on(Some(Terminal { width: 80, colored: true }), false, &events);
+        let colors: Vec<Vec<&str>> = colored
+            .iter()
+            .map(|line| {
+                line.split('\x1b').skip(1).filter_map(|rest| rest.split_once('m')).map(|(code, _)| code).collect()
+            })
+            .collect();
+        let (good, bad, plain) = (["[32", "[0"], ["[31", "[0"], []);
+        assert_eq!(colors[1..8], [&good[..], &bad, &plain, &plain, &bad, &bad, &good]);
+        assert_eq!(colors[8], ["[2", "[0"].repeat(5), "an exec event is dim as a whole: {colored:?}");
+        assert!(colored[6].contains("  \x1b[31munhealthy\x1b[0m  "), "{}", colored[6]);
+        let stripped: Vec<String> = colored.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
+        assert_eq!(stripped, table(Some(80), false, &events), "colors take no room");
+        assert!(stripped[1].ends_with("  web       image=shop/web:1.5"), "{}", stripped[1]);
+    }
+
+    #[test]
+    fn an_attribute_that_just_fits_is_not_cut() {
+        assert_eq!(cut("image=web:1.5, l=1", 13), "image=web:1.5");
+        assert_eq!(cut("image=web:1.5, l=1", 14), "image=web:1.5…");
+        assert_eq!(cut("image=web:1.5, l=1", 12), "image=web:1…");
+        assert_eq!(cut("image=web:1.5, l=1", 18), "image=web:1.5, l=1");
     }
 
     #[test]
