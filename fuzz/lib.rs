@@ -1,4 +1,4 @@
-//! The properties that the targets try, and that `tests/it/regressions.rs` holds on the stable compiler.
+//! The properties that the targets try to break. `tests/it/regressions.rs` checks them with the stable compiler.
 
 #[path = "../tests/it/properties/mod.rs"]
 pub mod properties;

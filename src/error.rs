@@ -1,16 +1,16 @@
-//! What every stage says in the same words: errors with what caused them, and numbers of things.
+//! Texts that every module formats the same way: errors with their causes, and counted nouns.
 
 use std::error::Error;
 
-/// An error and what caused it, on one line.
+/// Formats an error and its causes on one line.
 pub fn chain(error: &dyn Error) -> String {
-    // The system's own words are enough; its number is for programs.
-    let words = |error: &dyn Error| error.to_string().split(" (os error ").next().unwrap_or_default().to_owned();
-    let mut line = words(error);
+    // The text of a system error is enough; its number is for programs.
+    let message = |error: &dyn Error| error.to_string().split(" (os error ").next().unwrap_or_default().to_owned();
+    let mut line = message(error);
     let mut next = error.source();
     while let Some(cause) = next {
-        let text = words(cause);
-        // Some libraries' errors say their cause themselves, and SQLite's comes with a number that says it again.
+        let text = message(cause);
+        // Errors of some libraries already contain their cause, and SQLite's have a second cause with only a number.
         if !line.ends_with(&text) && !text.starts_with("Error code ") {
             line = format!("{line}: {text}");
         }
@@ -19,7 +19,7 @@ pub fn chain(error: &dyn Error) -> String {
     line.replace('\n', " ")
 }
 
-/// So many of something, as `1 gap` or `2 gaps`.
-pub fn number(n: u64, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+/// Formats a count with its noun, such as `1 gap` or `2 gaps`.
+pub fn count_noun(n: u64, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }

@@ -1,11 +1,11 @@
-//! Records what Docker Engines tell on `/events`, and gives it back in the engine's own language.
+//! Records Docker Engine events in SQLite, reports gaps, and queries and replays the events.
 //!
-//! The data flows one way, and a module is a stage of it: [`engine`] connects and asks, [`stream`] takes bytes apart
-//! into events, [`event`] is one of them, [`store`] keeps them in SQLite, [`query`] selects, [`output`] prints,
-//! [`serve`] answers as an engine, [`testing`] is one for tests. [`commands`] is the command line, where the stages meet. A stage imports only what
-//! stands before it; each can be used alone.
+//! Data flows one way, and each module is a stage: [`engine`] connects and sends requests, [`stream`] splits bytes into
+//! lines and events, [`event`] parses one event, [`store`] stores events in SQLite, [`query`] selects them, [`output`]
+//! prints them, [`serve`] answers as an engine. [`testing`] is an engine for tests. [`commands`] is the command line,
+//! which combines the stages. A stage imports only earlier stages, and each can be used alone.
 
-#![warn(clippy::unwrap_used, reason = "the library returns an error, or names its invariant with expect")]
+#![warn(clippy::unwrap_used, reason = "the library returns an error, or states its invariant with expect")]
 
 pub mod commands;
 pub mod engine;
@@ -18,7 +18,12 @@ pub mod store;
 pub mod stream;
 pub mod testing;
 
-/// The README's examples in Rust are tests.
+/// Runs the Rust examples of the README as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Runs the Rust examples of the documentation as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/rust-library.md")]
+struct Documentation;

@@ -1,4 +1,4 @@
-//! The binary: parse, run, error → exit code.
+//! The `events` program. Calls [`events::commands::main`] and exits with its code.
 
 use std::process::ExitCode;
 

@@ -1,11 +1,11 @@
-//! An engine for tests: made of a recording or of what the test says, on a socket of its own.
+//! An engine for tests of other programs. It serves a recording, or the events that a test pushes, on its own socket.
 //!
 //! ```
 //! use events::testing::Engine;
 //!
 //! let engine = Engine::start()?;
 //! engine.push(r#"{"Type":"container","Action":"oom","Actor":{"ID":"c1"},"time":1}"#);
-//! // The program under test is started with DOCKER_HOST set to this, and then:
+//! // Start the program under test with DOCKER_HOST set to this:
 //! println!("{}", engine.docker_host());
 //! # Ok::<(), events::testing::EngineError>(())
 //! ```
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 
 use crate::serve::{self, Address, FaultKind, Faults, Feed, History, ListenError};
-use crate::stream::{ReadError, fixtures};
+use crate::stream::{ReadError, load_events};
 
 /// An engine that runs until it is dropped.
 #[derive(Debug)]
@@ -29,33 +29,33 @@ pub struct Engine {
     address: Address,
     subscribers: watch::Receiver<usize>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
-    _folder: TempDir,
+    _temp_dir: TempDir,
 }
 
-/// An engine that cannot be started.
+/// The engine cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The recording cannot be read.
     #[error(transparent)]
     Fixture(#[from] ReadError),
-    /// There is no place for its socket, or no thread for it.
-    #[error("cannot start an engine")]
+    /// Its socket directory, runtime or thread cannot be created.
+    #[error("cannot start the test engine")]
     Start(#[from] io::Error),
-    /// It cannot listen.
+    /// The engine cannot listen on its socket.
     #[error(transparent)]
     Listen(#[from] ListenError),
 }
 
 impl Engine {
-    /// An engine to which nothing has happened yet.
+    /// Starts an engine without events.
     ///
     /// # Errors
     /// [`EngineError`].
     pub fn start() -> Result<Engine, EngineError> {
-        Engine::begin(Feed::default(), Faults::default())
+        Engine::start_with(Feed::default(), Faults::default())
     }
 
-    /// An engine that remembers a recording: NDJSON or json-seq, also as `.gz` or `.zst`.
+    /// Starts an engine with the events of a file: NDJSON or json-seq, also `.gz` or `.zst`.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -63,7 +63,7 @@ impl Engine {
         Engine::from_fixture_with_faults(path, Vec::new(), 0)
     }
 
-    /// The same with streams that break; what is random in that comes from the seed alone.
+    /// Starts an engine with the events of a file and streams that break. The random part depends only on the seed.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -73,66 +73,68 @@ impl Engine {
         seed: u64,
     ) -> Result<Engine, EngineError> {
         let feed = Feed::default();
-        fixtures(&[path])?.iter().for_each(|(_, raw)| feed.push(raw));
-        Engine::begin(feed, Faults::new(faults, seed))
+        load_events(&[path])?.iter().for_each(|(_, raw)| feed.push(raw));
+        Engine::start_with(feed, Faults::new(faults, seed))
     }
 
-    fn begin(feed: Feed, faults: Faults) -> Result<Engine, EngineError> {
-        let folder = tempfile::Builder::new().prefix("events-engine-").tempdir()?;
-        let address = Address::Unix(folder.path().join("docker.sock"));
+    fn start_with(feed: Feed, faults: Faults) -> Result<Engine, EngineError> {
+        let temp_dir = tempfile::Builder::new().prefix("events-engine-").tempdir()?;
+        let address = Address::Unix(temp_dir.path().join("docker.sock"));
         let engine = serve::Engine::new(History::Feed(feed.clone())).with_faults(faults);
         let subscribers = engine.subscribers();
         let engine = Arc::new(engine);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listening = {
-            let _within = runtime.enter();
+        let server = {
+            let _guard = runtime.enter();
             engine.listen(&address, None)?
         };
-        let (stop, stopped) = oneshot::channel();
+        let (stop, stop_signal) = oneshot::channel();
         let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = listening => {}
-                    _ = stopped => {}
+                    () = server => {}
+                    _ = stop_signal => {}
                 }
             });
         })?;
-        Ok(Engine { feed, address, subscribers, running: Some((stop, thread)), _folder: folder })
+        Ok(Engine { feed, address, subscribers, running: Some((stop, thread)), _temp_dir: temp_dir })
     }
 
-    /// What to set `DOCKER_HOST` to.
+    /// Returns the value for `DOCKER_HOST`.
     pub fn docker_host(&self) -> String {
         self.address.to_string()
     }
 
-    /// Something happens: it is remembered, and told to whoever listens. The bytes are sent as they are.
+    /// Adds an event and sends it to all subscribers, byte for byte.
     pub fn push(&self, event: impl AsRef<[u8]>) {
         self.feed.push(event.as_ref());
     }
 
-    /// Waits until so many subscribers listen; whether they came in time. Blocks its thread, within a runtime too.
-    pub fn wait_for_subscribers(&self, number: usize, patience: Duration) -> bool {
+    /// Waits for at least `minimum` subscribers. Returns true if they arrived within `timeout`. Blocks the thread, also
+    /// within a runtime.
+    pub fn wait_for_subscribers(&self, minimum: usize, timeout: Duration) -> bool {
         let mut subscribers = self.subscribers.clone();
         let wait = || {
             let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return false };
-            let came = async { tokio::time::timeout(patience, subscribers.wait_for(|count| *count >= number)).await };
-            matches!(runtime.block_on(came), Ok(Ok(_)))
+            let reached =
+                async { tokio::time::timeout(timeout, subscribers.wait_for(|count| *count >= minimum)).await };
+            matches!(runtime.block_on(reached), Ok(Ok(_)))
         };
-        // A runtime of one's own cannot be waited for on a thread of another, as that of an async test.
+        // A runtime cannot block on a thread of another runtime, such as that of an async test.
         std::thread::scope(|scope| scope.spawn(wait).join()).unwrap_or(false)
     }
 
-    /// Waits until somebody listens; whether one came within 10 seconds.
+    /// Waits up to 10 seconds for a subscriber. Returns true if one arrived.
     pub fn wait_for_subscriber(&self) -> bool {
         self.wait_for_subscribers(1, Duration::from_secs(10))
     }
 
-    /// It stops: streams end as those of a daemon that is gone.
+    /// Stops the engine. Streams end as when a daemon stops.
     pub fn stop(mut self) {
-        self.end();
+        self.shut_down();
     }
 
-    fn end(&mut self) {
+    fn shut_down(&mut self) {
         if let Some((stop, thread)) = self.running.take() {
             let _ = stop.send(());
             let _ = thread.join();
@@ -142,6 +144,6 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.end();
+        self.shut_down();
     }
 }

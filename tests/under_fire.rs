@@ -1,13 +1,15 @@
-//! The promise, demonstrated: whatever the engine could still give is stored exactly once, and what it could not give is
-//! named as a gap. Each fault is a row of the table that this prints; the program that it records with is the real one.
+//! Tests the recorder under faults: every obtainable event is stored exactly once, and every other event is in a gap.
+//! The test records from a simulated engine with the real binary, and prints a table with a row for each fault.
 //!
-//! `cargo test --release --test under_fire`, with names of faults to run those alone; `FIRE_ROUNDS=1000` for more kills.
+//! Run it with `cargo test --release --test under_fire`. Arguments are parts of fault names, to run only those.
+//! `FIRE_ROUNDS=1000` sets the number of kills.
 //!
-//! - obtainable: it went whole down a connection of a recorder that lived on for a second, or was remembered by the
-//!   engine when the recorder was asked to end; and of course what is stored
+//! - obtainable: sent completely to a recorder that then ran for at least a second, or in the backlog when the recorder
+//!   received SIGTERM, or stored
 //! - lost: obtainable, and not stored
 //! - doubled: stored more than once
-//! - unexplained: made, not stored, and in no gap that `events gaps` names for its engine
+//! - unexplained: emitted, not stored, and in no gap that `events gaps` prints for its engine
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "prints a table of its faults")]
 
 #[path = "it/support/mod.rs"]
 mod support;
@@ -24,10 +26,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use events::query::time::parse_time;
 use rusqlite::Connection;
-use support::command::{Folder, Running, eventually, within};
-use support::engine::{Engine, Framing, Manner, Pieces, Truth, event_at};
+use support::command::{Running, TestDir, eventually, within};
+use support::engine::{Behavior, Chunking, Engine, Framing, Truth, event_at};
 
-/// More memory than this is too much, whatever happens.
+/// Limit of the recorder's peak memory, in bytes, for every fault.
 const MEMORY: u64 = 200_000_000;
 
 type Fault = (&'static str, u32, fn(&mut Scene));
@@ -36,30 +38,30 @@ fn faults() -> Vec<Fault> {
     let rounds = std::env::var("FIRE_ROUNDS").map_or(100, |rounds| rounds.parse().expect("FIRE_ROUNDS is a number"));
     vec![
         ("SIGKILL of the recorder at random moments", rounds, killed),
-        ("SIGKILL while it makes its file", 20, killed_at_the_beginning),
-        ("the recorder stands still, the engine skips it", 5, skipped),
-        ("the stream leaves out what the memory holds", 5, left_out),
-        ("the stream leaves out more than the memory holds", 3, left_out_for_good),
-        ("streams end cleanly, are cut, break off in what is no HTTP", 30, ended),
-        ("streams are cut inside an event, inside a character", 20, cut_inside),
+        ("SIGKILL while the recorder creates its store", 20, killed_at_the_beginning),
+        ("the recorder is suspended, and the engine drops events", 5, skipped),
+        ("the stream lacks events that are in the backlog", 5, left_out),
+        ("the stream lacks more events than the backlog contains", 3, left_out_for_good),
+        ("streams end cleanly, are cut, end in invalid HTTP", 30, ended),
+        ("streams are cut inside an event or a character", 20, cut_inside),
         ("the engine restarts", 5, restarted),
-        ("another engine is at the same socket", 3, replaced),
-        ("connections are refused, briefly and for long", 2, refused),
-        ("streams stand still; nothing is answered", 2, stalled),
-        ("chunks of one byte, chunks cut anywhere", 4, in_pieces),
-        ("garbage, half JSON, no event, no UTF-8, NULs, 100,000 [", 10, junk),
+        ("another engine listens on the same socket", 3, replaced),
+        ("connections are refused, briefly or for seconds", 2, refused),
+        ("streams stall; requests get no response", 2, stalled),
+        ("chunks of one byte, chunks of random size", 4, in_pieces),
+        ("garbage, cut JSON, JSON that is not an event, invalid UTF-8, NULs, 100,000 [", 10, junk),
         ("duplicate keys, escaped NULs, CRLF, json-seq", 3, odd),
         ("an event of 5 MB", 3, large),
-        ("500, a redirect, HTML, no HTTP, nothing in place of a stream", 5, no_streams),
-        ("headers drop by drop", 2, slow_headers),
-        ("out of order, two at one instant, two stops, from memory and live", 10, disorderly),
-        ("the clock steps back by an hour", 3, clock_back),
+        ("500, a redirect, HTML, invalid HTTP or nothing in place of a stream", 5, no_streams),
+        ("headers arrive slowly", 2, slow_headers),
+        ("events out of order, with equal times, or both in the backlog and live", 10, disorderly),
+        ("the clock is set back by an hour", 3, clock_back),
         ("the store is locked for 10 s at 2,000 events/s", 1, locked),
-        ("the store is locked again and again", 10, slow_store),
+        ("the store is locked repeatedly", 10, slow_store),
         ("the disk is full", 3, full_disk),
-        ("the disk is full while the oldest go", 2, full_disk_kept_small),
-        ("the oldest go, SIGKILL in between", 10, kept_small),
-        ("200,000 old events go while 2,000 a second come", 1, lets_go),
+        ("the disk is full while the oldest events are deleted", 2, full_disk_kept_small),
+        ("SIGKILL while the oldest events are deleted", 10, kept_small),
+        ("200,000 old events are deleted while 2,000 a second arrive", 1, lets_go),
         ("200,000 events at 20,000/s", 1, flood),
         ("the buffer overflows on purpose", 1, overflow),
     ]
@@ -67,11 +69,11 @@ fn faults() -> Vec<Fault> {
 
 fn main() {
     in_a_mount_namespace_of_our_own();
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|word| name.contains(word));
+    let patterns: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let is_selected = |name: &str| patterns.is_empty() || patterns.iter().any(|pattern| name.contains(pattern));
     let mut failed = Vec::new();
     println!("\n{HEADER}");
-    for (name, rounds, play) in faults().into_iter().filter(|(name, ..)| chosen(name)) {
+    for (name, rounds, play) in faults().into_iter().filter(|(name, ..)| is_selected(name)) {
         let mut scene = Scene::new(name, rounds);
         match catch_unwind(AssertUnwindSafe(|| scene.played(play))) {
             Ok(row) => {
@@ -86,20 +88,19 @@ fn main() {
     }
     println!();
     if !failed.is_empty() {
-        eprintln!("under fire, these do not hold:\n  {}", failed.join("\n  "));
+        eprintln!("failed faults:\n  {}", failed.join("\n  "));
         std::process::exit(1);
     }
 }
 
-/// What is mounted for a test is seen by nobody else, and gone with us.
+/// Restarts the program in a private mount namespace, so that its mounts are invisible outside and end with it.
 fn in_a_mount_namespace_of_our_own() {
     const INSIDE: &str = "UNDER_FIRE_INSIDE";
-    let words = ["--mount", "--propagation", "private"];
-    let may = Command::new("unshare").args(words).arg("true").output().is_ok_and(|ran| ran.status.success());
-    if may && std::env::var_os(INSIDE).is_none() {
-        let own = std::env::current_exe().expect("our own program");
-        let failed =
-            Command::new("unshare").args(words).arg(own).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
+    let args = ["--mount", "--propagation", "private"];
+    let allowed = Command::new("unshare").args(args).arg("true").output().is_ok_and(|output| output.status.success());
+    if allowed && std::env::var_os(INSIDE).is_none() {
+        let own = std::env::current_exe().expect("the path of this program");
+        let failed = Command::new("unshare").args(args).arg(own).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
         panic!("unshare: {failed}");
     }
 }
@@ -138,50 +139,50 @@ impl Row {
     }
 }
 
-// --- the stage
+// --- the scene
 
-/// An engine, a store and, now and then, a recorder between them.
+/// An engine, a store, and at times a recorder between them.
 struct Scene {
     fault: &'static str,
     rounds: u32,
-    folder: Folder,
+    folder: TestDir,
     engine: Arc<Engine>,
     recorder: Option<Running>,
     /// The number of the next event.
     next: Arc<AtomicU64>,
     peak: u64,
-    /// With what it is recorded: `--max-size` and its value, where not all is kept.
+    /// Arguments of the recorder that limit the store: `--max-size` and its value.
     kept: &'static [&'static str],
 }
 
 impl Scene {
     fn new(fault: &'static str, rounds: u32) -> Scene {
-        let folder = Folder::with_store_in("store");
+        let folder = TestDir::with_store_subdir("store");
         let engine = Arc::new(Engine::start(folder.path("docker.sock")));
         Scene { fault, rounds, folder, engine, recorder: None, next: Arc::default(), peak: 0, kept: &[] }
     }
 
-    /// Plays the fault, lets the recorder do what is left to do, and judges what is stored.
+    /// Runs the fault, waits until the recorder has caught up, and evaluates the store.
     fn played(&mut self, play: fn(&mut Scene)) -> Row {
         play(self);
-        self.engine.answers(Manner::default());
+        self.engine.set_behavior(Behavior::default());
         if self.recorder.is_none() {
             self.records(self.kept);
         }
         self.settles();
         self.stops();
         self.is_whole();
-        // The chain of all that is stored holds too.
-        self.folder.run(&["verify"]).exited(0);
+        // The hash chain must be intact too.
+        self.folder.run(&["verify"]).assert_exit_code(0);
         self.judged()
     }
 
-    /// A recorder begins, and is connected.
-    fn records(&mut self, words: &[&str]) {
-        self.recorder = Some(self.folder.record(&self.engine.host(), words));
+    /// Starts a recorder and waits until it is connected.
+    fn records(&mut self, args: &[&str]) {
+        self.recorder = Some(self.folder.record(&self.engine.host(), args));
     }
 
-    /// A recorder begins.
+    /// Starts a recorder.
     fn begins_to_record(&mut self) {
         let host = self.engine.host();
         self.recorder = Some(self.folder.start(&["record", "-H", &host]));
@@ -191,137 +192,136 @@ impl Scene {
         self.recorder.as_ref().expect("a recorder runs")
     }
 
-    /// SIGKILL.
+    /// Kills the recorder with SIGKILL.
     fn kills(&mut self) {
         self.looks_at_memory();
         self.recorder.take().expect("a recorder runs").kill();
-        self.engine.recorder_died();
+        self.engine.on_recorder_killed();
     }
 
-    /// SIGTERM, which must end it well.
+    /// Stops the recorder with SIGTERM; it must exit with 0.
     fn stops(&mut self) {
         self.looks_at_memory();
         self.recorder.take().expect("a recorder runs").stop();
     }
 
     fn looks_at_memory(&mut self) {
-        self.peak = self.peak.max(self.recorder().peak().unwrap_or(0));
+        self.peak = self.peak.max(self.recorder().peak_memory().unwrap_or(0));
     }
 
-    /// So many events happen now, one after the other.
+    /// Emits this many events, one after the other.
     fn happen(&self, events: u64) {
-        (0..events).for_each(|_| self.engine.happens(&next_event(&self.next)));
+        (0..events).for_each(|_| self.engine.emit(&next_event(&self.next)));
     }
 
-    /// An event that did not happen yet.
+    /// Next event, which is not emitted yet.
     fn event(&self) -> String {
         next_event(&self.next)
     }
 
-    /// From now on so many events happen a second, until what this gives is dropped.
+    /// Emits `rate` events a second until the result is dropped.
     fn flows(&self, rate: u64) -> Flow {
         let (engine, next) = (self.engine.clone(), self.next.clone());
         flow(move |since, made| {
             let due = since.elapsed().as_micros() as u64 * rate / 1_000_000;
-            (made..due).for_each(|_| engine.happens(&next_event(&next)));
+            (made..due).for_each(|_| engine.emit(&next_event(&next)));
             due.max(made)
         })
     }
 
-    /// From now on events happen in bursts.
+    /// Emits bursts of events until the result is dropped.
     fn bursts(&self) -> Flow {
         let (engine, next) = (self.engine.clone(), self.next.clone());
         flow(move |_, made| {
             if fastrand::u8(..20) == 0 {
                 let burst = if fastrand::u8(..20) == 0 { 300 } else { fastrand::u64(1..60) };
-                (0..burst).for_each(|_| engine.happens(&next_event(&next)));
+                (0..burst).for_each(|_| engine.emit(&next_event(&next)));
             }
             made
         })
     }
 
-    /// So long a fault lasts; a recorder that runs lives through it.
+    /// Waits for a random time from the range. If a recorder runs, it must keep running.
     fn lasts(&mut self, milliseconds: impl std::ops::RangeBounds<u64>) {
         let time = Duration::from_millis(fastrand::u64(milliseconds));
-        let died = within(time, || self.recorder.as_mut().is_some_and(|recorder| !recorder.is_alive()));
-        assert!(!died, "the recorder has died");
+        let exited = within(time, || self.recorder.as_mut().is_some_and(|recorder| !recorder.is_alive()));
+        assert!(!exited, "the recorder exited");
     }
 
-    /// Waits until all that could be had is stored. If it never is, the row will say so.
+    /// Waits until all obtainable events are stored. If some never are, the row counts them as lost.
     fn settles(&self) {
         within(Duration::from_secs(40), || self.missing() == 0);
     }
 
     fn missing(&self) -> usize {
-        // Before the events: meanwhile more may go.
+        // Read before the deletion limit, because more events may be deleted in between.
         let truth = self.engine.truth();
         let stored = self.stored(&truth);
         let kept_from = self.kept_from();
         let missing = |n: &usize| {
-            let made = &truth.made[*n];
+            let made = &truth.emitted[*n];
             made.is_obtainable() && stored[*n] == 0 && made.time_nano >= kept_from
         };
         (0..stored.len()).filter(missing).count()
     }
 
-    /// What is older was let go of on purpose: as many events as `status` counts.
+    /// Time before which events were deleted by retention, from `status`.
     fn kept_from(&self) -> i64 {
         if self.kept.is_empty() {
             return i64::MIN;
         }
         let status = self.folder.json(&["status", "--json"]);
-        status[0]["db"]["pruned"]["kept_from"]
-            .as_str()
-            .map_or(i64::MIN, |text| parse_time(text, 0).expect("an instant"))
+        status[0]["db"]["pruned"]["kept_from"].as_str().map_or(i64::MIN, |text| parse_time(text, 0).expect("a time"))
     }
 
-    /// No more and no fewer have gone than `status` says: those that were stored for certain have, and others may.
+    /// Asserts that `status` counts the deleted events correctly. Obtainable events that are missing were certainly
+    /// stored and deleted; other missing events may have been.
     fn counts_what_went(&self, truth: &Truth, stored: &[usize], kept_from: i64) {
         let status = &self.folder.json(&["status", "--json"])[0]["db"]["pruned"];
-        let counted = status["events"].as_u64().expect("events have gone");
-        let gone = |certain: bool| {
-            let gone = |n: &usize| {
-                let made = &truth.made[*n];
+        let counted = status["events"].as_u64().expect("events were deleted");
+        let deleted = |certain: bool| {
+            let is_deleted = |n: &usize| {
+                let made = &truth.emitted[*n];
                 stored[*n] == 0 && made.time_nano < kept_from && (made.is_obtainable() || !certain)
             };
-            (0..stored.len()).filter(gone).count() as u64
+            (0..stored.len()).filter(is_deleted).count() as u64
         };
         assert!(
-            (gone(true)..=gone(false)).contains(&counted),
+            (deleted(true)..=deleted(false)).contains(&counted),
             "{}: {} {counted} {}",
             self.fault,
-            gone(true),
-            gone(false)
+            deleted(true),
+            deleted(false)
         );
     }
 
-    /// How often each event is stored.
+    /// Number of times that each event is stored.
     fn stored(&self, truth: &Truth) -> Vec<usize> {
-        let mut stored = vec![0; truth.made.len()];
+        let mut stored = vec![0; truth.emitted.len()];
         for line in
             self.folder.run(&["query", "-q"]).stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
         {
             let number = truth.number(line);
-            let number = number.unwrap_or_else(|| panic!("nobody made {}", String::from_utf8_lossy(line)));
+            let number = number.unwrap_or_else(|| panic!("no engine emitted {}", String::from_utf8_lossy(line)));
             stored[number] += 1;
         }
         stored
     }
 
-    /// What went gave its room back.
+    /// Waits until the file is at most this large: deleted events must free their space.
     fn stays_small(&self, bytes: u64) {
         let size = || self.folder.db().metadata().map_or(0, |found| found.len());
         assert!(within(Duration::from_secs(30), || size() <= bytes), "{}: {} bytes", self.fault, size());
     }
 
-    /// The database is as it should be, and so is what it proves of itself.
+    /// Asserts that SQLite finds no damage in the store.
     fn is_whole(&self) {
         if !self.folder.db().exists() {
             return;
         }
-        let store = Connection::open(self.folder.db()).expect("the store can be opened");
-        let told: String = store.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("it can be checked");
-        assert_eq!(told, "ok", "{}", self.fault);
+        let store = Connection::open(self.folder.db()).expect("the store is opened");
+        let result: String = store.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("a result");
+        assert_eq!(result, "ok", "{}", self.fault);
     }
 
     fn judged(&self) -> Row {
@@ -332,9 +332,9 @@ impl Scene {
         if !self.kept.is_empty() {
             self.counts_what_went(&truth, &stored, kept_from);
         }
-        let count = |wanted: &dyn Fn(usize) -> bool| (0..stored.len()).filter(|n| wanted(*n)).count();
-        let named = |n: usize| {
-            let made = &truth.made[n];
+        let count = |condition: &dyn Fn(usize) -> bool| (0..stored.len()).filter(|n| condition(*n)).count();
+        let is_in_gap = |n: usize| {
+            let made = &truth.emitted[n];
             gaps.iter().any(|gap| gap.source == made.engine && (gap.from..=gap.to).contains(&made.time_nano))
         };
         self.rejected_are(&truth);
@@ -342,11 +342,13 @@ impl Scene {
             fault: self.fault,
             rounds: self.rounds,
             made: stored.len(),
-            obtainable: count(&|n| truth.made[n].is_obtainable() || stored[n] > 0),
+            obtainable: count(&|n| truth.emitted[n].is_obtainable() || stored[n] > 0),
             stored: count(&|n| stored[n] > 0),
-            lost: count(&|n| truth.made[n].is_obtainable() && stored[n] == 0 && truth.made[n].time_nano >= kept_from),
+            lost: count(&|n| {
+                truth.emitted[n].is_obtainable() && stored[n] == 0 && truth.emitted[n].time_nano >= kept_from
+            }),
             doubled: stored.iter().map(|times| times.saturating_sub(1)).sum(),
-            unexplained: count(&|n| stored[n] == 0 && !named(n) && truth.made[n].time_nano >= kept_from),
+            unexplained: count(&|n| stored[n] == 0 && !is_in_gap(n) && truth.emitted[n].time_nano >= kept_from),
             gaps: gaps.iter().filter(|gap| gap.reason != "first-contact").count(),
             peak: self.peak,
         }
@@ -366,7 +368,7 @@ impl Scene {
         gaps.iter().map(gap).collect()
     }
 
-    /// What went down a connection and is no event is in `rejected`, and nothing else is, except an event that was cut.
+    /// Asserts that `rejected` contains all junk lines that were sent, and otherwise only parts of cut events.
     fn rejected_are(&self, truth: &Truth) {
         const KEPT: usize = 64 * 1024;
         let mut sent: HashMap<Vec<u8>, usize> = HashMap::new();
@@ -378,16 +380,16 @@ impl Scene {
                 Some(times) => *times -= 1,
                 None => {
                     let torn = truth.torn.iter().any(|line| line.as_bytes().starts_with(&bytes));
-                    assert!(torn, "{}: nobody sent what is rejected: {rejected}", self.fault);
+                    assert!(torn, "{}: this rejected line was never sent: {rejected}", self.fault);
                 }
             }
         }
         let missing: Vec<_> = sent.iter().filter(|(_, times)| **times > 0).collect();
-        assert!(missing.is_empty(), "{}: what is no event is not in rejected: {missing:?}", self.fault);
+        assert!(missing.is_empty(), "{}: lines that are not events are missing in rejected: {missing:?}", self.fault);
     }
 }
 
-/// A gap as `events gaps` names it; where it is open, without a bound.
+/// A gap as `events gaps` prints it. An open end is the minimum or maximum time.
 struct Gap {
     source: String,
     reason: String,
@@ -403,14 +405,14 @@ fn next_event(next: &AtomicU64) -> String {
     event_at(next.fetch_add(1, Ordering::Relaxed), now())
 }
 
-/// Something that happens beside the scene.
+/// A background thread that emits events.
 struct Flow {
-    /// Dropped when it is over.
+    /// Dropped to stop the thread.
     going: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Calls `tick` each millisecond, with when it began and what `tick` gave last.
+/// Calls `tick` every millisecond with the start time and the last result of `tick`.
 fn flow(mut tick: impl FnMut(Instant, u64) -> u64 + Send + 'static) -> Flow {
     let (going, over) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -436,7 +438,7 @@ fn killed(scene: &mut Scene) {
     for round in 0..scene.rounds {
         let flow = scene.bursts();
         scene.begins_to_record();
-        // Now and then one lives long enough that what it was given must be stored.
+        // Some recorders run long enough that they must have stored what they received.
         scene.lasts(if round % 10 == 9 { 1200..=1500 } else { 0..=200 });
         scene.kills();
         scene.lasts(0..=30);
@@ -460,14 +462,14 @@ fn killed_at_the_beginning(scene: &mut Scene) {
 
 fn skipped(scene: &mut Scene) {
     scene.records(&["--look-again", "500ms"]);
-    // As if hundreds of events happened at once, each of which waits its 100 ms beside the others.
-    scene.engine.answers(Manner { impatient: Some(1), ..Manner::default() });
+    // Simulates hundreds of concurrent events, each of which waits 100 ms on its own.
+    scene.engine.set_behavior(Behavior { send_timeout_micros: Some(1), ..Behavior::default() });
     let flow = scene.flows(100);
     for round in 0..scene.rounds {
-        let before = scene.engine.skipped();
+        let before = scene.engine.skipped_count();
         scene.recorder().signal("STOP");
-        // Beyond what the socket and the subscriber's queue hold; then a few more than the memory, or many more.
-        while scene.engine.skipped() < before + [20, 200, 2000][round as usize % 3] {
+        // Fill the socket and the subscriber's queue. Then drop a few events, almost a backlog, or many more.
+        while scene.engine.skipped_count() < before + [20, 200, 2000][round as usize % 3] {
             scene.happen(10);
         }
         scene.recorder().signal("CONT");
@@ -481,7 +483,7 @@ fn left_out(scene: &mut Scene) {
     for _ in 0..scene.rounds {
         for _ in 0..40 {
             scene.happen(1);
-            scene.engine.happens_unheard(&scene.event());
+            scene.engine.emit_to_backlog(&scene.event());
             scene.lasts(0..=5);
         }
         scene.lasts(200..=400);
@@ -492,7 +494,7 @@ fn left_out_for_good(scene: &mut Scene) {
     scene.records(&["--look-again", "200ms"]);
     for _ in 0..scene.rounds {
         scene.happen(100);
-        (0..400).for_each(|_| scene.engine.happens_unheard(&scene.event()));
+        (0..400).for_each(|_| scene.engine.emit_to_backlog(&scene.event()));
         scene.happen(1);
         scene.lasts(500..=700);
     }
@@ -504,9 +506,9 @@ fn ended(scene: &mut Scene) {
     for round in 0..scene.rounds {
         scene.lasts(0..=60);
         match round % 3 {
-            0 => scene.engine.ends_streams(),
-            1 => scene.engine.cuts_connections(),
-            _ => scene.engine.breaks_streams(),
+            0 => scene.engine.end_streams(),
+            1 => scene.engine.cut_connections(),
+            _ => scene.engine.break_streams(),
         }
     }
     drop(flow);
@@ -517,10 +519,13 @@ fn cut_inside(scene: &mut Scene) {
     for round in 0..scene.rounds {
         scene.happen(20);
         let event = scene.event().replace("box-", "bücher-📦-");
-        let inside_a_character = event.find('📦').expect("it is there") + 2;
+        let inside_a_character = event.find('📦').expect("the event contains it") + 2;
         let at = if round % 2 == 0 { inside_a_character } else { fastrand::usize(1..event.len()) };
-        eventually("it listens", || if scene.engine.listeners() > 0 { Ok(()) } else { Err(scene.recorder().log()) });
-        scene.engine.happens_cut(&event, at);
+        eventually("the recorder is subscribed", || match scene.engine.subscriber_count() {
+            0 => Err(scene.recorder().log()),
+            _ => Ok(()),
+        });
+        scene.engine.emit_truncated(&event, at);
         scene.lasts(0..=100);
     }
 }
@@ -530,7 +535,7 @@ fn restarted(scene: &mut Scene) {
     let flow = scene.flows(200);
     for _ in 0..scene.rounds {
         scene.lasts(100..=500);
-        scene.engine.restarts();
+        scene.engine.restart();
         scene.lasts(100..=300);
     }
     drop(flow);
@@ -541,11 +546,11 @@ fn replaced(scene: &mut Scene) {
     let flow = scene.flows(200);
     for round in 0..scene.rounds {
         scene.lasts(300..=500);
-        scene.engine.goes_away();
-        scene.engine.forgets();
-        scene.engine.is_called(&format!("0ther{round:03}-0000-4000-8000-000000000002"), &format!("other-{round}"));
+        scene.engine.stop();
+        scene.engine.clear_backlog();
+        scene.engine.set_identity(&format!("0ther{round:03}-0000-4000-8000-000000000002"), &format!("other-{round}"));
         scene.lasts(0..=100);
-        scene.engine.come_back();
+        scene.engine.start_again();
         scene.lasts(300..=500);
     }
     drop(flow);
@@ -556,9 +561,9 @@ fn refused(scene: &mut Scene) {
     let flow = scene.flows(100);
     for round in 0..scene.rounds {
         scene.lasts(200..=300);
-        scene.engine.goes_away();
+        scene.engine.stop();
         scene.lasts(if round % 2 == 0 { 500..=800 } else { 4000..=5000 });
-        scene.engine.come_back();
+        scene.engine.start_again();
         scene.lasts(200..=300);
     }
     drop(flow);
@@ -570,13 +575,13 @@ fn stalled(scene: &mut Scene) {
     for round in 0..scene.rounds {
         scene.lasts(200..=300);
         if round % 2 == 0 {
-            scene.engine.stalls_streams();
+            scene.engine.stall_streams();
         } else {
-            scene.engine.answers(Manner { hangs: true, ..Manner::default() });
-            scene.engine.cuts_connections();
+            scene.engine.set_behavior(Behavior { hang_requests: true, ..Behavior::default() });
+            scene.engine.cut_connections();
         }
         scene.lasts(4000..=4500);
-        scene.engine.goes_on();
+        scene.engine.resume();
     }
     drop(flow);
 }
@@ -584,11 +589,11 @@ fn stalled(scene: &mut Scene) {
 fn in_pieces(scene: &mut Scene) {
     scene.records(&[]);
     for round in 0..scene.rounds {
-        let pieces = if round % 2 == 0 { Pieces::Bytes } else { Pieces::Anywhere };
-        scene.engine.answers(Manner { pieces, ..Manner::default() });
-        scene.engine.cuts_connections();
+        let pieces = if round % 2 == 0 { Chunking::PerByte } else { Chunking::Random };
+        scene.engine.set_behavior(Behavior { chunking: pieces, ..Behavior::default() });
+        scene.engine.cut_connections();
         for _ in 0..100 {
-            scene.engine.happens(&scene.event().replace("box-", "bücher-📦-"));
+            scene.engine.emit(&scene.event().replace("box-", "bücher-📦-"));
         }
         scene.settles();
     }
@@ -611,7 +616,7 @@ fn junk(scene: &mut Scene) {
     for _ in 0..scene.rounds {
         for line in lines {
             scene.happen(fastrand::u64(0..3));
-            scene.engine.sends_junk(line);
+            scene.engine.send_junk(line);
         }
         scene.happen(1);
     }
@@ -620,8 +625,8 @@ fn junk(scene: &mut Scene) {
 fn odd(scene: &mut Scene) {
     scene.records(&[]);
     for framing in [Framing::Lf, Framing::CrLf, Framing::JsonSeq] {
-        scene.engine.answers(Manner { framing, ..Manner::default() });
-        scene.engine.cuts_connections();
+        scene.engine.set_behavior(Behavior { framing, ..Behavior::default() });
+        scene.engine.cut_connections();
         for (from, to) in [
             ("", ""),
             (r#""Type":"container""#, r#""Type":"image","Type":"container""#),
@@ -630,7 +635,7 @@ fn odd(scene: &mut Scene) {
             (r#""scope":"local""#, r#""scope":"local","scope":"local","more":[{"a":null}]"#),
             (":{", ": {"),
         ] {
-            scene.engine.happens(&scene.event().replace(from, to));
+            scene.engine.emit(&scene.event().replace(from, to));
             scene.happen(2);
         }
         scene.settles();
@@ -642,10 +647,10 @@ fn large(scene: &mut Scene) {
     for _ in 0..scene.rounds {
         let event = scene.event();
         let large = format!(r#""image":"{}""#, "x".repeat(5 << 20));
-        scene.engine.happens(&event.replace(r#""image":"busybox""#, &large));
+        scene.engine.emit(&event.replace(r#""image":"busybox""#, &large));
         scene.happen(20);
         scene.lasts(0..=200);
-        scene.engine.cuts_connections();
+        scene.engine.cut_connections();
     }
 }
 
@@ -659,10 +664,10 @@ fn no_streams(scene: &mut Scene) {
         "SSH-2.0-OpenSSH_9.2\r\n",
         "",
     ] {
-        scene.engine.answers(Manner { instead: Some(answer.into()), ..Manner::default() });
-        scene.engine.cuts_connections();
+        scene.engine.set_behavior(Behavior { raw_response: Some(answer.into()), ..Behavior::default() });
+        scene.engine.cut_connections();
         scene.lasts(500..=700);
-        scene.engine.answers(Manner::default());
+        scene.engine.set_behavior(Behavior::default());
         scene.lasts(200..=400);
     }
     drop(flow);
@@ -670,10 +675,10 @@ fn no_streams(scene: &mut Scene) {
 
 fn slow_headers(scene: &mut Scene) {
     scene.records(&[]);
-    scene.engine.answers(Manner { slow_headers: Duration::from_secs(1), ..Manner::default() });
+    scene.engine.set_behavior(Behavior { headers_delay: Duration::from_secs(1), ..Behavior::default() });
     let flow = scene.flows(50);
     for _ in 0..scene.rounds {
-        scene.engine.cuts_connections();
+        scene.engine.cut_connections();
         scene.lasts(1500..=2000);
     }
     drop(flow);
@@ -681,20 +686,20 @@ fn slow_headers(scene: &mut Scene) {
 
 fn disorderly(scene: &mut Scene) {
     scene.records(&[]);
-    scene.engine.answers(Manner { twice: true, ..Manner::default() });
+    scene.engine.set_behavior(Behavior { duplicate_newest: true, ..Behavior::default() });
     for _ in 0..scene.rounds {
         let (begin, number) = (now(), scene.next.fetch_add(100, Ordering::Relaxed));
         for n in 0..40 {
-            scene.engine.happens(&event_at(number + n, begin + fastrand::i64(-130_000..=0)));
+            scene.engine.emit(&event_at(number + n, begin + fastrand::i64(-130_000..=0)));
         }
-        // Two at one instant; one thing told of twice, a moment later.
-        (40..44).for_each(|n| scene.engine.happens(&event_at(number + n, begin)));
+        // Events with equal times, and the same stop twice, a nanosecond apart.
+        (40..44).for_each(|n| scene.engine.emit(&event_at(number + n, begin)));
         (0..2).for_each(|later| {
             let stop = event_at(number + 44, begin + 1 + later).replace("\"create\"", "\"stop\"");
-            scene.engine.happens(&stop);
+            scene.engine.emit(&stop);
         });
         scene.lasts(0..=100);
-        scene.engine.cuts_connections();
+        scene.engine.cut_connections();
     }
 }
 
@@ -704,10 +709,10 @@ fn clock_back(scene: &mut Scene) {
     for round in 0..scene.rounds {
         scene.happen(60);
         scene.lasts(0..=100);
-        scene.engine.cuts_connections();
+        scene.engine.cut_connections();
         let number = scene.next.fetch_add(100, Ordering::Relaxed);
         for n in 0..60 {
-            scene.engine.happens(&event_at(number + n, now() - HOUR));
+            scene.engine.emit(&event_at(number + n, now() - HOUR));
         }
         if round % 2 == 0 {
             scene.kills();
@@ -718,10 +723,10 @@ fn clock_back(scene: &mut Scene) {
     }
 }
 
-/// Takes the write lock of the store, until it is dropped.
+/// Locks the store until the connection is dropped.
 fn lock(scene: &Scene) -> Connection {
-    let other = Connection::open(scene.folder.db()).expect("the store can be opened");
-    other.execute_batch("PRAGMA busy_timeout = 20000; BEGIN EXCLUSIVE").expect("it can be locked");
+    let other = Connection::open(scene.folder.db()).expect("the store is opened");
+    other.execute_batch("PRAGMA busy_timeout = 20000; BEGIN EXCLUSIVE").expect("the store is locked");
     other
 }
 
@@ -734,7 +739,7 @@ fn locked(scene: &mut Scene) {
     drop(lock);
     scene.lasts(500..=500);
     drop(flow);
-    assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
+    assert_eq!(scene.engine.skipped_count(), 0, "the stream was read all the time");
 }
 
 fn slow_store(scene: &mut Scene) {
@@ -747,66 +752,63 @@ fn slow_store(scene: &mut Scene) {
         scene.lasts(0..=20);
     }
     drop(flow);
-    assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
+    assert_eq!(scene.engine.skipped_count(), 0, "the stream was read all the time");
 }
 
-/// A disk of 8 MB, on which other things lie than the store.
+/// Fills a disk of 8 MB with another file than the store.
 fn full_disk(scene: &mut Scene) {
     let disk = scene.folder.db().with_file_name("");
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&disk).output();
-    let mounted = mounted.expect("mount can be run");
-    let said = String::from_utf8_lossy(&mounted.stderr);
-    assert!(mounted.status.success(), "the disk that is to be full needs root, and the right to mount: {said}");
+    let mounted = mounted.expect("mount is started");
+    let stderr = String::from_utf8_lossy(&mounted.stderr);
+    assert!(mounted.status.success(), "mounting a small disk needs root and the right to mount: {stderr}");
     scene.records(&[]);
-    let said = |scene: &Scene, what: &str| scene.recorder().log().matches(what).count();
+    let logged = |scene: &Scene, text: &str| scene.recorder().log().matches(text).count();
     let wide = |scene: &Scene| scene.event().replace("busybox", &fastrand::u64(..).to_string().repeat(100));
     for round in 1..=scene.rounds as usize {
         scene.happen(100);
         scene.settles();
         let ballast = disk.join("ballast");
         let filled =
-            std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&ballast).expect("there is room"));
+            std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&ballast).expect("the file is created"));
         assert!(filled.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull), "the disk is full");
         eventually("the store cannot be written", || {
-            (0..20).for_each(|_| scene.engine.happens(&wide(scene)));
-            if said(scene, "waits in memory") == round { Ok(()) } else { Err(scene.recorder().log()) }
+            (0..20).for_each(|_| scene.engine.emit(&wide(scene)));
+            if logged(scene, "waits in memory") == round { Ok(()) } else { Err(scene.recorder().log()) }
         });
         let flow = scene.flows(500);
         scene.lasts(2000..=2000);
         drop(flow);
-        assert_eq!(said(scene, "waits in memory"), round, "it is said once: {}", scene.recorder().log());
+        assert_eq!(logged(scene, "waits in memory"), round, "the warning is logged once: {}", scene.recorder().log());
         scene.is_whole();
-        std::fs::remove_file(&ballast).expect("the ballast can go");
+        std::fs::remove_file(&ballast).expect("the ballast is deleted");
         scene.settles();
-        assert_eq!(said(scene, "can be written again"), round, "{}", scene.recorder().log());
+        assert_eq!(logged(scene, "can be written again"), round, "{}", scene.recorder().log());
     }
-    assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
+    assert_eq!(scene.engine.skipped_count(), 0, "the stream was read all the time");
 }
 
-/// The same, and of the store only the newest megabyte is kept.
+/// Fills the disk while retention limits the store to one megabyte.
 fn full_disk_kept_small(scene: &mut Scene) {
     scene.kept = &["--max-size", "1MB"];
     let disk = scene.folder.db().with_file_name("");
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&disk).status();
-    assert!(
-        mounted.is_ok_and(|status| status.success()),
-        "the disk that is to be full needs root, and the right to mount"
-    );
+    assert!(mounted.is_ok_and(|status| status.success()), "mounting a small disk needs root and the right to mount");
     scene.records(scene.kept);
     let flow = scene.flows(4000);
     scene.lasts(4000..=4000);
     for _ in 0..scene.rounds {
         let ballast = disk.join("ballast");
         let filled =
-            std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&ballast).expect("there is room"));
+            std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&ballast).expect("the file is created"));
         assert!(filled.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull), "the disk is full");
         scene.lasts(3000..=3000);
         scene.is_whole();
         let copy = disk.join("copy.db");
-        let ran = scene.folder.run(&["backup", &copy.display().to_string()]).exited(1);
-        assert!(ran.stderr.contains(" bytes are needed, and 0 are free"), "{}", ran.stderr);
+        let output = scene.folder.run(&["backup", &copy.display().to_string()]).assert_exit_code(1);
+        assert!(output.stderr.contains(" bytes are needed, and 0 are free"), "{}", output.stderr);
         assert!(!copy.exists());
-        std::fs::remove_file(&ballast).expect("the ballast can go");
+        std::fs::remove_file(&ballast).expect("the ballast is deleted");
         scene.lasts(1000..=1000);
     }
     drop(flow);
@@ -814,14 +816,14 @@ fn full_disk_kept_small(scene: &mut Scene) {
     scene.stays_small(1_000_000);
 }
 
-/// Killed at any moment of letting go, while another program reads an old state of the file.
+/// Kills the recorder at random moments of pruning, while another program reads an old snapshot of the store.
 fn kept_small(scene: &mut Scene) {
     scene.kept = &["--max-size", "500kB"];
     for round in 0..scene.rounds {
         scene.records(scene.kept);
         let reader = (round % 3 == 1).then(|| {
-            let reader = Connection::open(scene.folder.db()).expect("the store can be opened");
-            reader.execute_batch("BEGIN; SELECT count(*) FROM event").expect("it can be read");
+            let reader = Connection::open(scene.folder.db()).expect("the store is opened");
+            reader.execute_batch("BEGIN; SELECT count(*) FROM event").expect("the store is read");
             reader
         });
         let flow = scene.flows(4000);
@@ -838,55 +840,55 @@ fn kept_small(scene: &mut Scene) {
     scene.stays_small(500_000);
 }
 
-/// An event can be asked for within a tenth of a second all the while.
+/// Asserts that new events are readable within a tenth of a second during the whole deletion.
 fn lets_go(scene: &mut Scene) {
     const DAY: i64 = 86_400_000_000_000;
-    // With the name of their source a whole number of links of the chain: all of them can go.
+    // With the entry for the name of their source, they end at a stored link of the chain, so all can be deleted.
     const OLD: u64 = 200_063;
     let old: Vec<String> = (0..OLD).map(|n| event_at(n, now() - 2 * DAY + n as i64 * 1000)).collect();
     let file = scene.folder.path("old.ndjson");
-    std::fs::write(&file, old.join("\n")).expect("a file can be written");
-    scene.folder.run(&["import", "-q", "old.ndjson"]).succeeded();
+    std::fs::write(&file, old.join("\n")).expect("the file is written");
+    scene.folder.run(&["import", "-q", "old.ndjson"]).assert_success();
     scene.next.store(1_000_000, Ordering::Relaxed);
     scene.records(&["--retain", "1d"]);
     let mut follower = scene.folder.start(&["query", "-q", "--follow", "--since", "now"]);
-    let lines = follower.printed();
+    let lines = follower.stdout_lines();
     let flow = scene.flows(2000);
-    let gone = || scene.folder.json(&["status", "--json"])[0]["db"]["pruned"]["events"].as_u64().unwrap_or(0);
-    let mut late: Vec<i64> = Vec::new();
-    let took = Instant::now();
-    while gone() < OLD {
-        assert!(took.elapsed() < Duration::from_secs(60), "{} are gone", gone());
-        let asking = Instant::now();
+    let deleted = || scene.folder.json(&["status", "--json"])[0]["db"]["pruned"]["events"].as_u64().unwrap_or(0);
+    let mut delays: Vec<i64> = Vec::new();
+    let start = Instant::now();
+    while deleted() < OLD {
+        assert!(start.elapsed() < Duration::from_secs(60), "{} events are deleted", deleted());
+        let last_check = Instant::now();
         while let Ok(line) = lines.recv_timeout(Duration::from_millis(100)) {
             let nano = line.rsplit_once(':').and_then(|(_, nano)| nano.trim_end_matches('}').parse::<i64>().ok());
-            late.push(now() - nano.expect("an instant"));
-            if asking.elapsed() > Duration::from_millis(500) {
+            delays.push(now() - nano.expect("a time"));
+            if last_check.elapsed() > Duration::from_millis(500) {
                 break;
             }
         }
     }
-    let took = took.elapsed();
+    let took = start.elapsed();
     drop(flow);
     drop(follower);
-    late.sort_unstable();
-    let at = |part: usize| late[(late.len() - 1) * part / 1000] as f64 / 1e6;
+    delays.sort_unstable();
+    let at = |part: usize| delays[(delays.len() - 1) * part / 1000] as f64 / 1e6;
     println!(
-        "(in {:.1} s they went, and of {} events half could be read after {:.0} ms, 99.9 % after {:.0}, all after {:.0})",
+        "(deleted in {:.1} s; of {} new events, half were readable in {:.0} ms, 99.9 % in {:.0} ms, all in {:.0} ms)",
         took.as_secs_f64(),
-        late.len(),
+        delays.len(),
         at(500),
         at(999),
         at(1000)
     );
-    assert!(late.len() > 1000 && at(990) < 100.0, "99 % after {} ms", at(990));
+    assert!(delays.len() > 1000 && at(990) < 100.0, "99 % after {} ms", at(990));
 }
 
 fn flood(scene: &mut Scene) {
     scene.records(&[]);
     let flow = scene.flows(20_000);
-    eventually("200,000 events happen", || {
-        let made = scene.engine.made();
+    eventually("200,000 events are emitted", || {
+        let made = scene.engine.emitted_count();
         if made >= 200_000 { Ok(()) } else { Err(made) }
     });
     drop(flow);
@@ -896,17 +898,17 @@ fn overflow(scene: &mut Scene) {
     scene.records(&["--buffer", "256KiB"]);
     scene.happen(50);
     scene.settles();
-    let begin = scene.engine.made();
+    let begin = scene.engine.emitted_count();
     let lock = lock(scene);
     let flow = scene.flows(5000);
     eventually("the buffer is full", || {
-        if scene.recorder().log().contains("the buffer is full") { Ok(()) } else { Err(scene.engine.made()) }
+        if scene.recorder().log().contains("the buffer is full") { Ok(()) } else { Err(scene.engine.emitted_count()) }
     });
     scene.lasts(500..=500);
     drop(flow);
-    assert_eq!(scene.engine.skipped(), 0, "the stream was read all the while");
-    // It was given more than it was allowed to keep: that can only be had again from the engine's memory.
-    scene.engine.takes_back_from(begin);
+    assert_eq!(scene.engine.skipped_count(), 0, "the stream was read all the time");
+    // The recorder received more than its buffer may contain. It can obtain the rest only from the backlog.
+    scene.engine.invalidate_deliveries_from(begin);
     drop(lock);
     scene.settles();
     scene.happen(10);
@@ -915,8 +917,8 @@ fn overflow(scene: &mut Scene) {
     let missing: Vec<usize> =
         scene.stored(&truth).iter().enumerate().filter(|(_, stored)| **stored == 0).map(|(n, _)| n).collect();
     let (first, last) = (missing[0], missing[missing.len() - 1]);
-    assert_eq!(missing.len(), last - first + 1, "one piece is missing");
+    assert_eq!(missing.len(), last - first + 1, "the missing events are consecutive");
     let gaps = scene.gaps();
     let bounds: Vec<_> = gaps.iter().filter(|gap| gap.reason == "buffer-full").map(|gap| (gap.from, gap.to)).collect();
-    assert_eq!(bounds, [(truth.made[first - 1].time_nano, truth.made[last + 1].time_nano)], "the gap is exact");
+    assert_eq!(bounds, [(truth.emitted[first - 1].time_nano, truth.emitted[last + 1].time_nano)], "the gap is exact");
 }

@@ -1,4 +1,4 @@
-//! `events backup`: a consistent copy of the store while it is recorded into.
+//! `events backup`: makes a consistent copy of the store, also while a recorder writes to it.
 
 use std::path::PathBuf;
 
@@ -6,30 +6,30 @@ use super::progress::Progress;
 use super::{Failure, Shared, interrupt};
 use crate::store::Reader;
 
-/// The flags of `backup`.
+/// The options of `backup`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where to put the copy
+    /// Path of the copy
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Replace a file that is there
-    #[arg(long, help_heading = "Keeping")]
+    /// Replace FILE if it exists
+    #[arg(long, help_heading = "Backup options")]
     force: bool,
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
-    let store = Reader::open(&shared.db()?)?;
-    let interrupted = interrupt::watch()?;
-    let progress = Progress::of_bytes(shared, None);
-    let copied = store.copy_to(&args.file, args.force, |copied, all| {
-        progress.all_are(all);
-        progress.are_done(copied);
-        !interrupted.came()
+    let store = Reader::open(&shared.db_path()?)?;
+    let interrupt = interrupt::watch()?;
+    let progress = Progress::new(shared, None);
+    let copy = store.copy_to(&args.file, args.force, |copied_bytes, total_bytes| {
+        progress.set_total(total_bytes);
+        progress.set_position(copied_bytes);
+        !interrupt.is_set()
     })?;
-    progress.end();
-    let Some(copied) = copied else {
+    progress.finish();
+    let Some(copy) = copy else {
         return Err(Failure::failed("interrupted: no copy was made"));
     };
-    tracing::info!("{} bytes copied to {}; head {}", copied.bytes, args.file.display(), copied.head);
+    tracing::info!("copied {} bytes to {}; head {}", copy.bytes, args.file.display(), copy.head);
     Ok(())
 }

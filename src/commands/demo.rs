@@ -1,5 +1,7 @@
-//! `events demo`: the whole path with nothing installed. An embedded engine plays a fixture over a real socket; the real
-//! client, parser and store record it; the real query prints it.
+//! `events demo`: records and queries a sample without a Docker Engine.
+//!
+//! Only the engine is embedded: it plays a fixture over a socket. The client, the parser, the store and the query are
+//! those of the other commands.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -10,12 +12,12 @@ use std::time::{Duration, Instant};
 use anstyle::Style;
 use tokio::sync::oneshot;
 
-use super::record::{Plan, record};
+use super::record::{Config, record};
 use super::{Exit, Failure, Shared};
 use crate::engine::Host;
-use crate::error::number;
-use crate::serve::{Address, Engine, Feed, History, Identity};
-use crate::store::{Reader, Reason};
+use crate::error::count_noun;
+use crate::serve::{Address, Engine, EngineIdentity, Feed, History};
+use crate::store::{GapReason, Reader};
 
 /// A failed deployment, recorded from Docker 28.5.2 by `fixtures/record-shop.sh`.
 const RECORDING: &str = include_str!("../../fixtures/shop.ndjson");
@@ -23,14 +25,15 @@ const RECORDING: &str = include_str!("../../fixtures/shop.ndjson");
 /// Number of events in the backlog when the recorder connects: those before the deployment. The others arrive live.
 const BACKLOG: usize = 25;
 
-/// The events that matter in the recording: no networks, volumes, images, or health checks that changed nothing.
+/// Query for the events that matter in the recording. It leaves out networks, volumes, images, and health checks that
+/// did not change the status.
 const QUERY: &str = "query --action start --action die --action oom \\
     --action health_status --format table";
 
 /// Time limit for each step of the recorder, which needs a fraction of a second.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The flags of `demo`.
+/// The options of `demo`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
@@ -38,12 +41,12 @@ pub(super) fn run(_: &Shared, _: &Args) -> Result<(), Failure> {
     let folder = tempfile::Builder::new()
         .prefix("events-demo-")
         .tempdir()
-        .map_err(|e| Failure::failed(format!("cannot make a temporary folder: {e}")))?;
+        .map_err(|e| Failure::failed(format!("cannot create a temporary directory: {e}")))?;
     let (socket, db) = (folder.path().join("docker.sock"), folder.path().join("events.db"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
+        .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
     runtime.block_on(play(&socket, &db))?;
     verify(&db)?;
 
@@ -56,11 +59,11 @@ pub(super) fn run(_: &Shared, _: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Plays the recording to a recorder until all of it is stored.
+/// Plays the recording to a recorder until all events are stored.
 async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
     let lines: Vec<&str> = RECORDING.lines().collect();
     let id = "d3m00000-0000-4000-8000-000000000000".into();
-    let identity = Identity { id, name: "demo".into(), ..Identity::default() };
+    let identity = EngineIdentity { id, name: "demo".into(), ..EngineIdentity::default() };
     let feed = Feed::default();
     let engine = Arc::new(Engine::new(History::Feed(feed.clone())).with_identity(identity));
     let (backlog, live) = lines.split_at(BACKLOG);
@@ -73,10 +76,10 @@ async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
     say(&format!("A small shop on Docker 28.5.2: {} events, played by an embedded engine.", lines.len()))?;
 
     let started = Instant::now();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let plan = Plan::new(vec![Host::unix(socket)], db.into());
-    let recorder = tokio::spawn(record(plan, async move {
-        let _ = stopped.await;
+    let (shutdown_tx, shutdown_rx) = oneshot::channel::<()>();
+    let config = Config::new(vec![Host::unix(socket)], db.into());
+    let recorder = tokio::spawn(record(config, async move {
+        let _ = shutdown_rx.await;
     }));
     wait_for(db, backlog.len() as u64).await?;
     live.iter().for_each(|line| feed.push(line.as_bytes()));
@@ -87,7 +90,7 @@ async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
         backlog.len(),
         live.len(),
     ))?;
-    let _ = stop.send(());
+    let _ = shutdown_tx.send(());
     recorder.await.expect("the recorder does not panic")?;
     answering.abort();
     Ok(())
@@ -97,15 +100,15 @@ async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
 fn verify(db: &Path) -> Result<(), Failure> {
     let reader = Reader::open(db)?;
     let faults = reader.verify(&[], |_| ())?.faults;
-    let gaps = reader.gaps()?.into_iter().filter(|gap| gap.reason != Reason::FirstContact.as_str()).count() as u64;
+    let gaps = reader.gaps()?.into_iter().filter(|gap| gap.reason != GapReason::FirstContact.as_str()).count() as u64;
     if faults > 0 || gaps > 0 {
-        let found = format!("{} in the hash chain, {}", number(faults, "fault"), number(gaps, "gap"));
-        return Err(Failure::failed(format!("the demo's store is damaged: {found}")));
+        let found = format!("{} in the hash chain, {}", count_noun(faults, "fault"), count_noun(gaps, "gap"));
+        return Err(Failure::failed(format!("the store of the demo is damaged: {found}")));
     }
     Ok(say("Verified: the hash chain is intact, and the record has no gaps.")?)
 }
 
-/// Waits until a reader finds this many events in the store.
+/// Waits until the store contains this many events.
 async fn wait_for(db: &Path, events: u64) -> Result<(), Failure> {
     let started = Instant::now();
     loop {
@@ -114,23 +117,23 @@ async fn wait_for(db: &Path, events: u64) -> Result<(), Failure> {
         if stored >= events {
             return Ok(());
         }
-        if started.elapsed() > PATIENCE {
+        if started.elapsed() > TIMEOUT {
             return Err(Failure::failed(format!(
-                "after {} s only {stored} of {events} events are stored",
-                PATIENCE.as_secs()
+                "after {} s only {stored} of {events} events were stored",
+                TIMEOUT.as_secs()
             )));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Prints a command and runs it in this process, from its arguments on.
+/// Prints a command line and runs it in this process.
 fn same_program(db: &OsStr, arguments: &str) -> Result<(), Failure> {
     command(&format!("$ events {arguments}"))?;
     let words = arguments.split_whitespace().filter(|word| *word != "\\").map(OsStr::new);
     let all = ["events", "--db"].map(OsStr::new).into_iter().chain([db]).chain(words);
     match super::main(all.map(OsStr::to_owned)) {
-        Exit::Done => Ok(()),
+        Exit::Success => Ok(()),
         _ => Err(Failure::failed("the query failed")),
     }
 }

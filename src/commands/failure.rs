@@ -1,37 +1,37 @@
-//! How a command fails: one line on stderr that says what, where, and what to try; and the exit code.
+//! Failure of a command: one line on stderr with the problem and a hint, and the exit code.
 
 use std::io;
 use std::process::ExitCode;
 
 use super::LogFormat;
 use super::logging::is_journal;
-use crate::engine::{EngineError, HostError, MetricsPageError, TlsError};
+use crate::engine::{EngineError, HostError, MetricsEndpointError, TlsError};
 use crate::error::chain;
 use crate::event::RedactionError;
 use crate::output::{PrintError, TemplateError};
 use crate::query::time::TimeError;
 use crate::query::{FilterError, SelectionError};
 use crate::serve::ListenError;
-use crate::store::{StoreError, WriteFailed};
+use crate::store::{StoreError, WriteError};
 use crate::stream::ReadError;
 
-/// What the program tells its caller.
+/// Exit code of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// 0: it did what was asked; nothing found is that too.
-    Done,
-    /// 1: it failed.
+    /// 0: success, including no matches.
+    Success,
+    /// 1: failure.
     Failed,
-    /// 2: the words were wrong.
+    /// 2: usage error.
     Usage,
-    /// A command that was run ended so.
+    /// Exit code of the command that `replay` ran.
     Status(u8),
 }
 
 impl From<ReadError> for Failure {
     fn from(e: ReadError) -> Failure {
         let failure = Failure::failed(chain(&e));
-        if e.is_directory() { failure.hint("name the files in it") } else { failure }
+        if e.is_directory() { failure.hint("pass the files in it") } else { failure }
     }
 }
 
@@ -50,7 +50,7 @@ impl From<TlsError> for Failure {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(match exit {
-            Exit::Done => 0,
+            Exit::Success => 0,
             Exit::Failed => 1,
             Exit::Usage => 2,
             Exit::Status(status) => status,
@@ -58,100 +58,100 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not do what was asked.
+/// Reason why a command failed.
 #[derive(Debug)]
 pub struct Failure {
     exit: Exit,
-    /// `None` where there is nobody to tell.
-    line: Option<String>,
+    /// `None` if nothing is printed: stdout is closed, or a child process printed its own error.
+    message: Option<String>,
     hint: Option<String>,
 }
 
 impl Failure {
-    /// The words were wrong.
-    pub fn usage(line: impl Into<String>) -> Failure {
-        Failure { exit: Exit::Usage, line: Some(line.into()), hint: None }
+    /// Creates a usage error.
+    pub fn usage(message: impl Into<String>) -> Failure {
+        Failure { exit: Exit::Usage, message: Some(message.into()), hint: None }
     }
 
-    /// It failed.
-    pub fn failed(line: impl Into<String>) -> Failure {
-        Failure { exit: Exit::Failed, line: Some(line.into()), hint: None }
+    /// Creates a failure.
+    pub fn failed(message: impl Into<String>) -> Failure {
+        Failure { exit: Exit::Failed, message: Some(message.into()), hint: None }
     }
 
-    /// A command that was run failed, and has said itself why.
+    /// Creates a silent failure with the exit code of a child process.
     pub fn status(code: i32) -> Failure {
-        Failure { exit: Exit::Status(u8::try_from(code).unwrap_or(1)), line: None, hint: None }
+        Failure { exit: Exit::Status(u8::try_from(code).unwrap_or(1)), message: None, hint: None }
     }
 
-    /// What to try.
+    /// Adds a hint.
     pub fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());
         self
     }
 
-    /// The line, without what to try.
-    pub(super) fn line(&self) -> &str {
-        self.line.as_deref().unwrap_or_default()
+    /// The problem, without the hint.
+    pub(super) fn message(&self) -> &str {
+        self.message.as_deref().unwrap_or_default()
     }
 
-    /// What to try.
-    pub(super) fn to_try(&self) -> Option<&str> {
+    /// The hint.
+    pub(super) fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 
-    /// Tells the user in one line, and gives the code to end with.
+    /// Prints the failure on one line, and returns the exit code.
     pub fn report(self, format: LogFormat) -> Exit {
-        if let Some(line) = self.line {
+        if let Some(message) = self.message {
             let hint = self.hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
             match format {
-                // If stderr is gone too, the exit code still says it.
+                // If stderr is closed, the exit code still reports the failure.
                 LogFormat::Text => {
-                    let begin = if is_journal() { "<3>" } else { "events: " };
-                    let _ = io::Write::write_all(&mut io::stderr(), format!("{begin}{line}{hint}\n").as_bytes());
+                    let prefix = if is_journal() { "<3>" } else { "events: " };
+                    let _ = io::Write::write_all(&mut io::stderr(), format!("{prefix}{message}{hint}\n").as_bytes());
                 }
-                LogFormat::Json => tracing::error!("{line}{hint}"),
+                LogFormat::Json => tracing::error!("{message}{hint}"),
             }
         }
         self.exit
     }
 }
 
-/// clap's error, which is several lines, as one.
-pub(super) fn usage(error: &clap::Error) -> Failure {
+/// Converts an error of clap, which has several lines, to one line.
+pub(super) fn from_clap_error(error: &clap::Error) -> Failure {
     use clap::error::ErrorKind::{DisplayHelpOnMissingArgumentOrSubcommand, MissingSubcommand};
     if matches!(error.kind(), DisplayHelpOnMissingArgumentOrSubcommand | MissingSubcommand) {
-        return Failure::usage("a command is missing").hint("`events --help` lists them");
+        return Failure::usage("a command is missing").hint("run `events --help` for a list");
     }
     let text = error.render().to_string();
     let mut paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "));
-    let line = paragraphs.next().unwrap_or_default();
-    let line = line.strip_prefix("error: ").unwrap_or(&line).to_owned();
+    let message = paragraphs.next().unwrap_or_default();
+    let message = message.strip_prefix("error: ").unwrap_or(&message).to_owned();
     let tip = paragraphs.find_map(|paragraph| paragraph.strip_prefix("tip: ").map(str::to_owned));
-    Failure::usage(line).hint(tip.unwrap_or_else(|| "--help says more".into()))
+    Failure::usage(message).hint(tip.unwrap_or_else(|| "see --help".into()))
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Failure {
-        Failure { exit: Exit::Failed, line: Some(chain(&error)), hint: error.hint() }
+        Failure { exit: Exit::Failed, message: Some(chain(&error)), hint: error.hint() }
     }
 }
 
-impl From<WriteFailed> for Failure {
-    fn from(error: WriteFailed) -> Failure {
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Failure {
         Failure::failed(chain(&error))
     }
 }
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Failure {
-        Failure { exit: Exit::Failed, line: Some(chain(&error)), hint: error.hint() }
+        Failure { exit: Exit::Failed, message: Some(chain(&error)), hint: error.hint() }
     }
 }
 
-impl From<MetricsPageError> for Failure {
-    fn from(error: MetricsPageError) -> Failure {
+impl From<MetricsEndpointError> for Failure {
+    fn from(error: MetricsEndpointError) -> Failure {
         Failure::usage(error.to_string())
-            .hint("write http://host:9323, dockerd's metrics-addr, with NAME= before it if there are several hosts")
+            .hint("pass dockerd's metrics-addr as http://host:9323, or as NAME=http://host:9323 with several hosts")
     }
 }
 
@@ -165,24 +165,24 @@ impl From<FilterError> for Failure {
     fn from(error: FilterError) -> Failure {
         let failure = Failure::usage(error.to_string());
         match error {
-            FilterError::Form(_) => failure.hint("as type=container or label=app=web"),
-            FilterError::Key(_) | FilterError::Wire => failure,
+            FilterError::Syntax(_) => failure.hint("write a filter such as type=container or label=app=web"),
+            FilterError::UnknownKey(_) | FilterError::Json => failure,
         }
     }
 }
 
 impl From<RedactionError> for Failure {
     fn from(error: RedactionError) -> Failure {
-        Failure::usage(error.to_string()).hint("--redact takes exec, or an expression such as 'password=[^ ]+'")
+        Failure::usage(error.to_string()).hint("pass exec or a regular expression such as 'password=[^ ]+'")
     }
 }
 
 impl From<TemplateError> for Failure {
     fn from(error: TemplateError) -> Failure {
         let fields = "Status ID From Type Action Actor.ID Actor.Attributes.NAME Scope Time TimeNano";
-        // A template may have several lines, and the error show one that is wrong.
-        let line = error.to_string().replace('\n', "\\n");
-        Failure::usage(format!("--format is no template: {line}")).hint(format!("the fields are {fields}"))
+        // A template may have several lines, and the error may quote them.
+        let message = error.to_string().replace('\n', "\\n");
+        Failure::usage(format!("--format is not a template: {message}")).hint(format!("use the fields {fields}"))
     }
 }
 
@@ -203,16 +203,16 @@ impl From<TimeError> for Failure {
 
 impl From<SelectionError> for Failure {
     fn from(error: SelectionError) -> Failure {
-        Failure::usage(error.to_string()).hint("a duration counts back from now: 2h is before 1h")
+        Failure::usage(error.to_string()).hint("durations count back from now: 2h is before 1h")
     }
 }
 
 impl From<io::Error> for Failure {
-    /// An error of our own output. A reader that has seen enough (`| head`) is no error.
+    /// Converts an error of stdout. A closed pipe, as with `| head`, is a success.
     fn from(error: io::Error) -> Failure {
         match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure { exit: Exit::Done, line: None, hint: None },
-            _ => Failure::failed(format!("cannot write the output: {}", chain(&error))),
+            io::ErrorKind::BrokenPipe => Failure { exit: Exit::Success, message: None, hint: None },
+            _ => Failure::failed(format!("cannot write to stdout: {}", chain(&error))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `events gaps`: where the record is blind, and why.
+//! `events gaps`: prints the gaps in the record as NDJSON.
 
 use std::io::Write;
 
@@ -8,7 +8,7 @@ use super::{Failure, Shared};
 use crate::query::time::rfc3339;
 use crate::store::Reader;
 
-/// The flags of `gaps`.
+/// The options of `gaps`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
@@ -21,7 +21,7 @@ pub(super) fn run(shared: &Shared, _: &Args) -> Result<(), Failure> {
         reason: &'a str,
         detail: Option<&'a str>,
     }
-    let gaps = Reader::open(&shared.db()?)?.gaps()?;
+    let gaps = Reader::open(&shared.db_path()?)?.gaps()?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for gap in &gaps {
         let line = Line {

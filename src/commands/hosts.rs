@@ -1,41 +1,56 @@
-//! The flags that name engines, of every command that asks one: those of the docker client.
+//! The options that select engines, in every command that connects to one. They are those of the docker client.
 
 use std::path::PathBuf;
 
 use super::Failure;
 use crate::engine::{ClientOptions, Host};
 
-/// Which engines are meant.
+/// Engines to connect to.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Engines")]
-pub(super) struct Hosts {
-    /// An engine: unix:///path, tcp://host:port, http[s]://host, ssh://user@host, or NAME=URL to name the source;
-    /// repeatable [default: $DOCKER_HOST, the docker client's current context, or unix:///var/run/docker.sock]
+#[command(next_help_heading = "Host options")]
+pub(super) struct HostArgs {
+    /// Engine to connect to, such as unix:///run/docker.sock; repeatable
+    ///
+    /// unix:///path, tcp://host[:port], http[s]://host[:port] or ssh://[user@]host[:port]. NAME=URL names the source:
+    /// build=tcp://10.0.0.7:2375. The default is $DOCKER_HOST, or else the current context of the docker client, or
+    /// else unix:///var/run/docker.sock.
     #[arg(short = 'H', long = "host", value_name = "URL")]
     hosts: Vec<String>,
-    /// The docker client's context to use in its place [default: $DOCKER_CONTEXT]
+    /// Docker context to use instead of `--host`
+    ///
+    /// The default is $DOCKER_CONTEXT, or else the current context of the docker client.
     #[arg(long, value_name = "NAME")]
     context: Option<String>,
-    /// Speak TLS, whoever answers
+    /// Use TLS without verifying the server
+    ///
+    /// The default is true if $DOCKER_TLS is set.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tls: Option<bool>,
-    /// Speak TLS, and make sure who answers [default: if $DOCKER_TLS_VERIFY is set]
+    /// Use TLS and verify the server
+    ///
+    /// The default is true if $DOCKER_TLS_VERIFY is set.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tlsverify: Option<bool>,
-    /// Who signs engines' certificates (PEM) [default: ca.pem in $DOCKER_CERT_PATH or ~/.docker]
+    /// Certificate authorities of the servers (PEM)
+    ///
+    /// The default is ca.pem in $DOCKER_CERT_PATH or ~/.docker.
     #[arg(long, value_name = "FILE")]
     tlscacert: Option<PathBuf>,
-    /// The certificate to show (PEM) [default: cert.pem there, if it is there]
+    /// Client certificate (PEM)
+    ///
+    /// The default is cert.pem in $DOCKER_CERT_PATH or ~/.docker, if it exists.
     #[arg(long, value_name = "FILE")]
     tlscert: Option<PathBuf>,
-    /// The key of the certificate (PEM) [default: key.pem there, if it is there]
+    /// Private key of the client certificate (PEM)
+    ///
+    /// The default is key.pem in $DOCKER_CERT_PATH or ~/.docker, if it exists.
     #[arg(long, value_name = "FILE")]
     tlskey: Option<PathBuf>,
 }
 
-impl Hosts {
-    /// Finds them.
-    pub(super) fn find(&self) -> Result<Vec<Host>, Failure> {
+impl HostArgs {
+    /// Finds the engines, as the docker client does.
+    pub(super) fn resolve(&self) -> Result<Vec<Host>, Failure> {
         let options = ClientOptions {
             hosts: self.hosts.clone(),
             context: self.context.clone(),
@@ -45,11 +60,11 @@ impl Hosts {
             tls_cert: self.tlscert.clone(),
             tls_key: self.tlskey.clone(),
         };
-        Ok(options.hosts(environment)?)
+        Ok(options.resolve(environment)?)
     }
 }
 
-/// A variable of the environment. A service has no HOME as a rule; its user has.
+/// Value of an environment variable. Without HOME, as in most services, the home directory of the user is used.
 fn environment(name: &str) -> Option<String> {
     let home = || std::env::home_dir().and_then(|home| home.into_os_string().into_string().ok());
     std::env::var(name).ok().or_else(|| (name == "HOME").then(home).flatten())

@@ -1,4 +1,5 @@
-//! `events install-docs`: man pages, and completions for bash, zsh and fish, made from the flags themselves.
+//! `events install-docs`: installs man pages, and completions for bash, zsh and fish. They are generated from the
+//! definition of the command line.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,15 +9,17 @@ use clap_complete::Shell;
 use super::Failure;
 use crate::error::chain;
 
-/// The flags of `install-docs`.
+/// The options of `install-docs`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The folder whose share/ they go to [default: ~/.local, for root /usr/local]
+    /// Install below DIR/share
+    ///
+    /// The default is ~/.local, for root /usr/local.
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,
 }
 
-/// Where each shell looks for completions, below share/.
+/// Path of the completion file of each shell, below `share/`.
 const COMPLETIONS: [(Shell, &str); 3] = [
     (Shell::Bash, "bash-completion/completions/events"),
     (Shell::Zsh, "zsh/site-functions/_events"),
@@ -24,13 +27,13 @@ const COMPLETIONS: [(Shell, &str); 3] = [
 ];
 
 pub(super) fn run(args: &Args, mut command: clap::Command) -> Result<(), Failure> {
-    let usual = || match rustix::process::geteuid().is_root() {
+    let default_prefix = || match rustix::process::geteuid().is_root() {
         true => Some("/usr/local".into()),
         false => std::env::var_os("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(".local")),
     };
-    let prefix = args.prefix.clone().or_else(usual);
+    let prefix = args.prefix.clone().or_else(default_prefix);
     let prefix =
-        prefix.ok_or_else(|| Failure::usage("there is no home directory").hint("name a folder with --prefix"))?;
+        prefix.ok_or_else(|| Failure::usage("cannot find a home directory").hint("pass a directory with --prefix"))?;
     let share = prefix.join("share");
     command.build();
     let mut pages = vec![&command];
@@ -47,7 +50,7 @@ pub(super) fn run(args: &Args, mut command: clap::Command) -> Result<(), Failure
     Ok(())
 }
 
-/// A man page with the usage that `--help` has: that of the library lists each flag, without its value.
+/// Renders a man page with the usage line of `--help`. The usage line of clap_mangen lists each flag without its value.
 fn man_page(man: &clap_mangen::Man, mut command: clap::Command) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     man.render_title(&mut page)?;
@@ -60,15 +63,16 @@ fn man_page(man: &clap_mangen::Man, mut command: clap::Command) -> io::Result<Ve
     if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
     }
-    writeln!(page, ".SH \"EXIT STATUS\"\n0: done (nothing found is done). 1: it failed. 2: the words were wrong.")?;
+    writeln!(page, ".SH \"EXIT STATUS\"\n0: success, including no matches. 1: failure. 2: usage error.")?;
     Ok(page)
 }
 
-/// Writes a file, and says so.
+/// Writes a file and prints its path.
 fn install(path: &Path, text: &[u8]) -> Result<(), Failure> {
-    let folder = path.parent().expect("it is in a folder");
-    std::fs::create_dir_all(folder).and_then(|()| std::fs::write(path, text)).map_err(|e| {
-        Failure::failed(format!("cannot write {}: {}", path.display(), chain(&e))).hint("--prefix names another folder")
+    let dir = path.parent().expect("the path has a parent");
+    std::fs::create_dir_all(dir).and_then(|()| std::fs::write(path, text)).map_err(|e| {
+        Failure::failed(format!("cannot write {}: {}", path.display(), chain(&e)))
+            .hint("pass another directory with --prefix")
     })?;
     Ok(writeln!(io::stdout(), "{}", path.display())?)
 }

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM for a command that tidies up behind itself.
+//! SIGINT and SIGTERM for a command that cleans up before it exits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,38 +7,38 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 
-/// Whether the user wants it to end.
+/// Flag that SIGINT or SIGTERM sets.
 #[derive(Clone, Debug)]
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Whether a signal has come.
-    pub(super) fn came(&self) -> bool {
+    /// Returns true if a signal was received.
+    pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// From now on the signals are noted, and end nothing by themselves.
+/// Starts to catch the signals: they set the flag and no longer end the process.
 pub(super) fn watch() -> Result<Interrupt, Failure> {
-    let failed = |e| Failure::failed(format!("cannot listen for signals: {e}"));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let (mut terminated, mut interrupted) = {
-        let _entered = runtime.enter();
-        (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?)
+    let signal_error = |e| Failure::failed(format!("cannot listen for signals: {e}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(signal_error)?;
+    let (mut sigterm, mut sigint) = {
+        let _guard = runtime.enter();
+        (signal(SignalKind::terminate()).map_err(signal_error)?, signal(SignalKind::interrupt()).map_err(signal_error)?)
     };
     let interrupt = Interrupt(Arc::default());
-    let noted = interrupt.clone();
+    let flag = interrupt.clone();
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
-                    _ = terminated.recv() => {}
-                    _ = interrupted.recv() => {}
+                    _ = sigterm.recv() => {}
+                    _ = sigint.recv() => {}
                 }
             });
-            noted.0.store(true, Ordering::Relaxed);
+            flag.0.store(true, Ordering::Relaxed);
         })
-        .map_err(failed)?;
+        .map_err(signal_error)?;
     Ok(interrupt)
 }

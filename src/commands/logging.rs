@@ -1,5 +1,7 @@
-//! Logs go to stderr: for a service with time and level, for a command in a terminal as a plain line; for the journal of
-//! systemd, which has a time and a level of its own, as a line that begins with its level (`sd-daemon(3)`).
+//! Logging to stderr.
+//!
+//! A service logs lines with time and level, other commands log plain lines. The systemd journal has its own time and
+//! level: if stderr is the journal, each line begins with its level (`sd-daemon(3)`).
 
 use std::fmt;
 use std::io::IsTerminal;
@@ -14,43 +16,43 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::{LogFormat, Shared};
 
-/// Starts logging, once for the process; `service` is a command that runs for long, `usual` what is logged of it where
-/// no flag says more or less.
-pub(super) fn start(shared: &Shared, service: bool, usual: LevelFilter) {
+/// Starts logging, once for the process. `is_service` adds time and level to each line. `default_level` is the level
+/// without `-q` and `-v`.
+pub(super) fn init(shared: &Shared, is_service: bool, default_level: LevelFilter) {
     let level = match (shared.quiet, shared.verbose) {
         (true, _) => LevelFilter::ERROR,
-        (false, 0) => usual,
+        (false, 0) => default_level,
         (false, 1) => LevelFilter::DEBUG,
         (false, _) => LevelFilter::TRACE,
     };
-    let ours = Targets::new().with_target("events", level);
+    let targets = Targets::new().with_target("events", level);
     let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(ansi);
-    let subscriber = tracing_subscriber::registry().with(ours);
-    // A second start, as in a test that runs several commands, changes nothing.
-    let _ = match (shared.log_format, service) {
-        (LogFormat::Json, _) => subscriber.with(lines.json().flatten_event(true)).try_init(),
-        (LogFormat::Text, _) if is_journal() => subscriber.with(lines.event_format(Levelled)).try_init(),
-        (LogFormat::Text, true) => subscriber.with(lines).try_init(),
-        (LogFormat::Text, false) => subscriber.with(lines.without_time().with_level(false)).try_init(),
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(ansi);
+    let subscriber = tracing_subscriber::registry().with(targets);
+    // A second call, as in a test that runs several commands, changes nothing.
+    let _ = match (shared.log_format, is_service) {
+        (LogFormat::Json, _) => subscriber.with(layer.json().flatten_event(true)).try_init(),
+        (LogFormat::Text, _) if is_journal() => subscriber.with(layer.event_format(JournalFormat)).try_init(),
+        (LogFormat::Text, true) => subscriber.with(layer).try_init(),
+        (LogFormat::Text, false) => subscriber.with(layer.without_time().with_level(false)).try_init(),
     };
 }
 
-/// Whether stderr is the journal's: `$JOURNAL_STREAM` names its device and inode, and is inherited by whoever has
-/// another stderr too.
+/// Returns true if stderr is the journal. `$JOURNAL_STREAM` contains the device and inode of the journal's stream. The
+/// variable alone proves nothing: processes with another stderr inherit it too.
 pub(super) fn is_journal() -> bool {
-    let named = std::env::var("JOURNAL_STREAM").ok();
-    let named = named.as_deref().and_then(|named| named.split_once(':'));
+    let journal_stream = std::env::var("JOURNAL_STREAM").ok();
+    let journal_stream = journal_stream.as_deref().and_then(|value| value.split_once(':'));
     let stat = rustix::fs::fstat(std::io::stderr());
-    named
+    journal_stream
         .zip(stat.ok())
         .is_some_and(|((device, inode), stat)| device.parse() == Ok(stat.st_dev) && inode.parse() == Ok(stat.st_ino))
 }
 
-/// A line that begins with its level, as `<4>` for a warning.
-struct Levelled;
+/// Format of a line that begins with its level, such as `<4>` for a warning.
+struct JournalFormat;
 
-impl<S, N> FormatEvent<S, N> for Levelled
+impl<S, N> FormatEvent<S, N> for JournalFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,

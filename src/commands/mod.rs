@@ -1,4 +1,6 @@
-//! The commands, one file each, named as the user types it: the only place where the stages meet.
+//! The command line: one file for each command, named as the user types it.
+//!
+//! Only this module combines the other modules of the library, and only it uses clap. It contains no SQL.
 
 mod backup;
 mod demo;
@@ -9,7 +11,6 @@ mod hosts;
 mod import;
 mod install_docs;
 mod interrupt;
-mod kept;
 mod logging;
 mod progress;
 mod prune;
@@ -18,7 +19,8 @@ pub mod record;
 mod redact;
 mod rejected;
 mod replay;
-mod select;
+mod retention_args;
+mod selection_args;
 mod serve;
 mod status;
 mod verify;
@@ -33,7 +35,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use failure::{Exit, Failure};
 
-/// Records what Docker Engines tell on /events, says where it was blind, and answers in the engine's own language.
+/// Record Docker Engine events in SQLite, report gaps, and query or replay the events
 #[derive(Debug, Parser)]
 #[command(name = "events", version, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
@@ -43,84 +45,120 @@ struct Cli {
     command: Command,
 }
 
-/// The flags that every command shares.
+/// The options of every command.
 #[derive(Debug, clap::Args)]
 pub struct Shared {
-    /// The SQLite file [default: $XDG_STATE_HOME/events/events.db, for root /var/lib/events/events.db]
+    /// Path of the store, a SQLite file
+    ///
+    /// The default is $XDG_STATE_HOME/events/events.db, usually ~/.local/state/events/events.db. For root it is
+    /// /var/lib/events/events.db.
     #[arg(long, value_name = "PATH", env = "EVENTS_DB", hide_env_values = true, global = true)]
     db: Option<PathBuf>,
-    /// Say only what went wrong
+    /// Print errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Say more; twice: everything
+    /// Log debug messages; `-vv` also logs trace messages
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
-    /// The form of what is logged to stderr
+    /// Format of the log on stderr
     #[arg(long, value_name = "FORMAT", default_value = "text", global = true)]
     log_format: LogFormat,
 }
 
-/// The form of what is logged.
+/// Format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// A line for people.
+    /// Plain text, one line per message
     Text,
-    /// A JSON object a line.
+    /// JSON, one object per line
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Record engines into an SQLite file, for as long as it runs
+    /// Record the events of engines until stopped
+    ///
+    /// Stores the backlog of each engine, its last 256 events, then follows its event stream. After a restart it
+    /// resumes, stores each event once, and reports missed periods as gaps. Stop it with SIGINT or SIGTERM.
     Record(record::Args),
-    /// Filter what was recorded and print it
+    /// Print recorded events
+    ///
+    /// Prints the selected events, oldest first, by default as the bytes that the engine sent. Warns on stderr if the
+    /// selected time contains a gap. Exits with 0 even if no event matches.
     Query(query::Args),
-    /// Put files of events into the store
+    /// Import events from files or from another store
+    ///
+    /// Skips events that are stored already, so an import can be repeated. Another store is verified before it is
+    /// imported.
     Import(import::Args),
-    /// Answer as an engine, with the history of a store or of files
+    /// Serve recorded events as a read-only Docker Engine
+    ///
+    /// Clients read /events as from an engine, without its limit of 256 events. New events in the store are served as
+    /// they are recorded. Example: `events serve --listen unix:///run/events.sock`.
     Serve(serve::Args),
-    /// Play history or files at their own pace, to stdout or as an engine to a command
+    /// Play recorded events at their own pace
+    ///
+    /// Plays the store or files to stdout. With `-- CMD`, runs CMD with DOCKER_HOST set to a private engine that plays
+    /// the events, and exits with the status of CMD. Example: `events replay --since 7d --speed max -- pytest tests/`.
     Replay(replay::Args),
-    /// Show the engines, counts, gaps and the recorder
+    /// Show the state of the recorder and of each source
     Status(status::Args),
-    /// Print where the record is blind, and why, as NDJSON
+    /// Print the gaps in the record as NDJSON
+    ///
+    /// A gap is a period in which events are missing or may be missing. Each line has the keys source, from, to, reason
+    /// and detail.
     Gaps(gaps::Args),
-    /// Print what came down a stream and was no event, as NDJSON
+    /// Print rejected lines as NDJSON
+    ///
+    /// A rejected line is a line of a stream or file that is not an event. Each line of output has the keys source,
+    /// received, error and bytes (in Base64).
     Rejected(rejected::Args),
-    /// Prove that nothing stored was edited, removed or put in between
+    /// Verify the hash chain of the store
+    ///
+    /// Prints each entry that was edited, removed, inserted or moved, then the head of the chain. Exits with 1 if there
+    /// is any such entry.
     Verify(verify::Args),
-    /// Let go of the oldest part of the record
+    /// Delete the oldest events from the store
+    ///
+    /// Can run beside `events record`. Needs `--retain` or `--max-size`.
     Prune(prune::Args),
-    /// Copy the store while it is recorded into
+    /// Make a consistent copy of the store
+    ///
+    /// Can run beside `events record`. Logs the head of the hash chain of the copy.
     Backup(backup::Args),
-    /// Check an engine and the store step by step, and say what to do
+    /// Check engines and the store, and suggest fixes
+    ///
+    /// Checks each step from the socket of an engine to the disk under the store, and prints what to do about each
+    /// failure. Exits with 1 if a check failed. Changes nothing without `--exercise`.
     Doctor(doctor::Args),
-    /// Play a recording through all of it, with nothing installed
+    /// Record and query a sample, without a Docker Engine
+    ///
+    /// An embedded engine plays a recorded deployment. It is recorded into a temporary store and queried.
     Demo(demo::Args),
-    /// Put the man pages and the shells' completions where they are found
+    /// Install man pages and shell completions
     InstallDocs(install_docs::Args),
 }
 
-/// Runs the program with these words, the first of which is its name.
-pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
-    let cli = match Cli::try_parse_from(words) {
+/// Runs the program with these arguments. The first is the name of the program.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return match e.print() {
-                Ok(()) => Exit::Done,
+                Ok(()) => Exit::Success,
                 Err(e) => Failure::from(e).report(LogFormat::Text),
             };
         }
-        Err(e) => return failure::usage(&e).report(LogFormat::Text),
+        Err(e) => return failure::from_clap_error(&e).report(LogFormat::Text),
     };
-    // Doctor and demo print their own results: what they run logs only warnings.
-    let usual = if matches!(cli.command, Command::Doctor(_) | Command::Demo(_)) {
+    // `doctor` and `demo` print their own results, so the recorder that they run logs only warnings.
+    let default_level = if matches!(cli.command, Command::Doctor(_) | Command::Demo(_)) {
         LevelFilter::WARN
     } else {
         LevelFilter::INFO
     };
-    logging::start(&cli.shared, matches!(cli.command, Command::Record(_)), usual);
-    let done = match &cli.command {
+    logging::init(&cli.shared, matches!(cli.command, Command::Record(_)), default_level);
+    let result = match &cli.command {
         Command::Record(args) => record::run(&cli.shared, args),
         Command::Query(args) => query::run(&cli.shared, args),
         Command::Import(args) => import::run(&cli.shared, args),
@@ -136,36 +174,39 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Demo(args) => demo::run(&cli.shared, args),
         Command::InstallDocs(args) => install_docs::run(args, Cli::command()),
     };
-    done.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Done)
+    result.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Success)
 }
 
 impl Shared {
-    /// The store that was named, or else the usual one.
-    fn db(&self) -> Result<PathBuf, Failure> {
+    /// Path of the store: `--db`, `$EVENTS_DB`, or the default.
+    fn db_path(&self) -> Result<PathBuf, Failure> {
         match &self.db {
             Some(path) if !path.as_os_str().is_empty() => Ok(path.clone()),
-            _ => default_db(rustix::process::geteuid().is_root(), |name| std::env::var_os(name)).ok_or_else(|| {
-                Failure::usage("there is no home directory to keep the store in").hint("name a file with --db")
-            }),
+            _ => {
+                default_db_path(rustix::process::geteuid().is_root(), |name| std::env::var_os(name)).ok_or_else(|| {
+                    Failure::usage("cannot find a home directory for the store").hint("pass a file path with --db")
+                })
+            }
         }
     }
 
-    /// Makes the directory that the usual store is in. A path that a user chose is left to the user.
-    fn make_own_directory(&self) -> Result<(), Failure> {
+    /// Creates the directory of the default store. The directory of a path that the user passed must exist.
+    fn create_default_dir(&self) -> Result<(), Failure> {
         if self.db.as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
             return Ok(());
         }
-        let path = self.db()?;
-        let Some(directory) = path.parent() else { return Ok(()) };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| {
-            Failure::failed(format!("cannot make the directory {}: {}", directory.display(), crate::error::chain(&e)))
+        let path = self.db_path()?;
+        let Some(dir) = path.parent() else { return Ok(()) };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| {
+            Failure::failed(format!("cannot create the directory {}: {}", dir.display(), crate::error::chain(&e)))
         })
     }
 }
 
-/// Reads a size: bytes, or with a unit as `64MiB`, `64MB`, `64m`.
-fn size(flag: &str, text: &str) -> Result<usize, Failure> {
-    let wrong = || Failure::usage(format!("{flag} '{text}' is no size")).hint("write it as 64MiB, 500kB or 1GiB");
+/// Parses a size: a number of bytes, or a number with a unit, such as `64MiB`, `64MB` or `64m`.
+fn parse_size(flag: &str, text: &str) -> Result<usize, Failure> {
+    let invalid =
+        || Failure::usage(format!("{flag} '{text}' is not a size")).hint("write a size such as 64MiB, 500kB or 1GiB");
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit: usize = match unit.trim().to_ascii_lowercase().as_str() {
@@ -176,14 +217,14 @@ fn size(flag: &str, text: &str) -> Result<usize, Failure> {
         "kb" => 1_000,
         "mb" => 1_000_000,
         "gb" => 1_000_000_000,
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
-    let number: usize = number.parse().map_err(|_| wrong())?;
-    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+    let number: usize = number.parse().map_err(|_| invalid())?;
+    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(invalid)
 }
 
-/// A number of bytes, for people.
-fn size_text(bytes: u64) -> String {
+/// Formats a number of bytes for people.
+fn format_size(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
@@ -197,18 +238,18 @@ fn print_json(out: &mut impl std::io::Write, value: &impl serde::Serialize) -> s
     out.write_all(b"\n")
 }
 
-/// Now, in nanoseconds since the Unix epoch.
+/// Current time in nanoseconds since the Unix epoch.
 fn now_nano() -> i64 {
     chrono::Utc::now().timestamp_nanos_opt().expect("the clock is before the year 2262")
 }
 
-fn default_db(root: bool, env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    if root {
+fn default_db_path(is_root: bool, env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    if is_root {
         return Some("/var/lib/events/events.db".into());
     }
-    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
-    Some(state.join("events/events.db"))
+    let absolute_path = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state_dir = absolute_path("XDG_STATE_HOME").or_else(|| Some(absolute_path("HOME")?.join(".local/state")))?;
+    Some(state_dir.join("events/events.db"))
 }
 
 #[cfg(test)]
@@ -216,15 +257,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_definition_is_valid() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn the_usual_store_is_where_such_files_live() {
+    fn the_default_store_is_in_the_state_directory() {
         let db = |root, set: &[(&str, &str)]| {
             let env = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
-            default_db(root, env)
+            default_db_path(root, env)
         };
         let home = [("HOME", "/home/a")];
         assert_eq!(db(true, &home), Some("/var/lib/events/events.db".into()));
@@ -235,13 +276,13 @@ mod tests {
     }
 
     #[test]
-    fn sizes() {
+    fn sizes_are_parsed_with_decimal_and_binary_units() {
         for (text, bytes) in [("1", 1), ("64MiB", 64 << 20), ("64m", 64 << 20), ("500kB", 500_000), ("1 GiB", 1 << 30)]
         {
-            assert_eq!(size("--buffer", text).unwrap(), bytes, "{text}");
+            assert_eq!(parse_size("--buffer", text).unwrap(), bytes, "{text}");
         }
         for text in ["", "0", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB"] {
-            assert!(size("--buffer", text).is_err(), "{text}");
+            assert!(parse_size("--buffer", text).is_err(), "{text}");
         }
     }
 }

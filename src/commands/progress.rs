@@ -1,4 +1,4 @@
-//! A bar that shows how far a long command is, where somebody watches: on a terminal, and not with `-q`.
+//! Progress bar of a long command. Drawn only if stderr is a terminal, and not with `-q`.
 
 use std::time::Duration;
 
@@ -6,58 +6,58 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{LogFormat, Shared};
 
-/// How often it is drawn at most, and at least while nothing happens.
-const DRAWN: Duration = Duration::from_millis(100);
+/// Interval between two draws.
+const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How far a command is, in bytes.
+/// Progress bar that counts bytes.
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
-    /// Of so many bytes; `None` where it is not known.
-    pub(super) fn of_bytes(shared: &Shared, all: Option<u64>) -> Progress {
-        // indicatif draws nothing where stderr is no terminal.
-        let shown = !shared.quiet && shared.log_format == LogFormat::Text;
-        let target = if shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(all, target);
-        let form = if all == Some(0) { ONGOING } else { BAR };
-        bar.set_style(ProgressStyle::with_template(form).expect("the form is sound"));
+    /// Creates a bar for this number of bytes; `None` if it is unknown.
+    pub(super) fn new(shared: &Shared, total_bytes: Option<u64>) -> Progress {
+        // indicatif itself draws nothing if stderr is not a terminal.
+        let is_visible = !shared.quiet && shared.log_format == LogFormat::Text;
+        let target = if is_visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(total_bytes, target);
+        let template = if total_bytes == Some(0) { SPINNER_TEMPLATE } else { BAR_TEMPLATE };
+        bar.set_style(ProgressStyle::with_template(template).expect("the template is valid"));
         if !bar.is_hidden() {
-            bar.enable_steady_tick(DRAWN);
+            bar.enable_steady_tick(DRAW_INTERVAL);
         }
         Progress(bar)
     }
 
-    /// There are so many.
-    pub(super) fn all_are(&self, bytes: u64) {
+    /// Sets the total number of bytes.
+    pub(super) fn set_total(&self, bytes: u64) {
         self.0.set_length(bytes);
     }
 
-    /// So many are done.
-    pub(super) fn are_done(&self, bytes: u64) {
+    /// Sets the number of bytes that are done.
+    pub(super) fn set_position(&self, bytes: u64) {
         self.0.set_position(bytes);
     }
 
-    /// Says something beside it.
-    pub(super) fn say(&self, text: String) {
+    /// Sets the text beside the bar.
+    pub(super) fn set_message(&self, message: String) {
         if !self.0.is_hidden() {
-            self.0.set_message(text);
+            self.0.set_message(message);
         }
     }
 
-    /// It is taken away.
-    pub(super) fn end(&self) {
+    /// Removes the bar.
+    pub(super) fn finish(&self) {
         self.0.finish_and_clear();
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.end();
+        self.finish();
     }
 }
 
-/// What it looks like.
-const BAR: &str = "{bar:40} {percent:>3} % {binary_bytes} of {binary_total_bytes}, {eta} left {msg}";
+/// Template of the bar.
+const BAR_TEMPLATE: &str = "{bar:40} {percent:>3} % {binary_bytes} of {binary_total_bytes}, {eta} left {msg}";
 
-/// Where it is not known how much there is.
-const ONGOING: &str = "{spinner} {binary_bytes}, {elapsed} {msg}";
+/// Template for an unknown total.
+const SPINNER_TEMPLATE: &str = "{spinner} {binary_bytes}, {elapsed} {msg}";

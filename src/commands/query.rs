@@ -1,4 +1,4 @@
-//! `events query`: filters history and prints it; with `--follow` goes on live.
+//! `events query`: prints the selected events of a store; with `--follow` continues with new events.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -9,57 +9,62 @@ use std::time::Duration;
 use anstream::{AutoStream, ColorChoice};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 
-use super::select::{History, find_source, say_untold};
+use super::selection_args::{SelectionArgs, find_source, warn_unknown_healthchecks};
 use super::{Failure, Shared, now_nano};
 use crate::event::Event;
-use crate::output::{self, FORMATS, Format, PrintError, Record, Template, Terminal};
+use crate::output::{self, FORMAT_NAMES, Format, PrintError, Record, Template, Terminal};
 use crate::query::time::rfc3339;
-use crate::query::{Cut, Selection};
-use crate::store::{GapRow, Order, Reader, Reason, Snapshot, Stored};
+use crate::query::{Limit, Selection};
+use crate::store::{GapReason, GapRow, Order, Reader, Snapshot, StoredEvent};
 
-/// How often a follower looks whether something was committed. An event is to be printed within 100 ms of its
-/// arrival, and the look costs a few microseconds.
-const GLANCE: Duration = Duration::from_millis(20);
+/// Interval at which `--follow` checks for commits. An event must be printed within 100 ms of its arrival, and a check
+/// takes a few microseconds.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The flags of `query`.
+/// The options of `query`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    history: History,
-    /// Print the first N and stop
-    #[arg(short = 'n', long, value_name = "N", conflicts_with = "last", help_heading = "Output")]
+    history: SelectionArgs,
+    /// Print only the first N events
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "last", help_heading = "Output options")]
     limit: Option<u64>,
-    /// Print the newest N, oldest first
-    #[arg(long, value_name = "N", help_heading = "Output")]
+    /// Print only the newest N events, oldest first
+    #[arg(long, value_name = "N", help_heading = "Output options")]
     last: Option<u64>,
-    /// Newest first
-    #[arg(long, help_heading = "Output", conflicts_with = "follow")]
+    /// Print the newest events first
+    #[arg(long, help_heading = "Output options", conflicts_with = "follow")]
     reverse: bool,
-    /// Print only how many there are
-    #[arg(long, help_heading = "Output", conflicts_with = "follow")]
+    /// Print only the number of events
+    #[arg(long, help_heading = "Output options", conflicts_with = "follow")]
     count: bool,
-    /// Go on with what is recorded from now on, in the order it arrives
-    #[arg(long, help_heading = "Output")]
+    /// Continue with new events, in order of arrival
+    #[arg(long, help_heading = "Output options")]
     follow: bool,
-    /// json: each event as the engine sent it; text: as `docker events` prints it; table: columns, as wide as the
-    /// terminal; csv: for spreadsheets; or a Go template as `docker events --format` takes it: '{{.Actor.ID}}'
-    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = FormatWords, help_heading = "Output")]
+    /// Output format: json, text, table, csv or a Go template
+    ///
+    /// json: each event as the engine sent it. text: as `docker events` prints it. table: columns, as wide as the
+    /// terminal. csv: for spreadsheets. A Go template: as `docker events --format` prints it, such as
+    /// '{{.Type}} {{.Actor.ID}}'.
+    #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = FormatParser, help_heading = "Output options")]
     #[arg(allow_hyphen_values = true, hide_possible_values = true)]
     format: String,
-    /// With sequence, source and time of arrival: {"seq":…,"source":…,"received":…,"event":…}, or columns of CSV;
-    /// of a table the first two
-    #[arg(long, help_heading = "Output")]
+    /// Add the sequence number, source and time of arrival of each event
+    ///
+    /// json: {"seq":…,"source":…,"received":…,"event":…}. csv: as columns. table: only sequence number and source.
+    /// Not available for text and templates.
+    #[arg(long, help_heading = "Output options")]
     envelope: bool,
-    /// Print how the store is searched, in place of what is found
-    #[arg(long, help_heading = "Output", conflicts_with = "follow")]
+    /// Print how the store is searched instead of events
+    #[arg(long, help_heading = "Output options", conflicts_with = "follow")]
     explain: bool,
 }
 
-/// Takes any word, as a template may be; a shell completes the others.
+/// Accepts any text, because it may be a template. Lists the named formats for shell completions.
 #[derive(Clone)]
-struct FormatWords;
+struct FormatParser;
 
-impl TypedValueParser for FormatWords {
+impl TypedValueParser for FormatParser {
     type Value = String;
 
     fn parse_ref(
@@ -72,60 +77,60 @@ impl TypedValueParser for FormatWords {
     }
 
     fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
-        Some(Box::new(FORMATS.into_iter().map(PossibleValue::new)))
+        Some(Box::new(FORMAT_NAMES.into_iter().map(PossibleValue::new)))
     }
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let (selection, format) = (args.selection()?, args.format()?);
-    let reader = Reader::open(&shared.db()?)?;
+    let reader = Reader::open(&shared.db_path()?)?;
     let source = args.history.source.as_deref().map(|name| find_source(&reader, name)).transpose()?;
     let gaps = reader.gaps()?;
-    if let Some(line) = blind(&gaps, &selection, source.as_ref().map(|s| s.1.as_str())) {
+    if let Some(line) = gap_warning(&gaps, &selection, source.as_ref().map(|s| s.1.as_str())) {
         tracing::warn!("{line}");
     }
-    if let Some(line) = pruned(&reader, &selection, source.as_ref().map(|s| s.0))? {
+    if let Some(line) = pruned_warning(&reader, &selection, source.as_ref().map(|s| s.0))? {
         tracing::warn!("{line}");
     }
-    let query = Query { reader: &reader, selection: &selection, source: source.map(|s| s.0) };
+    let search = Search { reader: &reader, selection: &selection, source: source.map(|s| s.0) };
     let snapshot = reader.snapshot(0)?;
     if args.explain {
         let order = if args.count { Order::Arrival } else { selection.order() };
-        for line in reader.explain(&selection.ask(query.source), order)? {
-            println(format_args!("{line}"))?;
+        for line in reader.explain(&selection.to_query(search.source), order)? {
+            print_line(format_args!("{line}"))?;
         }
         return Ok(());
     }
     if args.count {
-        println(format_args!("{}", query.count(snapshot)?))?;
-        say_untold(&reader, &mut false);
+        print_line(format_args!("{}", search.count(snapshot)?))?;
+        warn_unknown_healthchecks(&reader, &mut false);
         return Ok(());
     }
     let out = io::BufWriter::with_capacity(64 * 1024, io::stdout().lock());
     let mut printer = Printer {
         names: HashMap::new(),
-        named: args.envelope,
-        left: if let Cut::First(most) = selection.cut { most } else { u64::MAX },
+        should_load_names: args.envelope,
+        remaining: if let Limit::First(limit) = selection.limit { limit } else { u64::MAX },
         out: output::Printer::new(format, args.envelope, out),
     };
-    printer.learn(&reader)?;
-    match selection.cut {
-        Cut::Last(most) => query.print_last(snapshot, most, &mut printer)?,
-        Cut::All | Cut::First(_) => query.print(snapshot, selection.order(), &mut printer)?,
+    printer.load_names(&reader)?;
+    match selection.limit {
+        Limit::Last(limit) => search.print_last(snapshot, limit, &mut printer)?,
+        Limit::All | Limit::First(_) => search.print(snapshot, selection.order(), &mut printer)?,
     }
     printer.out.flush()?;
-    let mut said = false;
-    say_untold(&reader, &mut said);
-    if args.follow { query.follow(snapshot, &mut printer, said) } else { Ok(()) }
+    let mut warned = false;
+    warn_unknown_healthchecks(&reader, &mut warned);
+    if args.follow { search.follow(snapshot, &mut printer, warned) } else { Ok(()) }
 }
 
 impl Args {
     fn selection(&self) -> Result<Selection, Failure> {
         let mut selection = self.history.selection()?;
-        selection.cut = match (self.limit, self.last) {
-            (Some(most), _) => Cut::First(most),
-            (None, Some(most)) => Cut::Last(most),
-            (None, None) => Cut::All,
+        selection.limit = match (self.limit, self.last) {
+            (Some(limit), _) => Limit::First(limit),
+            (None, Some(limit)) => Limit::Last(limit),
+            (None, None) => Limit::All,
         };
         selection.reverse = self.reverse;
         Ok(selection)
@@ -133,153 +138,176 @@ impl Args {
 
     fn format(&self) -> Result<Format, Failure> {
         let stdout = io::stdout();
-        let terminal = || {
+        let terminal_width = || {
             let (width, _) = terminal_size::terminal_size_of(&stdout)?;
             let width = if width.0 == 0 { 80 } else { width.0.into() };
             Some(Terminal { width, colored: AutoStream::choice(&stdout) != ColorChoice::Never })
         };
         let format = match &*self.format {
-            // An empty one is none: scripts fill in variables.
+            // An empty value is the default: scripts pass variables that may be empty.
             "" | "json" => Format::Json,
             "text" => Format::Text,
-            "table" => Format::Table(terminal()),
+            "table" => Format::Table(terminal_width()),
             "csv" => Format::Csv,
-            // The docker client would print such a word for each event.
-            word if !word.contains("{{") => {
-                let hint = format!("it is {}, or a template as '{{{{.Actor.ID}}}}'", FORMATS.join(", "));
-                return Err(Failure::usage(format!("the format '{word}' is not known")).hint(hint));
+            // The docker client would print the word itself for each event.
+            name if !name.contains("{{") => {
+                let hint = format!("use {}, or a template such as '{{{{.Actor.ID}}}}'", FORMAT_NAMES.join(", "));
+                return Err(Failure::usage(format!("unknown format '{name}'")).hint(hint));
             }
             template => Format::Template(Template::parse(template)?),
         };
         if self.envelope && matches!(format, Format::Text | Format::Template(_)) {
-            return Err(Failure::usage("--envelope has no place in what the docker client prints")
-                .hint("it goes with --format json, table and csv"));
+            return Err(Failure::usage("--envelope cannot be combined with --format text or a template")
+                .hint("use --format json, table or csv"));
         }
         Ok(format)
     }
 }
 
-/// What to tell of the gaps that the window touches. That nothing is known from before the first contact is told only
-/// to whom asks for that time by name.
-fn blind(gaps: &[GapRow], selection: &Selection, source: Option<&str>) -> Option<String> {
-    let touched: Vec<&GapRow> = gaps
+/// Warning about the gaps that overlap the window. A `first-contact` gap counts only if the window was set to include
+/// that time.
+fn gap_warning(gaps: &[GapRow], selection: &Selection, source: Option<&str>) -> Option<String> {
+    let overlapping: Vec<&GapRow> = gaps
         .iter()
         .filter(|gap| source.is_none_or(|name| name == gap.source))
         .filter(|gap| {
-            let all_before = gap.to_nano.zip(selection.until).is_some_and(|(to, until)| until < to);
-            gap.reason != Reason::FirstContact.as_str() || selection.since.is_some() || all_before
+            let window_is_before = gap.to_nano.zip(selection.until).is_some_and(|(to, until)| until < to);
+            gap.reason != GapReason::FirstContact.as_str() || selection.since.is_some() || window_is_before
         })
         .filter(|gap| gap.from_nano.zip(selection.until).is_none_or(|(from, until)| from <= until))
         .filter(|gap| gap.to_nano.zip(selection.since).is_none_or(|(to, since)| to > since))
         .collect();
-    let newest = touched.last()?;
+    let newest = overlapping.last()?;
     let from = newest.from_nano.map_or_else(|| "the beginning".into(), rfc3339);
     let to = newest.to_nano.map_or_else(|| "now".into(), rfc3339);
-    let number = match touched.len() {
+    let count_text = match overlapping.len() {
         1 => "a gap".to_owned(),
         n => format!("{n} gaps, the newest"),
     };
     Some(format!(
-        "this window touches {number} in the record of {}: from {from} to {to} ({}); `events gaps` shows all",
+        "this window overlaps {count_text} in the record of {}: from {from} to {to} ({}); `events gaps` shows all",
         newest.source, newest.reason
     ))
 }
 
-/// What to tell to whom asks by name for a time of which events were pruned.
-fn pruned(reader: &Reader, selection: &Selection, source: Option<i64>) -> Result<Option<String>, Failure> {
-    if reader.pruned()?.is_none() {
+/// Warning about a window that was set to include a time from which events were pruned.
+fn pruned_warning(reader: &Reader, selection: &Selection, source: Option<i64>) -> Result<Option<String>, Failure> {
+    if reader.latest_checkpoint()?.is_none() {
         return Ok(None);
     }
-    let of_it = reader.sources()?.into_iter().filter(|row| source.is_none_or(|id| id == row.id));
-    let Some(left) = of_it.filter_map(|row| row.first_nano).min() else {
+    let rows = reader.sources()?.into_iter().filter(|row| source.is_none_or(|id| id == row.id));
+    let Some(oldest_nano) = rows.filter_map(|row| row.first_nano).min() else {
         return Ok(Some("events were pruned, and none are left".into()));
     };
-    let before = selection.since.or(selection.until).is_some_and(|begin| begin < left);
-    Ok(before.then(|| format!("this window begins in what was pruned: the oldest event left is of {}", rfc3339(left))))
+    let starts_before = selection.since.or(selection.until).is_some_and(|start| start < oldest_nano);
+    Ok(starts_before.then(|| {
+        format!(
+            "this window begins in the pruned part of the record: the oldest event left is from {}",
+            rfc3339(oldest_nano)
+        )
+    }))
 }
 
-struct Query<'a> {
+struct Search<'a> {
     reader: &'a Reader,
     selection: &'a Selection,
     source: Option<i64>,
 }
 
-impl Query<'_> {
-    /// Calls `each` with every selected event of the snapshot, until it breaks.
-    fn select(
+impl Search<'_> {
+    /// Calls `visit` with every selected event of the snapshot, until it breaks.
+    fn for_each(
         &self,
         snapshot: Snapshot,
         order: Order,
-        each: impl FnMut(Stored<'_>) -> ControlFlow<Result<(), PrintError>>,
+        visit: impl FnMut(StoredEvent<'_>) -> ControlFlow<Result<(), PrintError>>,
     ) -> Result<(), Failure> {
-        let passes = |event: &Event<'_>| self.selection.passes(event);
-        let judge = self.selection.judge(&passes);
-        match self.reader.events(&self.selection.ask(self.source), snapshot, order, judge, each)? {
-            ControlFlow::Break(done) => Ok(done?),
+        let passes = |event: &Event<'_>| self.selection.matches(event);
+        let judge = self.selection.predicate(&passes);
+        match self.reader.events(&self.selection.to_query(self.source), snapshot, order, judge, visit)? {
+            ControlFlow::Break(result) => Ok(result?),
             ControlFlow::Continue(()) => Ok(()),
         }
     }
 
     fn count(&self, snapshot: Snapshot) -> Result<u64, Failure> {
-        let most = match self.selection.cut {
-            Cut::All => u64::MAX,
-            Cut::First(most) | Cut::Last(most) => most,
+        let limit = match self.selection.limit {
+            Limit::All => u64::MAX,
+            Limit::First(limit) | Limit::Last(limit) => limit,
         };
         let mut count = 0;
-        self.select(snapshot, Order::Arrival, |_| {
+        self.for_each(snapshot, Order::Arrival, |_| {
             count += 1;
-            if count < most { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
+            if count < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
         })?;
-        Ok(count.min(most))
+        Ok(count.min(limit))
     }
 
-    fn print<W: Write>(&self, snapshot: Snapshot, order: Order, to: &mut Printer<W>) -> Result<(), Failure> {
-        if to.left == 0 {
+    fn print<W: Write>(&self, snapshot: Snapshot, order: Order, printer: &mut Printer<W>) -> Result<(), Failure> {
+        if printer.remaining == 0 {
             return Ok(());
         }
-        self.select(snapshot, order, |stored| match to.print(stored) {
-            Ok(()) if to.left > 0 => ControlFlow::Continue(()),
-            done => ControlFlow::Break(done),
+        self.for_each(snapshot, order, |stored| match printer.print(stored) {
+            Ok(()) if printer.remaining > 0 => ControlFlow::Continue(()),
+            result => ControlFlow::Break(result),
         })
     }
 
-    /// The newest are found from the end; printed oldest first they have to be kept until all are found.
-    fn print_last<W: Write>(&self, snapshot: Snapshot, most: u64, to: &mut Printer<W>) -> Result<(), Failure> {
+    /// Prints the newest events of the snapshot, oldest first. The search finds the newest first, so all are held in
+    /// memory before the first is printed.
+    fn print_last<W: Write>(&self, snapshot: Snapshot, limit: u64, printer: &mut Printer<W>) -> Result<(), Failure> {
         if self.selection.reverse {
-            to.left = most;
-            return self.print(snapshot, Order::TimeReversed, to);
+            printer.remaining = limit;
+            return self.print(snapshot, Order::TimeReversed, printer);
         }
         let mut newest: Vec<(i64, i64, i64, bool, Vec<u8>)> = Vec::new();
-        if most > 0 {
-            self.select(snapshot, Order::TimeReversed, |stored| {
-                newest.push((stored.seq, stored.source, stored.received_nano, stored.marked, stored.raw.to_vec()));
-                if (newest.len() as u64) < most { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
+        if limit > 0 {
+            self.for_each(snapshot, Order::TimeReversed, |stored| {
+                newest.push((
+                    stored.seq,
+                    stored.source,
+                    stored.received_nano,
+                    stored.is_healthcheck,
+                    stored.raw.to_vec(),
+                ));
+                if (newest.len() as u64) < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
             })?;
         }
-        for (seq, source, received_nano, marked, raw) in newest.iter().rev() {
-            to.print(Stored { seq: *seq, source: *source, received_nano: *received_nano, marked: *marked, raw })?;
+        for (seq, source, received_nano, is_healthcheck, raw) in newest.iter().rev() {
+            printer.print(StoredEvent {
+                seq: *seq,
+                source: *source,
+                received_nano: *received_nano,
+                is_healthcheck: *is_healthcheck,
+                raw,
+            })?;
         }
         Ok(())
     }
 
-    /// Prints what is committed after the snapshot, until the window ends or enough is printed.
-    fn follow<W: Write>(&self, mut snapshot: Snapshot, to: &mut Printer<W>, mut said: bool) -> Result<(), Failure> {
-        let mut seen = None;
-        while to.left > 0 {
-            let over = self.selection.until.is_some_and(|until| now_nano() > until);
+    /// Prints the events that are committed after the snapshot, until the window ends or the limit is reached.
+    fn follow<W: Write>(
+        &self,
+        mut snapshot: Snapshot,
+        printer: &mut Printer<W>,
+        mut warned: bool,
+    ) -> Result<(), Failure> {
+        let mut last_version = None;
+        while printer.remaining > 0 {
+            let is_past_end = self.selection.until.is_some_and(|until| now_nano() > until);
             let version = self.reader.data_version()?;
-            if seen != Some(version) {
-                seen = Some(version);
+            if last_version != Some(version) {
+                last_version = Some(version);
                 snapshot = self.reader.snapshot(snapshot.to)?;
-                to.learn(self.reader)?;
-                self.print(snapshot, Order::Arrival, to)?;
-                to.out.flush()?;
-                say_untold(self.reader, &mut said);
+                printer.load_names(self.reader)?;
+                self.print(snapshot, Order::Arrival, printer)?;
+                printer.out.flush()?;
+                warn_unknown_healthchecks(self.reader, &mut warned);
             }
-            if over {
+            if is_past_end {
                 break;
             }
-            std::thread::sleep(GLANCE);
+            std::thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
@@ -287,29 +315,29 @@ impl Query<'_> {
 
 struct Printer<W> {
     out: output::Printer<W>,
-    /// The names of the sources, by row; where they are printed.
+    /// Names of the sources by row ID; empty if they are not printed.
     names: HashMap<i64, String>,
-    named: bool,
-    /// How many may still be printed.
-    left: u64,
+    should_load_names: bool,
+    /// Number of events that may still be printed.
+    remaining: u64,
 }
 
 impl<W: Write> Printer<W> {
-    fn learn(&mut self, reader: &Reader) -> Result<(), Failure> {
-        if self.named {
+    fn load_names(&mut self, reader: &Reader) -> Result<(), Failure> {
+        if self.should_load_names {
             self.names = reader.sources()?.into_iter().map(|source| (source.id, source.name)).collect();
         }
         Ok(())
     }
 
-    fn print(&mut self, stored: Stored<'_>) -> Result<(), PrintError> {
+    fn print(&mut self, stored: StoredEvent<'_>) -> Result<(), PrintError> {
         let source = self.names.get(&stored.source).map_or("", String::as_str);
         let record = Record { raw: stored.raw, seq: stored.seq, source, received_nano: stored.received_nano };
-        self.left -= 1;
+        self.remaining -= 1;
         self.out.print(&record)
     }
 }
 
-fn println(line: std::fmt::Arguments<'_>) -> io::Result<()> {
+fn print_line(line: std::fmt::Arguments<'_>) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }

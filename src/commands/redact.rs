@@ -1,19 +1,21 @@
-//! The flag that keeps secrets out of the store.
+//! The option that keeps secrets out of the store.
 
 use super::Failure;
 use crate::event::Redaction;
 
-/// What to take out of events before they are stored.
+/// Texts to remove from events before they are stored.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct Redact {
-    /// Take this out of events before they are stored: `exec`, the command lines of exec events, or whatever a regular
-    /// expression finds in commands and in the values of attributes; repeatable
+pub(super) struct RedactionArgs {
+    /// Remove secrets from events before they are stored; repeatable
+    ///
+    /// exec: the command lines of exec events. REGEX: each match of this regular expression in commands and in the
+    /// values of attributes. Example: `--redact exec --redact 'token=[^ ]+'`.
     #[arg(long, value_name = "exec|REGEX")]
     redact: Vec<String>,
 }
 
-impl Redact {
-    /// What the words mean.
+impl RedactionArgs {
+    /// Parses the expressions.
     pub(super) fn redaction(&self) -> Result<Redaction, Failure> {
         Ok(Redaction::new(&self.redact)?)
     }

@@ -1,4 +1,4 @@
-//! `events rejected`: what came down a stream and was no event.
+//! `events rejected`: prints rejected lines as NDJSON.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -11,7 +11,7 @@ use super::{Failure, Shared};
 use crate::query::time::rfc3339;
 use crate::store::Reader;
 
-/// The flags of `rejected`.
+/// The options of `rejected`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
@@ -23,9 +23,9 @@ pub(super) fn run(shared: &Shared, _: &Args) -> Result<(), Failure> {
         error: &'a str,
         bytes: String,
     }
-    let reader = Reader::open(&shared.db()?)?;
+    let reader = Reader::open(&shared.db_path()?)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let read = reader.rejected(|row| {
+    let result = reader.rejected(|row| {
         let line = Line {
             source: &row.source,
             received: rfc3339(row.received_nano),
@@ -37,7 +37,7 @@ pub(super) fn run(shared: &Shared, _: &Args) -> Result<(), Failure> {
             Err(e) => ControlFlow::Break(e),
         }
     })?;
-    if let ControlFlow::Break(error) = read {
+    if let ControlFlow::Break(error) = result {
         return Err(error.into());
     }
     Ok(out.flush()?)

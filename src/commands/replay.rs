@@ -1,4 +1,4 @@
-//! `events replay`: plays history or files at their own pace; to stdout, or as an engine to a command.
+//! `events replay`: plays a store or files at their own pace, to stdout or as an engine to a command.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -16,165 +16,182 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::select::{self, find_source, say_all_untold, say_untold};
+use super::selection_args::{self, find_source, warn_healthchecks_in_files, warn_unknown_healthchecks};
 use super::{Failure, Shared, now_nano};
-use crate::event::{Event, retimed};
-use crate::query::{Cut, Selection};
-use crate::serve::{Address, Engine, FaultKind, Faults, History, Play, Speed};
+use crate::event::{Event, with_time};
+use crate::query::{Limit, Selection};
+use crate::serve::{Address, Engine, FaultKind, Faults, History, Playback, Speed};
 use crate::store::{Order, Reader};
-use crate::stream::fixtures;
+use crate::stream::load_events;
 
-/// The flags of `replay`.
+/// The options of `replay`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Play these files in place of the store: NDJSON or json-seq, also as .gz or .zst; `-`: standard input
+    /// Files to play instead of the store; `-` is standard input
+    ///
+    /// NDJSON or json-seq, optionally compressed with gzip or zstd.
     #[arg(value_name = "FIXTURE", conflicts_with = "source")]
     fixtures: Vec<PathBuf>,
-    /// How many times as fast as it was recorded; max: as fast as it is taken
-    #[arg(long, value_name = "N|max", default_value = "1", help_heading = "Playing")]
+    /// Play N times as fast as recorded; max is as fast as possible
+    ///
+    /// Example: `--speed 60` plays a minute in a second.
+    #[arg(long, value_name = "N|max", default_value = "1", help_heading = "Playback options")]
     speed: Speed,
-    /// Move the instants of the events to now
-    #[arg(long, help_heading = "Playing")]
+    /// Replace the times of events with the times at which they are played
+    #[arg(long, help_heading = "Playback options")]
     retime: bool,
-    /// Break the streams on purpose, each fault once: cut@N, stall@N:SECONDS, garbage@N, restart@N (after N events);
-    /// split: events come in pieces; repeatable
-    #[arg(long = "fault", value_name = "FAULT", help_heading = "Playing")]
+    /// Break the streams of the engine on purpose; repeatable
+    ///
+    /// cut@N: the connection ends inside the event after event N. stall@N:SECONDS: nothing is sent for this time after
+    /// event N. garbage@N: a line that is not an event follows event N. restart@N: the connection ends after event N,
+    /// and the first N events are lost. Each occurs once. split: all events arrive in pieces. Needs `-- CMD`.
+    #[arg(long = "fault", value_name = "FAULT", help_heading = "Playback options")]
     faults: Vec<FaultKind>,
-    /// What is random in the faults comes from this number alone
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Playing")]
+    /// Seed for the random part of faults
+    ///
+    /// The same seed gives the same streams.
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Playback options")]
     seed: u64,
     #[command(flatten)]
-    history: select::History,
-    /// The first N
-    #[arg(short = 'n', long, value_name = "N", conflicts_with = "last", help_heading = "Window")]
+    history: selection_args::SelectionArgs,
+    /// Play only the first N events
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "last", help_heading = "Selection options")]
     limit: Option<u64>,
-    /// The newest N
-    #[arg(long, value_name = "N", help_heading = "Window")]
+    /// Play only the newest N events
+    #[arg(long, value_name = "N", help_heading = "Selection options")]
     last: Option<u64>,
-    /// A command to run with $DOCKER_HOST set to an engine that plays to it; its exit status is given back
+    /// Command to run with DOCKER_HOST set to a private engine
+    ///
+    /// Each subscriber of the engine gets the events from the first one on. `events replay` exits with the status of
+    /// the command, or with 128 plus the signal that killed it.
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let mut selection = args.history.selection()?;
-    selection.cut = match (args.limit, args.last) {
-        (Some(most), _) => Cut::First(most),
-        (None, Some(most)) => Cut::Last(most),
-        (None, None) => Cut::All,
+    selection.limit = match (args.limit, args.last) {
+        (Some(limit), _) => Limit::First(limit),
+        (None, Some(limit)) => Limit::Last(limit),
+        (None, None) => Limit::All,
     };
     if args.command.is_empty() {
         if !args.faults.is_empty() {
-            return Err(Failure::usage("--fault breaks the streams of an engine, and stdout is none")
-                .hint("name a command to play to: -- CMD"));
+            return Err(Failure::usage("--fault needs a command: faults do not apply to stdout")
+                .hint("add a command after `--`"));
         }
         return args.print(shared, &selection);
     }
     let mut events = Vec::new();
-    args.each(shared, &selection, |instant, raw| {
-        events.push((instant, Bytes::copy_from_slice(raw)));
+    args.for_each_event(shared, &selection, |time_nano, raw| {
+        events.push((time_nano, Bytes::copy_from_slice(raw)));
         Ok(())
     })?;
-    let play = Play::new(events, args.speed).retimed(args.retime);
-    let engine = Engine::new(History::Play(play));
+    let play = Playback::new(events, args.speed).with_retime(args.retime);
+    let engine = Engine::new(History::Playback(play));
     let engine = Arc::new(engine.with_faults(Faults::new(args.faults.clone(), args.seed)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
-    let status = runtime.block_on(play_to(engine, &args.command));
+        .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
+    let exit_status = runtime.block_on(run_with_engine(engine, &args.command));
     runtime.shutdown_background();
-    let status = status?;
-    match status.code().or(status.signal().map(|signal| 128 + signal)) {
+    let exit_status = exit_status?;
+    match exit_status.code().or(exit_status.signal().map(|signal| 128 + signal)) {
         Some(0) => Ok(()),
         code => Err(Failure::status(code.unwrap_or(1))),
     }
 }
 
 impl Args {
-    /// Calls `each` with what is selected, in order.
-    fn each(
+    /// Calls `visit` with each selected event, in order.
+    fn for_each_event(
         &self,
         shared: &Shared,
         selection: &Selection,
-        mut each: impl FnMut(i64, &[u8]) -> io::Result<()>,
+        mut visit: impl FnMut(i64, &[u8]) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        let most = match selection.cut {
-            Cut::First(most) => usize::try_from(most).unwrap_or(usize::MAX),
-            Cut::All | Cut::Last(_) => usize::MAX,
+        let limit = match selection.limit {
+            Limit::First(limit) => usize::try_from(limit).unwrap_or(usize::MAX),
+            Limit::All | Limit::Last(_) => usize::MAX,
         };
         if !self.fixtures.is_empty() {
-            say_all_untold(selection);
-            let mut events = fixtures(&self.fixtures)?;
-            events.retain(|(instant, raw)| {
-                selection.spans(*instant) && Event::parse(raw).is_ok_and(|event| selection.passes(&event))
+            warn_healthchecks_in_files(selection);
+            let mut events = load_events(&self.fixtures)?;
+            events.retain(|(time_nano, raw)| {
+                selection.contains_instant(*time_nano) && Event::parse(raw).is_ok_and(|event| selection.matches(&event))
             });
-            if let Cut::Last(newest) = selection.cut {
-                let newest = usize::try_from(newest).unwrap_or(usize::MAX);
-                events.drain(..events.len().saturating_sub(newest));
+            if let Limit::Last(last) = selection.limit {
+                let last = usize::try_from(last).unwrap_or(usize::MAX);
+                events.drain(..events.len().saturating_sub(last));
             }
-            for (instant, raw) in events.iter().take(most) {
-                each(*instant, raw)?;
+            for (time_nano, raw) in events.iter().take(limit) {
+                visit(*time_nano, raw)?;
             }
             return Ok(());
         }
-        let reader = Reader::open(&shared.db()?)?;
+        let reader = Reader::open(&shared.db_path()?)?;
         let source =
             self.history.source.as_deref().map(|name| find_source(&reader, name)).transpose()?.map(|(id, _)| id);
-        let passes = |event: &Event<'_>| selection.passes(event);
-        let judge = selection.judge(&passes);
+        let passes = |event: &Event<'_>| selection.matches(event);
+        let judge = selection.predicate(&passes);
         let snapshot = reader.snapshot(0)?;
-        let instant = |raw: &[u8]| Event::parse(raw).map_or(0, |event| event.time_nano);
-        if let Cut::Last(newest) = selection.cut {
-            let mut kept: Vec<Vec<u8>> = Vec::new();
-            if newest > 0 {
-                let _ =
-                    reader.events::<()>(&selection.ask(source), snapshot, Order::TimeReversed, judge, |stored| {
-                        kept.push(stored.raw.to_vec());
-                        if (kept.len() as u64) < newest { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                    })?;
+        let time_of = |raw: &[u8]| Event::parse(raw).map_or(0, |event| event.time_nano);
+        if let Limit::Last(last) = selection.limit {
+            let mut selected: Vec<Vec<u8>> = Vec::new();
+            if last > 0 {
+                let _ = reader.events::<()>(
+                    &selection.to_query(source),
+                    snapshot,
+                    Order::TimeReversed,
+                    judge,
+                    |stored| {
+                        selected.push(stored.raw.to_vec());
+                        if (selected.len() as u64) < last { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                    },
+                )?;
             }
-            say_untold(&reader, &mut false);
-            for raw in kept.iter().rev() {
-                each(instant(raw), raw)?;
+            warn_unknown_healthchecks(&reader, &mut false);
+            for raw in selected.iter().rev() {
+                visit(time_of(raw), raw)?;
             }
             return Ok(());
         }
-        let mut left = most;
-        let done = reader.events(&selection.ask(source), snapshot, Order::Time, judge, |stored| {
-            if left == 0 {
+        let mut remaining = limit;
+        let result = reader.events(&selection.to_query(source), snapshot, Order::Time, judge, |stored| {
+            if remaining == 0 {
                 return ControlFlow::Break(Ok(()));
             }
-            left -= 1;
-            match each(instant(stored.raw), stored.raw) {
+            remaining -= 1;
+            match visit(time_of(stored.raw), stored.raw) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(e) => ControlFlow::Break(Err(e)),
             }
         })?;
-        say_untold(&reader, &mut false);
-        if let ControlFlow::Break(done) = done { Ok(done?) } else { Ok(()) }
+        warn_unknown_healthchecks(&reader, &mut false);
+        if let ControlFlow::Break(result) = result { Ok(result?) } else { Ok(()) }
     }
 
-    /// To stdout, paced.
+    /// Prints the events to stdout, each when it is due.
     fn print(&self, shared: &Shared, selection: &Selection) -> Result<(), Failure> {
         let mut out = io::BufWriter::with_capacity(64 * 1024, io::stdout().lock());
-        let (begin, begin_nano) = (Instant::now(), now_nano());
+        let (start, start_nano) = (Instant::now(), now_nano());
         let mut first = None;
         let mut count = 0;
-        self.each(shared, selection, |instant, raw| {
-            let due = self.speed.due(instant.saturating_sub(*first.get_or_insert(instant)));
-            let left = due.saturating_sub(begin.elapsed());
-            if !left.is_zero() {
+        self.for_each_event(shared, selection, |time_nano, raw| {
+            let due = self.speed.delay(time_nano.saturating_sub(*first.get_or_insert(time_nano)));
+            let delay = due.saturating_sub(start.elapsed());
+            if !delay.is_zero() {
                 out.flush()?;
-                wait(left)?;
+                wait_unless_closed(delay)?;
             }
             if self.retime {
                 let due = i64::try_from(due.as_nanos()).unwrap_or(i64::MAX / 2);
-                // At full speed all is due at once; the order is to be seen all the same.
-                let nano = begin_nano.saturating_add(due).saturating_add(if due == 0 { count } else { 0 });
+                // At full speed all events are due immediately; different times keep their order visible.
+                let nano = start_nano.saturating_add(due).saturating_add(if due == 0 { count } else { 0 });
                 count += 1;
                 if let Ok(event) = Event::parse(raw) {
-                    out.write_all(retimed(&event, nano).as_bytes())?;
+                    out.write_all(with_time(&event, nano).as_bytes())?;
                     return out.write_all(b"\n");
                 }
             }
@@ -185,41 +202,41 @@ impl Args {
     }
 }
 
-/// Waits so long, or until nobody reads stdout any more: the next event may be hours away.
-fn wait(mut left: Duration) -> io::Result<()> {
-    let begin = Instant::now();
-    let all = left;
+/// Waits for this time, or until the reader of stdout closes it: the next event may be hours away.
+fn wait_unless_closed(mut remaining: Duration) -> io::Result<()> {
+    let start = Instant::now();
+    let total = remaining;
     let stdout = io::stdout();
-    while !left.is_zero() {
-        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 });
-        // Asked for nothing, it tells of errors alone.
+    while !remaining.is_zero() {
+        let timeout = Timespec::try_from(remaining).unwrap_or(Timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 });
+        // Without requested events, poll reports only errors.
         let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
         match poll(&mut polled, Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => return Err(io::ErrorKind::BrokenPipe.into()),
             Err(e) => return Err(e.into()),
         }
-        left = all.saturating_sub(begin.elapsed());
+        remaining = total.saturating_sub(start.elapsed());
     }
     Ok(())
 }
 
-/// Runs a command beside an engine that is its own.
-async fn play_to(engine: Arc<Engine>, words: &[OsString]) -> Result<ExitStatus, Failure> {
-    let folder = tempfile::Builder::new()
+/// Runs a command with a private engine.
+async fn run_with_engine(engine: Arc<Engine>, command: &[OsString]) -> Result<ExitStatus, Failure> {
+    let dir = tempfile::Builder::new()
         .prefix("events-replay-")
         .tempdir()
-        .map_err(|e| Failure::failed(format!("cannot make a temporary folder: {e}")))?;
-    let address = Address::Unix(folder.path().join("docker.sock"));
-    let listening = engine.listen(&address, None)?;
-    let program = words[0].to_string_lossy();
-    let no_signals = |e| Failure::failed(format!("cannot listen for signals: {e}"));
-    let mut hung_up = signal(SignalKind::hangup()).map_err(no_signals)?;
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
-    let mut quit = signal(SignalKind::quit()).map_err(no_signals)?;
-    let mut child = Command::new(&words[0])
-        .args(&words[1..])
+        .map_err(|e| Failure::failed(format!("cannot create a temporary directory: {e}")))?;
+    let address = Address::Unix(dir.path().join("docker.sock"));
+    let server = engine.listen(&address, None)?;
+    let program = command[0].to_string_lossy();
+    let signal_error = |e| Failure::failed(format!("cannot listen for signals: {e}"));
+    let mut sighup = signal(SignalKind::hangup()).map_err(signal_error)?;
+    let mut sigint = signal(SignalKind::interrupt()).map_err(signal_error)?;
+    let mut sigterm = signal(SignalKind::terminate()).map_err(signal_error)?;
+    let mut sigquit = signal(SignalKind::quit()).map_err(signal_error)?;
+    let mut child = Command::new(&command[0])
+        .args(&command[1..])
         .env("DOCKER_HOST", address.to_string())
         .env_remove("DOCKER_CONTEXT")
         .env_remove("DOCKER_TLS_VERIFY")
@@ -227,24 +244,24 @@ async fn play_to(engine: Arc<Engine>, words: &[OsString]) -> Result<ExitStatus, 
         .spawn()
         .map_err(|e| Failure::failed(format!("cannot run {program}: {e}")))?;
     let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    // From a terminal the command gets it too, without us.
-    let at_terminal = io::IsTerminal::is_terminal(&io::stdin());
-    let pass_on = |signal| {
+    // A terminal sends these signals to the command too, so they are not forwarded.
+    let is_terminal = io::IsTerminal::is_terminal(&io::stdin());
+    let forward = |signal| {
         if let Some(pid) = pid {
             let _ = kill_process(pid, signal);
         }
     };
-    tokio::pin!(listening);
+    tokio::pin!(server);
     loop {
         tokio::select! {
             status = child.wait() => {
                 return status.map_err(|e| Failure::failed(format!("cannot wait for {program}: {e}")));
             }
-            () = &mut listening => {}
-            _ = hung_up.recv() => pass_on(Signal::HUP),
-            _ = terminated.recv() => pass_on(Signal::TERM),
-            _ = interrupted.recv() => if !at_terminal { pass_on(Signal::INT) },
-            _ = quit.recv() => if !at_terminal { pass_on(Signal::QUIT) },
+            () = &mut server => {}
+            _ = sighup.recv() => forward(Signal::HUP),
+            _ = sigterm.recv() => forward(Signal::TERM),
+            _ = sigint.recv() => if !is_terminal { forward(Signal::INT) },
+            _ = sigquit.recv() => if !is_terminal { forward(Signal::QUIT) },
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `events status`: the engines, counts, gaps and the recorder, for a person or as JSON.
+//! `events status`: prints the state of the recorder and of each source, for people or as JSON.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -9,15 +9,15 @@ use serde::Serialize;
 
 use anstyle::{AnsiColor, Style};
 
-use super::{Failure, Shared, size_text};
-use crate::error::number;
+use super::{Failure, Shared, format_size};
+use crate::error::count_noun;
 use crate::query::time::rfc3339;
-use crate::store::{self, GapRow, HostState, Reader, Reason};
+use crate::store::{self, GapReason, GapRow, HostState, Reader};
 
-/// The flags of `status`.
+/// The options of `status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// One JSON object
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -37,13 +37,13 @@ struct Db {
     pruned: Option<Pruned>,
 }
 
-/// What was let go of.
+/// Pruned events.
 #[derive(Serialize)]
 struct Pruned {
     events: u64,
-    /// When something was last.
+    /// Time of the last pruning.
     at: String,
-    /// What is older went; null if nothing is left.
+    /// Time of the oldest event left; null if there is none.
     kept_from: Option<String>,
 }
 
@@ -59,9 +59,9 @@ struct Source {
     gaps: u64,
     last_gap: Option<Gap>,
     rejected: u64,
-    /// How many events of health checks `record --no-healthchecks` has not stored.
+    /// Number of health check events that `record --no-healthchecks` did not store.
     healthchecks_left_out: u64,
-    /// How far the engine's clock is ahead of the recorder's.
+    /// Time by which the engine's clock is ahead of the recorder's.
     clock_skew_ms: Option<i64>,
 }
 
@@ -77,39 +77,39 @@ struct Recorder {
     running: bool,
     pid: Option<u32>,
     buffered: usize,
-    /// Whether the store could not be written when that was tried last.
+    /// True if the last attempt to write the store failed.
     failing: bool,
-    /// How many engines it records.
+    /// Number of engines that are recorded.
     hosts: usize,
-    /// Those whose stream is not open.
-    away: Vec<Away>,
+    /// Hosts whose stream is not open.
+    away: Vec<DisconnectedHost>,
 }
 
 #[derive(Serialize)]
-struct Away {
+struct DisconnectedHost {
     host: String,
-    /// Why, if that is known.
+    /// Reason, if known.
     why: Option<String>,
 }
 
-/// How something stands, at a glance.
+/// Colored dot that shows a state.
 #[derive(Clone, Copy)]
-enum Light {
-    Well,
-    Away,
-    Bad,
-    Off,
+enum Indicator {
+    Healthy,
+    Degraded,
+    Failing,
+    Inactive,
 }
 
 const BOLD: Style = Style::new().bold();
 
-impl std::fmt::Display for Light {
+impl std::fmt::Display for Indicator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let color = match self {
-            Light::Well => AnsiColor::Green,
-            Light::Away => AnsiColor::Yellow,
-            Light::Bad => AnsiColor::Red,
-            Light::Off => AnsiColor::BrightBlack,
+            Indicator::Healthy => AnsiColor::Green,
+            Indicator::Degraded => AnsiColor::Yellow,
+            Indicator::Failing => AnsiColor::Red,
+            Indicator::Inactive => AnsiColor::BrightBlack,
         };
         let style = color.on_default();
         write!(f, "{style}●{style:#}")
@@ -117,25 +117,25 @@ impl std::fmt::Display for Light {
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
-    let status = Status::of(&shared.db()?)?;
+    let status = Status::load(&shared.db_path()?)?;
     if args.json {
         let mut out = std::io::stdout().lock();
         super::print_json(&mut out, &status)?;
         return Ok(out.flush()?);
     }
-    // Without colours where there is no terminal, or NO_COLOR says so.
+    // anstream removes the colors if stdout is not a terminal or NO_COLOR is set.
     let mut out = anstream::stdout().lock();
-    out.write_all(status.for_people().as_bytes())?;
+    out.write_all(status.to_text().as_bytes())?;
     Ok(out.flush()?)
 }
 
 impl Status {
-    fn of(path: &Path) -> Result<Status, Failure> {
+    fn load(path: &Path) -> Result<Status, Failure> {
         let reader = Reader::open(path)?;
-        let recorder = store::recorder(path);
+        let recorder = store::recorder_state(path);
         let mut gaps: HashMap<String, Vec<GapRow>> = HashMap::new();
         for gap in reader.gaps()? {
-            if gap.reason != Reason::FirstContact.as_str() {
+            if gap.reason != GapReason::FirstContact.as_str() {
                 gaps.entry(gap.source.clone()).or_default().push(gap);
             }
         }
@@ -143,19 +143,19 @@ impl Status {
         let connected = |engine: &Option<String>| {
             engine.is_some() && hosts.iter().any(|host| host.connected && host.engine_id == *engine)
         };
-        let number = |gaps: Option<&Vec<GapRow>>| gaps.map_or(0, Vec::len) as u64;
+        let gap_count = |gaps: Option<&Vec<GapRow>>| gaps.map_or(0, Vec::len) as u64;
         let rows = reader.sources()?;
-        let pruned = reader.pruned()?.map(|sealed| Pruned {
-            events: sealed.events,
-            at: rfc3339(sealed.sealed_nano),
+        let pruned = reader.latest_checkpoint()?.map(|checkpoint| Pruned {
+            events: checkpoint.events,
+            at: rfc3339(checkpoint.created_nano),
             kept_from: rows.iter().filter_map(|row| row.first_nano).min().map(rfc3339),
         });
         let sources: Vec<Source> = rows
             .into_iter()
             .map(|row| Source {
                 connected: connected(&row.engine_id),
-                gaps: number(gaps.get(&row.name)),
-                last_gap: gaps.get(&row.name).and_then(|gaps| gaps.last()).map(Gap::of),
+                gaps: gap_count(gaps.get(&row.name)),
+                last_gap: gaps.get(&row.name).and_then(|gaps| gaps.last()).map(Gap::new),
                 name: row.name,
                 engine_id: row.engine_id,
                 host: row.host,
@@ -163,7 +163,7 @@ impl Status {
                 first: row.first_nano.map(rfc3339),
                 last: row.last_nano.map(rfc3339),
                 rejected: row.rejected,
-                healthchecks_left_out: row.healthchecks_left_out,
+                healthchecks_left_out: row.excluded_healthchecks,
                 clock_skew_ms: row.skew_nano.map(|nano| nano / 1_000_000),
             })
             .collect();
@@ -179,101 +179,112 @@ impl Status {
             buffered: recorder.as_ref().map_or(0, |state| state.buffered),
             failing: recorder.as_ref().is_some_and(|state| state.failing),
             hosts: hosts.len(),
-            away: hosts.iter().filter(|host| !host.connected).map(Away::of).collect(),
+            away: hosts.iter().filter(|host| !host.connected).map(DisconnectedHost::new).collect(),
         };
         Ok(Status { db, sources, recorder })
     }
 
-    fn for_people(&self) -> String {
+    fn to_text(&self) -> String {
         let mut text = String::new();
-        let (light, verdict) = self.verdict();
-        let _ = writeln!(text, "{light} {BOLD}{verdict}{BOLD:#}");
-        let (path, events, bytes) = (&self.db.path, number(self.db.events, "event"), size_text(self.db.bytes));
+        let (indicator, summary) = self.summary();
+        let _ = writeln!(text, "{indicator} {BOLD}{summary}{BOLD:#}");
+        let (path, events, bytes) = (&self.db.path, count_noun(self.db.events, "event"), format_size(self.db.bytes));
         let _ = writeln!(text, "  store     {path} ({events}, {bytes})");
         if let Some(Pruned { events, at, kept_from }) = &self.db.pruned {
-            let kept =
-                kept_from.as_ref().map_or("nothing is left".into(), |from| format!("what is left begins {from}"));
-            let events = number(*events, "event");
-            let _ = writeln!(text, "  pruned    {events}, the last at {at}; {kept}");
+            let remaining =
+                kept_from.as_ref().map_or("no events are left".into(), |from| format!("oldest event left at {from}"));
+            let events = count_noun(*events, "event");
+            let _ = writeln!(text, "  pruned    {events}, last at {at}; {remaining}");
         }
         if let Some(pid) = self.recorder.pid {
-            let _ = writeln!(text, "  recorder  pid {pid}, {} waiting", number(self.recorder.buffered as u64, "event"));
+            let _ =
+                writeln!(text, "  recorder  pid {pid}, {} waiting", count_noun(self.recorder.buffered as u64, "event"));
         }
-        for Away { host, why } in &self.recorder.away {
-            let _ = writeln!(text, "  away      {}", why.as_ref().unwrap_or(host));
+        for DisconnectedHost { host, why } in &self.recorder.away {
+            let _ = writeln!(text, "  offline   {}", why.as_ref().unwrap_or(host));
         }
-        self.sources.iter().for_each(|source| source.for_people(&mut text, self.recorder.running));
+        self.sources.iter().for_each(|source| source.write_text(&mut text, self.recorder.running));
         text
     }
 
-    /// Whether all is well, and if not, what is wrong most.
-    fn verdict(&self) -> (Light, String) {
+    /// State of the recorder on one line: its most serious problem, if any.
+    fn summary(&self) -> (Indicator, String) {
         let Recorder { running, buffered, failing, hosts, .. } = self.recorder;
-        let imports_alone = self.sources.iter().all(|source| source.host.is_none());
+        let is_import_only = self.sources.iter().all(|source| source.host.is_none());
         match self.recorder.away.len() {
-            _ if !running => (if imports_alone { Light::Off } else { Light::Bad }, "not recording".into()),
-            _ if failing => (Light::Bad, format!("the store cannot be written: {buffered} events wait in memory")),
-            0 => (Light::Well, format!("recording {}", number(hosts as u64, "engine"))),
-            away if away == hosts => (Light::Bad, "recording, but no engine is connected".into()),
-            away => (Light::Away, format!("recording, but {away} of {hosts} engines are not connected")),
+            _ if !running => {
+                (if is_import_only { Indicator::Inactive } else { Indicator::Failing }, "not recording".into())
+            }
+            _ if failing => {
+                (Indicator::Failing, format!("the store cannot be written: {buffered} events wait in memory"))
+            }
+            0 => (Indicator::Healthy, format!("recording {}", count_noun(hosts as u64, "engine"))),
+            disconnected if disconnected == hosts => {
+                (Indicator::Failing, "recording, but no engine is connected".into())
+            }
+            disconnected => {
+                (Indicator::Degraded, format!("recording, but {disconnected} of {hosts} engines are not connected"))
+            }
         }
     }
 }
 
-impl Away {
-    fn of(state: &HostState) -> Away {
-        Away { host: state.host.clone(), why: state.trouble.clone() }
+impl DisconnectedHost {
+    fn new(state: &HostState) -> DisconnectedHost {
+        DisconnectedHost { host: state.host.clone(), why: state.trouble.clone() }
     }
 }
 
 impl Gap {
-    fn of(row: &GapRow) -> Gap {
+    fn new(row: &GapRow) -> Gap {
         Gap { from: row.from_nano.map(rfc3339), to: row.to_nano.map(rfc3339), reason: row.reason.clone() }
     }
 
-    fn for_people(&self) -> String {
-        let end = |instant: &Option<String>, none: &str| instant.clone().unwrap_or_else(|| none.into());
-        format!("{}, {} to {}", self.reason, end(&self.from, "the beginning"), end(&self.to, "now"))
+    fn to_text(&self) -> String {
+        let bound = |instant: &Option<String>, default: &str| instant.clone().unwrap_or_else(|| default.into());
+        format!("{}, {} to {}", self.reason, bound(&self.from, "the beginning"), bound(&self.to, "now"))
     }
 }
 
 impl Source {
-    fn for_people(&self, text: &mut String, running: bool) {
-        let (light, state) = match (&self.host, self.connected) {
-            (None, _) => (Light::Off, "imported".to_owned()),
-            (Some(host), true) => (Light::Well, format!("connected to {host}")),
-            (Some(host), false) => (if running { Light::Bad } else { Light::Off }, format!("not connected to {host}")),
+    fn write_text(&self, text: &mut String, running: bool) {
+        let (indicator, state) = match (&self.host, self.connected) {
+            (None, _) => (Indicator::Inactive, "imported".to_owned()),
+            (Some(host), true) => (Indicator::Healthy, format!("connected to {host}")),
+            (Some(host), false) => {
+                (if running { Indicator::Failing } else { Indicator::Inactive }, format!("not connected to {host}"))
+            }
         };
         let state = if self.name == state { String::new() } else { format!("  {state}") };
-        let _ = writeln!(text, "\n{light} {BOLD}{}{BOLD:#}{state}", self.name);
-        let mut line = |key: &str, value: &str| _ = writeln!(text, "  {key:<9} {value}");
-        let more = |number, command| if number > 0 { format!("  (`events {command}`)") } else { String::new() };
+        let _ = writeln!(text, "\n{indicator} {BOLD}{}{BOLD:#}{state}", self.name);
+        let mut write_line = |key: &str, value: &str| _ = writeln!(text, "  {key:<9} {value}");
+        let command_hint = |count, command| if count > 0 { format!("  (`events {command}`)") } else { String::new() };
         let span = match (&self.first, &self.last) {
             (Some(first), Some(last)) => format!(", {first} to {last}"),
             _ => String::new(),
         };
-        self.engine_id.iter().for_each(|engine| line("engine", engine));
-        line("events", &format!("{}{span}", self.events));
+        self.engine_id.iter().for_each(|engine| write_line("engine", engine));
+        write_line("events", &format!("{}{span}", self.events));
         if self.healthchecks_left_out > 0 {
-            line("left out", &format!("{} of health checks", number(self.healthchecks_left_out, "event")));
+            write_line("left out", &format!("{} of health checks", count_noun(self.healthchecks_left_out, "event")));
         }
-        self.clock_that_is_off().iter().for_each(|skew| line("clock", skew));
-        line("gaps", &format!("{}{}", self.gaps, more(self.gaps, "gaps")));
-        self.last_gap.iter().for_each(|gap| line("the last", &gap.for_people()));
-        line("rejected", &format!("{}{}", self.rejected, more(self.rejected, "rejected")));
+        self.clock_skew_text().iter().for_each(|skew| write_line("clock", skew));
+        write_line("gaps", &format!("{}{}", self.gaps, command_hint(self.gaps, "gaps")));
+        self.last_gap.iter().for_each(|gap| write_line("last gap", &gap.to_text()));
+        write_line("rejected", &format!("{}{}", self.rejected, command_hint(self.rejected, "rejected")));
     }
 
-    /// How the engine's clock is off, if it is by more than a second.
-    fn clock_that_is_off(&self) -> Option<String> {
+    /// Difference between the clocks, if it is above a second.
+    fn clock_skew_text(&self) -> Option<String> {
         let skew = self.clock_skew_ms.filter(|skew| skew.abs() > 1000)?;
-        let side = if skew > 0 { "ahead of" } else { "behind" };
-        Some(format!("{:.1} s {side} this machine's", skew.unsigned_abs() as f64 / 1e3))
+        let direction = if skew > 0 { "ahead of" } else { "behind" };
+        Some(format!("{:.1} s {direction} this machine's", skew.unsigned_abs() as f64 / 1e3))
     }
 }
 
-/// The file and what stands beside it and is not in it yet.
+/// Size of the store with its WAL.
 pub(super) fn bytes_on_disk(path: &Path) -> u64 {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    [path, Path::new(&wal)].iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum()
+    let mut wal_path = path.as_os_str().to_owned();
+    wal_path.push("-wal");
+    [path, Path::new(&wal_path)].iter().filter_map(|path| path.metadata().ok()).map(|m| m.len()).sum()
 }

@@ -1,34 +1,36 @@
-//! `events verify`: proves that nothing stored was edited, removed or put in between.
+//! `events verify`: verifies the hash chain of the store.
 
 use std::io::Write;
 
 use super::{Failure, Shared};
 use crate::store::{Head, Reader};
 
-/// How many faults are printed; of more only the number is told.
-const PRINTED: u64 = 1_000;
+/// Maximum number of faults that are printed. The others are only counted.
+const MAX_PRINTED_FAULTS: u64 = 1_000;
 
-/// The flags of `verify`.
+/// The options of `verify`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A head noted earlier, that must still be part of the chain: what `verify` printed or `record` logged; repeatable
-    #[arg(long = "head", value_name = "SEQ:HASH", help_heading = "Proving")]
+    /// Check that this head is still part of the chain; repeatable
+    ///
+    /// A head noted earlier: the last line of `events verify`, or what `record`, `backup` or `import` logged.
+    #[arg(long = "head", value_name = "SEQ:HASH", help_heading = "Verification options")]
     heads: Vec<Head>,
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
-    let path = shared.db()?;
+    let path = shared.db_path()?;
     let reader = Reader::open(&path)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut printed = 0;
-    let mut failed = None;
+    let mut write_error = None;
     let verified = reader.verify(&args.heads, |fault| {
-        if printed < PRINTED && failed.is_none() {
+        if printed < MAX_PRINTED_FAULTS && write_error.is_none() {
             printed += 1;
-            failed = writeln!(out, "{fault}").err();
+            write_error = writeln!(out, "{fault}").err();
         }
     })?;
-    if let Some(e) = failed {
+    if let Some(e) = write_error {
         return Err(e.into());
     }
     if verified.faults > printed {
@@ -37,12 +39,8 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     writeln!(out, "head {}", verified.head)?;
     out.flush()?;
     if verified.faults > 0 {
-        return Err(Failure::failed(format!(
-            "{} is not as it was recorded: {} faults",
-            path.display(),
-            verified.faults
-        )));
+        return Err(Failure::failed(format!("{} failed verification: {} faults", path.display(), verified.faults)));
     }
-    tracing::info!("{} entries, each as it was stored", verified.entries);
+    tracing::info!("{} entries verified", verified.entries);
     Ok(())
 }

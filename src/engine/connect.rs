@@ -1,4 +1,6 @@
-//! One connection to an engine, whatever it goes over.
+//! Opens one connection to an engine, over a unix socket, TCP, TLS or ssh.
+//!
+//! Handles bytes only, without access to HTTP.
 
 use std::error::Error;
 use std::io;
@@ -15,43 +17,43 @@ use tower_service::Service;
 use super::host::{Endpoint, Host};
 use super::tls;
 
-/// A peer that is gone without a word is found within a minute.
+/// TCP keep-alive, which finds a peer that disappeared within a minute.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(20)).with_interval(Duration::from_secs(10)).with_retries(3);
 
-/// The same where something was sent: keep-alive only begins when all is acknowledged.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(50);
+/// Limit for unacknowledged data. TCP keep-alive starts only when all sent data is acknowledged.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(50);
 
-/// Bytes both ways. Other ways to an engine join here by being one too.
+/// Bidirectional byte stream to an engine. Each kind of connection implements it.
 pub(super) trait Socket: Read + Write + Send + Unpin {}
 impl<T: Read + Write + Send + Unpin> Socket for T {}
 
-/// What carries the bytes, TLS or ssh, did not get there or was sent away, and says why.
+/// Error of the transport, TLS or ssh: it could not connect, or the other side rejected the connection.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{why}")]
-pub(super) struct Refusal {
+pub(super) struct TransportError {
     why: String,
     hint: &'static str,
 }
 
-impl Refusal {
-    /// Why, and what to try; an empty hint is none.
-    pub(super) fn new(why: String, hint: &'static str) -> Refusal {
-        Refusal { why, hint }
+impl TransportError {
+    /// Creates an error from its reason and hint. An empty hint means none.
+    pub(super) fn new(why: String, hint: &'static str) -> TransportError {
+        TransportError { why, hint }
     }
 
-    /// What to try.
+    /// Hint for the user.
     pub(super) fn hint(&self) -> Option<String> {
         Some(self.hint.to_owned()).filter(|hint| !hint.is_empty())
     }
 
-    /// The one behind an error, if there is one.
-    pub(super) fn behind(error: &(dyn Error + 'static)) -> Option<Refusal> {
+    /// Finds the transport error among the causes of an error.
+    pub(super) fn find_in(error: &(dyn Error + 'static)) -> Option<TransportError> {
         let mut next = Some(error);
         while let Some(error) = next {
             if let Some(io) = error.downcast_ref::<io::Error>() {
-                let own = io.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>());
-                return own.cloned().or_else(|| tls::refusal(io));
+                let found = io.get_ref().and_then(|inner| inner.downcast_ref::<TransportError>());
+                return found.cloned().or_else(|| tls::transport_error(io));
             }
             next = error.source();
         }
@@ -59,18 +61,20 @@ impl Refusal {
     }
 }
 
-/// Opens a new connection. A unix socket is opened by its path each time: the engine binds a new one when it starts.
-pub(super) async fn connect(to: &Host) -> io::Result<Box<dyn Socket>> {
-    match &to.endpoint {
+/// Opens a new connection.
+///
+/// A unix socket is opened by its path each time, because a restarted engine binds a new socket.
+pub(super) async fn connect(target: &Host) -> io::Result<Box<dyn Socket>> {
+    match &target.endpoint {
         Endpoint::Unix(path) => connect_unix(path.clone()).await,
         Endpoint::Tcp { host, port } => {
             let stream = connect_tcp(host, *port).await?;
-            Ok(match &to.tls {
+            Ok(match &target.tls {
                 None => Box::new(TokioIo::new(stream)),
-                Some(tls) => Box::new(TokioIo::new(tls.wrap(stream, host).await?)),
+                Some(tls) => Box::new(TokioIo::new(tls.connect(stream, host).await?)),
             })
         }
-        Endpoint::Ssh(ssh) => Ok(Box::new(TokioIo::new(ssh.dial(&to.processes)?))),
+        Endpoint::Ssh(ssh) => Ok(Box::new(TokioIo::new(ssh.dial(&target.processes)?))),
     }
 }
 
@@ -84,6 +88,6 @@ async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     socket.set_tcp_keepalive(&KEEPALIVE)?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
     Ok(stream)
 }

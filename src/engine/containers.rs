@@ -1,8 +1,7 @@
-//! What containers an engine has, since when, and how they check their health: `/containers/json` and
+//! Requests the containers of an engine, their times and their health checks: `/containers/json` and
 //! `/containers/{id}/json`.
 //!
-//! Fields that are not asked for are passed over, and those that an engine leaves out are empty: Podman answers the same
-//! questions a little differently.
+//! Other fields are ignored. A field that the engine omits is empty, because the responses of Podman differ a little.
 
 use chrono::DateTime;
 use hyper::StatusCode;
@@ -10,10 +9,10 @@ use serde::Deserialize;
 
 use super::{Client, EngineError};
 
-/// A container as the list of all shows it.
+/// A container in the list of all containers.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Listed {
-    /// Its ID.
+pub struct ContainerSummary {
+    /// ID of the container.
     #[serde(rename = "Id")]
     pub id: String,
     #[serde(rename = "Names", default)]
@@ -23,8 +22,8 @@ pub struct Listed {
     pub state: String,
 }
 
-impl Listed {
-    /// Its own name, without the slash before it; the names that others link to it by have two.
+impl ContainerSummary {
+    /// Own name, without its leading slash. Names for links from other containers have a second slash.
     pub fn name(&self) -> &str {
         let names = self.names.as_deref().unwrap_or_default();
         let own = names.iter().find(|name| !name.trim_start_matches('/').contains('/')).or(names.first());
@@ -32,34 +31,34 @@ impl Listed {
     }
 }
 
-/// A container's own times. Instants are nanoseconds since the epoch, `None` for what never was.
+/// Times of a container, in nanoseconds since the Unix epoch; `None` for what never happened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Times {
-    /// When it was created.
+pub struct ContainerTimes {
+    /// Time of creation.
     pub created: Option<i64>,
-    /// When it was last started.
+    /// Time of the last start.
     pub started: Option<i64>,
-    /// When it last ended.
+    /// Time of the last exit.
     pub finished: Option<i64>,
-    /// What it ended with; an engine forgets it when it starts the container again.
+    /// Exit code of the last exit. The engine resets it when it starts the container again.
     pub exit_code: i64,
-    /// Whether it ended because it had no more memory.
-    pub out_of_memory: bool,
+    /// True if the container was killed because it ran out of memory.
+    pub oom_killed: bool,
 }
 
-/// How a container checks its health, as its configuration says; what it has from its image stands there too.
+/// Response with the health check of a container. It includes a health check that the image defines.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Configured {
+struct InspectedConfig {
     #[serde(rename = "Config")]
-    config: Option<Config>,
+    config: Option<ContainerConfig>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-struct Config {
+struct ContainerConfig {
     healthcheck: Option<Healthcheck>,
-    /// What a command is run by that is given as a text.
+    /// Shell for a command in shell form.
     shell: Option<Vec<String>>,
 }
 
@@ -69,99 +68,101 @@ struct Healthcheck {
     test: Option<Vec<String>>,
 }
 
-/// What an engine runs a text by if the container does not say (moby `daemon/health.go`).
-const SHELL: [&str; 2] = ["/bin/sh", "-c"];
+/// Shell that an engine uses if the container defines none (moby `daemon/health.go`).
+const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
-impl Configured {
-    /// The command as it stands in the container's exec events; `None` if there is none.
-    fn command(self) -> Option<String> {
+impl InspectedConfig {
+    /// Returns the command as in the container's exec events; `None` if there is no health check.
+    fn healthcheck_command(self) -> Option<String> {
         let config = self.config?;
         let test = config.healthcheck?.test?;
-        let (kind, words) = test.split_first()?;
+        let (kind, args) = test.split_first()?;
         let mut command: Vec<String> = match kind.as_str() {
             "CMD" => Vec::new(),
-            "CMD-SHELL" => {
-                config.shell.filter(|shell| !shell.is_empty()).unwrap_or_else(|| SHELL.map(str::to_owned).into())
-            }
+            "CMD-SHELL" => config
+                .shell
+                .filter(|shell| !shell.is_empty())
+                .unwrap_or_else(|| DEFAULT_SHELL.map(str::to_owned).into()),
             _ => return None,
         };
-        command.extend_from_slice(words);
+        command.extend_from_slice(args);
         match command.as_slice() {
             [] => None,
-            // Between the program and its arguments stands a space, also where there are none.
+            // The engine puts a space after the program, also if there are no arguments.
             [program, arguments @ ..] => Some(format!("{program} {}", arguments.join(" "))),
         }
     }
 }
 
 #[derive(Deserialize)]
-struct Inspected {
+struct InspectedState {
     #[serde(rename = "Created", default)]
     created: String,
     #[serde(rename = "State", default)]
-    state: State,
+    state: ContainerState,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-struct State {
+struct ContainerState {
     started_at: String,
     finished_at: String,
     exit_code: i64,
     #[serde(rename = "OOMKilled")]
-    out_of_memory: bool,
+    oom_killed: bool,
 }
 
-impl From<Inspected> for Times {
-    fn from(inspected: Inspected) -> Times {
-        let Inspected { created, state } = inspected;
-        Times {
-            created: instant(&created),
-            started: instant(&state.started_at),
-            finished: instant(&state.finished_at),
+impl From<InspectedState> for ContainerTimes {
+    fn from(inspected: InspectedState) -> ContainerTimes {
+        let InspectedState { created, state } = inspected;
+        ContainerTimes {
+            created: parse_time(&created),
+            started: parse_time(&state.started_at),
+            finished: parse_time(&state.finished_at),
             exit_code: state.exit_code,
-            out_of_memory: state.out_of_memory,
+            oom_killed: state.oom_killed,
         }
     }
 }
 
-/// An instant as engines write it; what never was is the first of January of the year one.
-fn instant(text: &str) -> Option<i64> {
+/// Parses a time from an engine. Engines send January 1st of year 1 for what never happened; that is `None`.
+fn parse_time(text: &str) -> Option<i64> {
     let instant = DateTime::parse_from_rfc3339(text).ok()?;
     instant.timestamp_nanos_opt().filter(|nanos| *nanos > 0)
 }
 
 impl Client {
-    /// All containers, also those that do not run.
+    /// Lists all containers, including those that are not running.
     ///
     /// # Errors
-    /// [`EngineError`]; a proxy that lets through `/events` alone answers with a status.
-    pub async fn containers(&self) -> Result<Vec<Listed>, EngineError> {
-        self.json("/containers/json?all=1").await
+    /// [`EngineError`]. A proxy that only allows `/events` responds with an error status.
+    pub async fn list_containers(&self) -> Result<Vec<ContainerSummary>, EngineError> {
+        self.get_json("/containers/json?all=1").await
     }
 
-    /// A container's own times; `None` if it is not there any more.
+    /// Returns the times of a container; `None` if it does not exist any more.
     ///
     /// # Errors
     /// [`EngineError`].
-    pub async fn times(&self, id: &str) -> Result<Option<Times>, EngineError> {
-        Ok(self.inspect::<Inspected>(id).await?.map(Times::from))
+    pub async fn container_times(&self, id: &str) -> Result<Option<ContainerTimes>, EngineError> {
+        Ok(self.inspect::<InspectedState>(id).await?.map(ContainerTimes::from))
     }
 
-    /// The command with which a container checks its health, as its exec events repeat it; `Some(None)` if it does not,
-    /// `None` if it is not there any more.
+    /// Returns the health-check command of a container, as its exec events contain it.
+    ///
+    /// The result is `Some(None)` without a health check, and `None` if the container does not exist any more.
     ///
     /// # Errors
     /// [`EngineError`].
-    pub async fn healthcheck(&self, id: &str) -> Result<Option<Option<String>>, EngineError> {
-        Ok(self.inspect::<Configured>(id).await?.map(Configured::command))
+    pub async fn healthcheck_command(&self, id: &str) -> Result<Option<Option<String>>, EngineError> {
+        Ok(self.inspect::<InspectedConfig>(id).await?.map(InspectedConfig::healthcheck_command))
     }
 
     async fn inspect<T: serde::de::DeserializeOwned>(&self, id: &str) -> Result<Option<T>, EngineError> {
         if id.is_empty() || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Ok(None);
         }
-        match self.json(&format!("/containers/{id}/json")).await {
+        match self.get_json(&format!("/containers/{id}/json")).await {
             Ok(inspected) => Ok(Some(inspected)),
             Err(EngineError::Status { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
             Err(e) => Err(e),
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_health_check_runs_the_command_that_its_exec_events_repeat() {
+    fn the_healthcheck_command_matches_its_exec_events() {
         for (config, command) in [
             (
                 r#"{"Healthcheck":{"Test":["CMD-SHELL","test -f /ok || exit 1"],"Interval":1}}"#,
@@ -198,16 +199,17 @@ mod tests {
             ("{}", ""),
             ("null", ""),
         ] {
-            let configured: Configured = serde_json::from_str(&format!(r#"{{"Id":"c1","Config":{config}}}"#)).unwrap();
-            assert_eq!(configured.command().unwrap_or_default(), command, "{config}");
+            let configured: InspectedConfig =
+                serde_json::from_str(&format!(r#"{{"Id":"c1","Config":{config}}}"#)).unwrap();
+            assert_eq!(configured.healthcheck_command().unwrap_or_default(), command, "{config}");
         }
     }
 
     #[test]
-    fn what_docker_and_podman_answer_is_read() {
+    fn docker_and_podman_responses_are_parsed() {
         let docker = r#"[{"Id":"c1","Names":["/other/alias","/web"],"Image":"busybox","State":"running","Created":1,"Ports":[]},
             {"Id":"c2","Names":null,"State":"exited","Status":"Exited (137) 3 minutes ago"}]"#;
-        let listed: Vec<Listed> = serde_json::from_str(docker).unwrap();
+        let listed: Vec<ContainerSummary> = serde_json::from_str(docker).unwrap();
         assert_eq!(
             listed.iter().map(|c| (c.name(), &*c.state)).collect::<Vec<_>>(),
             [("web", "running"), ("", "exited")]
@@ -215,20 +217,20 @@ mod tests {
 
         let docker = r#"{"Id":"c1","Created":"2026-11-24T15:53:24.802090542Z","State":{"Status":"exited","Running":false,
             "OOMKilled":true,"ExitCode":137,"StartedAt":"2026-11-24T15:53:25Z","FinishedAt":"0001-01-01T00:00:00Z"}}"#;
-        let times: Times = serde_json::from_str::<Inspected>(docker).unwrap().into();
+        let times: ContainerTimes = serde_json::from_str::<InspectedState>(docker).unwrap().into();
         assert_eq!(
             times,
-            Times {
+            ContainerTimes {
                 created: Some(1_795_535_604_802_090_542),
                 started: Some(1_795_535_605_000_000_000),
                 finished: None,
                 exit_code: 137,
-                out_of_memory: true
+                oom_killed: true
             }
         );
         let podman =
             r#"{"Created":"2026-11-24T17:53:24.5+02:00","State":{"ExitCode":0,"StartedAt":"","Restarting":false}}"#;
-        let times: Times = serde_json::from_str::<Inspected>(podman).unwrap().into();
+        let times: ContainerTimes = serde_json::from_str::<InspectedState>(podman).unwrap().into();
         assert_eq!((times.created, times.started), (Some(1_795_535_604_500_000_000), None));
     }
 }

@@ -1,7 +1,7 @@
-//! The docker client's contexts: names for engines, in files under `~/.docker` (docker/cli `cli/context/store`).
+//! Reads the docker client's contexts: names for engines, in files under `~/.docker` (docker/cli `cli/context/store`).
 //!
-//! `config.json` says which is the current one; `contexts/meta/ID/meta.json` where its engine is, and
-//! `contexts/tls/ID/docker/` holds its certificates. The ID is the SHA-256 of the name.
+//! `config.json` names the current context. `contexts/meta/ID/meta.json` contains the URL of its engine, and
+//! `contexts/tls/ID/docker/` its certificates. The ID is the SHA-256 of the name.
 
 use std::fs;
 use std::io;
@@ -11,39 +11,40 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::host::HostError;
-use super::tls::{Files, Tls};
+use super::tls::{TlsClient, TlsFiles};
 
-/// The context that is none: flags and environment say where the engine is.
-pub(super) const DEFAULT: &str = "default";
+/// Name that stands for no context: flags and environment then select the engine.
+pub(super) const DEFAULT_CONTEXT: &str = "default";
 
-/// Where the docker client keeps its files; `None` without a home.
-pub(super) fn folder(env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+/// Configuration directory of the docker client; `None` without a home directory.
+pub(super) fn config_dir(env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let home = || env("HOME").map(|home| Path::new(&home).join(".docker"));
     env("DOCKER_CONFIG").map(PathBuf::from).or_else(home)
 }
 
-/// The name of the context to use where no host is given, and what names it.
-pub(super) fn chosen(
-    given: Option<&str>,
+/// Returns the context to use if no host is given, and the setting that names it.
+pub(super) fn selected_context(
+    flag: Option<&str>,
     env: impl Fn(&str) -> Option<String>,
-    folder: Option<&Path>,
+    config_dir: Option<&Path>,
 ) -> Option<(String, &'static str)> {
-    if let Some(name) = given {
+    if let Some(name) = flag {
         return Some((name.into(), "--context"));
     }
-    let by_environment = env("DOCKER_CONTEXT").map(|name| (name, "DOCKER_CONTEXT"));
+    let from_env = env("DOCKER_CONTEXT").map(|name| (name, "DOCKER_CONTEXT"));
     if env("DOCKER_HOST").is_some() {
-        if by_environment.is_some_and(|(name, _)| name != DEFAULT) {
-            tracing::warn!("DOCKER_HOST is taken, not the context that DOCKER_CONTEXT names");
+        if from_env.is_some_and(|(name, _)| name != DEFAULT_CONTEXT) {
+            tracing::warn!("DOCKER_HOST overrides DOCKER_CONTEXT");
         }
         return None;
     }
-    by_environment
-        .or_else(|| current(&folder?.join("config.json")).map(|name| (name, "the docker client's config.json")))
+    from_env.or_else(|| {
+        current_context(&config_dir?.join("config.json")).map(|name| (name, "the docker client's config.json"))
+    })
 }
 
-/// The current context. As to the docker client, a file that cannot be read is a warning.
-fn current(path: &Path) -> Option<String> {
+/// Reads the current context. As in the docker client, an unreadable file only causes a warning.
+fn current_context(path: &Path) -> Option<String> {
     #[derive(Deserialize)]
     struct Config {
         #[serde(rename = "currentContext", default)]
@@ -53,7 +54,7 @@ fn current(path: &Path) -> Option<String> {
         Ok(text) => text,
         Err(e) => {
             if e.kind() != io::ErrorKind::NotFound {
-                tracing::warn!("cannot read {}: {e}; it is passed over", path.display());
+                tracing::warn!("cannot read {}: {e}; the file is ignored", path.display());
             }
             return None;
         }
@@ -61,34 +62,34 @@ fn current(path: &Path) -> Option<String> {
     match serde_json::from_slice::<Config>(&text) {
         Ok(config) => Some(config.current_context).filter(|name| !name.is_empty()),
         Err(e) => {
-            tracing::warn!("cannot read {}: {e}; it is passed over", path.display());
+            tracing::warn!("cannot read {}: {e}; the file is ignored", path.display());
             None
         }
     }
 }
 
-/// Where a context's engine is.
+/// Endpoint of a context's engine.
 #[derive(Debug)]
 pub(super) struct Context {
-    /// A URL; empty for the engine of this machine.
+    /// URL; empty for the local engine.
     pub(super) host: String,
-    pub(super) tls: Option<Tls>,
+    pub(super) tls: Option<TlsClient>,
 }
 
 #[derive(Deserialize)]
-struct Meta {
+struct ContextMetadata {
     #[serde(rename = "Endpoints", default)]
-    endpoints: Endpoints,
+    endpoints: ContextEndpoints,
 }
 
 #[derive(Default, Deserialize)]
-struct Endpoints {
-    docker: Option<Docker>,
+struct ContextEndpoints {
+    docker: Option<DockerEndpoint>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Docker {
+struct DockerEndpoint {
     #[serde(default)]
     host: String,
     #[serde(rename = "SkipTLSVerify", default)]
@@ -96,36 +97,35 @@ struct Docker {
 }
 
 impl Context {
-    /// Reads the context of that name.
+    /// Reads the context with this name.
     ///
     /// # Errors
-    /// It is not there, or not as it should be.
-    pub(super) fn load(name: &str, named_by: &'static str, folder: Option<&Path>) -> Result<Context, HostError> {
-        let missing = || HostError::NoContext { name: name.into(), named_by };
-        let wrong = |why: String| HostError::Context { name: name.into(), why };
-        let contexts = folder.ok_or_else(missing)?.join("contexts");
+    /// [`HostError`] if the context does not exist or is invalid.
+    pub(super) fn load(name: &str, named_by: &'static str, config_dir: Option<&Path>) -> Result<Context, HostError> {
+        let missing = || HostError::ContextNotFound { name: name.into(), named_by };
+        let invalid = |why: String| HostError::InvalidContext { name: name.into(), why };
+        let contexts = config_dir.ok_or_else(missing)?.join("contexts");
         let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
         let path = contexts.join("meta").join(&id).join("meta.json");
         let text = fs::read(&path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => missing(),
-            _ => wrong(format!("cannot read {}: {e}", path.display())),
+            _ => invalid(format!("cannot read {}: {e}", path.display())),
         })?;
-        let meta: Meta = serde_json::from_slice(&text).map_err(|e| wrong(format!("{}: {e}", path.display())))?;
-        let docker = meta.endpoints.docker.ok_or_else(|| wrong("it is not for a Docker Engine".into()))?;
-        let tls = certificates(&contexts.join("tls").join(&id).join("docker"), docker.skip_tls_verify);
+        let meta: ContextMetadata =
+            serde_json::from_slice(&text).map_err(|e| invalid(format!("{}: {e}", path.display())))?;
+        let docker = meta.endpoints.docker.ok_or_else(|| invalid("the context has no Docker endpoint".into()))?;
+        let tls = load_tls(&contexts.join("tls").join(&id).join("docker"), docker.skip_tls_verify);
         Ok(Context { host: docker.host, tls })
     }
 }
 
-/// The certificates in a context's folder. There is TLS where there are any, or where none are to be verified.
-fn certificates(folder: &Path, skip_verify: bool) -> Option<Tls> {
-    let there = |name: &str| Some(folder.join(name)).filter(|path| path.exists());
-    let (authorities, certificate, key) = (there("ca.pem"), there("cert.pem"), there("key.pem"));
-    let any = skip_verify || authorities.is_some() || certificate.is_some() || key.is_some();
-    let files = Files {
-        verify: !skip_verify,
-        authorities: authorities.filter(|_| !skip_verify),
-        identity: certificate.zip(key),
-    };
-    any.then(|| files.into())
+/// Loads the certificates in a context's directory.
+///
+/// The connection uses TLS if there are any files, or if the context skips verification.
+fn load_tls(dir: &Path, skip_verify: bool) -> Option<TlsClient> {
+    let existing = |name: &str| Some(dir.join(name)).filter(|path| path.exists());
+    let (ca, certificate, key) = (existing("ca.pem"), existing("cert.pem"), existing("key.pem"));
+    let use_tls = skip_verify || ca.is_some() || certificate.is_some() || key.is_some();
+    let files = TlsFiles { verify: !skip_verify, ca: ca.filter(|_| !skip_verify), identity: certificate.zip(key) };
+    use_tls.then(|| files.into())
 }

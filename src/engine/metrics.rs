@@ -1,77 +1,81 @@
-//! The page on which an engine counts what it does: `metrics-addr` of dockerd, in Prometheus' text form.
+//! Reads the event counter of an engine from dockerd's `metrics-addr`, in the Prometheus text format.
 
 use super::{Client, EngineError, Host};
 
-/// Where dockerd offers it.
-const USUAL_PATH: &str = "/metrics";
+/// Path of the metrics in dockerd.
+const DEFAULT_PATH: &str = "/metrics";
 
-/// How many events were published since the engine started (moby `daemon/events/metrics.go`).
+/// Metric with the number of events published since the engine started (moby `daemon/events/metrics.go`).
 const EVENTS_TOTAL: &str = "engine_daemon_events_total";
 
-/// Where an engine's counters are to be read.
+/// Endpoint for the metrics of one engine.
 #[derive(Clone, Debug)]
-pub struct MetricsPage {
-    /// The name of the host whose engine counts there, if it was given.
+pub struct MetricsEndpoint {
+    /// Name of the host that the metrics belong to, if given.
     pub name: Option<String>,
     client: Client,
     path: &'static str,
 }
 
-/// Some words that cannot be a page of metrics.
+/// A text that is not a valid metrics URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' cannot be a page of metrics: {why}")]
-pub struct MetricsPageError {
+#[error("'{text}' is not a valid metrics URL: {why}")]
+pub struct MetricsEndpointError {
     text: String,
     why: String,
 }
 
-impl std::str::FromStr for MetricsPage {
-    type Err = MetricsPageError;
+impl std::str::FromStr for MetricsEndpoint {
+    type Err = MetricsEndpointError;
 
-    /// Reads `[NAME=]http://host:port[/path]`.
-    fn from_str(text: &str) -> Result<MetricsPage, MetricsPageError> {
-        let error = |why: String| MetricsPageError { text: text.into(), why };
+    /// Parses `[NAME=]http://host:port[/path]`.
+    fn from_str(text: &str) -> Result<MetricsEndpoint, MetricsEndpointError> {
+        let error = |why: String| MetricsEndpointError { text: text.into(), why };
         if !text.contains("http://") {
-            return Err(error("it has no http:// before it".into()));
+            return Err(error("the scheme http:// is missing".into()));
         }
         let host: Host = text.parse().map_err(|e| match e {
-            super::HostError::Url { why, .. } => error(why),
+            super::HostError::InvalidUrl { why, .. } => error(why),
             other => error(other.to_string()),
         })?;
-        let path = if host.path("").is_empty() { USUAL_PATH } else { "" };
-        Ok(MetricsPage { name: host.name.clone(), client: Client { host, api: None, podman: false }, path })
+        let path = if host.request_path("").is_empty() { DEFAULT_PATH } else { "" };
+        Ok(MetricsEndpoint {
+            name: host.name.clone(),
+            client: Client { host, api_version: None, is_podman: false },
+            path,
+        })
     }
 }
 
-impl std::fmt::Display for MetricsPage {
+impl std::fmt::Display for MetricsEndpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}{}", self.client.host.url(), self.path)
     }
 }
 
-impl MetricsPage {
-    /// How many events the engine has published since it started.
+impl MetricsEndpoint {
+    /// Fetches the number of events that the engine has published since it started.
     ///
     /// # Errors
-    /// [`EngineError`]; a page without that counter is [`EngineError::Nonsense`].
+    /// [`EngineError`]. A page without that counter is [`EngineError::InvalidResponse`].
     pub async fn events_total(&self) -> Result<u64, EngineError> {
-        let page = self.client.whole(self.path).await?;
+        let page = self.client.get_body(self.path).await?;
         let page = String::from_utf8_lossy(&page);
-        page.lines().find_map(counter).ok_or_else(|| {
-            let path = self.client.host.path(self.path);
-            self.client.nonsense(&path, format!("no {EVENTS_TOTAL} in it"))
+        page.lines().find_map(parse_counter).ok_or_else(|| {
+            let path = self.client.host.request_path(self.path);
+            self.client.invalid_response(&path, format!("no metric {EVENTS_TOTAL}"))
         })
     }
 }
 
-/// The count in a line, if it is the one.
-fn counter(line: &str) -> Option<u64> {
+/// Returns the value of the event counter if the line contains it.
+fn parse_counter(line: &str) -> Option<u64> {
     let rest = line.strip_prefix(EVENTS_TOTAL)?;
     let rest = match rest.strip_prefix('{') {
         Some(labelled) => labelled.split_once('}')?.1,
         None => rest.starts_with([' ', '\t']).then_some(rest)?,
     };
-    // Go writes a million as 1e+06; a double holds every number of events exactly.
+    // Go writes a million as 1e+06. A double represents each possible count exactly.
     let count: f64 = rest.split_whitespace().next()?.parse().ok()?;
     ((0.0..9e15).contains(&count) && count.fract() == 0.0).then_some(count as u64)
 }
@@ -81,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_counter_is_found_in_a_page() {
+    fn the_event_counter_is_parsed() {
         for (line, count) in [
             ("engine_daemon_events_total 42", Some(42)),
             ("engine_daemon_events_total 1.234567e+06", Some(1_234_567)),
@@ -91,18 +95,19 @@ mod tests {
             ("engine_daemon_events_total NaN", None),
             ("engine_daemon_events_total", None),
         ] {
-            assert_eq!(counter(line), count, "{line}");
+            assert_eq!(parse_counter(line), count, "{line}");
         }
     }
 
     #[test]
-    fn a_page_is_at_http_with_or_without_a_path() {
-        let asked = |text: &str| text.parse::<MetricsPage>().map(|page| page.client.host.path(page.path));
-        assert_eq!(asked("http://127.0.0.1:9323").unwrap(), "/metrics");
-        assert_eq!(asked("vm=http://box:9323/").unwrap(), "/metrics");
-        assert_eq!(asked("http://box:9323/engine/metrics").unwrap(), "/engine/metrics");
+    fn a_metrics_url_is_http_with_an_optional_path() {
+        let request_path =
+            |text: &str| text.parse::<MetricsEndpoint>().map(|page| page.client.host.request_path(page.path));
+        assert_eq!(request_path("http://127.0.0.1:9323").unwrap(), "/metrics");
+        assert_eq!(request_path("vm=http://box:9323/").unwrap(), "/metrics");
+        assert_eq!(request_path("http://box:9323/engine/metrics").unwrap(), "/engine/metrics");
         for text in ["", "box:9323", "unix:///run/d.sock", "tcp://box:9323", "https://box"] {
-            let error = asked(text).unwrap_err().to_string();
+            let error = request_path(text).unwrap_err().to_string();
             assert!(!error.contains('\n'), "{error}");
         }
     }

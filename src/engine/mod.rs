@@ -1,13 +1,13 @@
-//! Where an engine is and how to ask it: hosts, connections, requests, the version to speak.
+//! Requests to an engine: hosts, connections, HTTP, version negotiation.
 //!
-//! Knows HTTP; knows nothing of what the bytes of `/events` mean. Every request opens a connection of its own, by
-//! path or by name: a socket that was bound anew at the same path, or an engine that moved, is found again.
+//! Handles HTTP, and does not interpret the bytes of `/events`. Each request opens its own connection, by path or by
+//! name. So it finds a socket that was bound again at the same path, or an engine that moved.
 
 mod connect;
 mod containers;
 mod context;
-mod exercise;
 mod host;
+mod lifecycle;
 mod metrics;
 mod options;
 mod ssh;
@@ -24,77 +24,80 @@ use hyper::{Method, Request, Response, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
 
-pub use containers::{Listed, Times};
-pub use exercise::Wanted;
+pub use containers::{ContainerSummary, ContainerTimes};
 pub use host::{DEFAULT_SOCKET, Endpoint, Host, HostError};
-pub use metrics::{MetricsPage, MetricsPageError};
+pub use lifecycle::ContainerSpec;
+pub use metrics::{MetricsEndpoint, MetricsEndpointError};
 pub use options::ClientOptions;
-pub use ssh::Ssh;
+pub use ssh::SshEndpoint;
 pub use tls::TlsError;
 
-use connect::Refusal;
+use connect::TransportError;
 
-/// The newest version of the API that this client knows.
-const NEWEST_API: ApiVersion = ApiVersion(1, 51);
+/// Newest API version that this client supports.
+const MAX_API_VERSION: ApiVersion = ApiVersion(1, 51);
 
-/// How long connecting and the answer to a small request may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Timeout for connecting and for the response to a small request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the answer to `/events` may take to begin.
-const EVENTS_PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout for the start of the response to `/events`.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How large an answer that is no stream may be: `/info` of a large host has some 10 KB, a list of ten thousand
-/// containers some 10 MB.
-const ANSWER_LIMIT: usize = 32 * 1024 * 1024;
+/// Maximum size of a response that is not a stream.
+///
+/// `/info` of a large host has some 10 KB, and a list of ten thousand containers some 10 MB.
+const MAX_RESPONSE_LEN: usize = 32 * 1024 * 1024;
 
-/// What can go wrong between us and an engine.
+/// Error of a request to an engine.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the error messages describe the variants and their fields")]
 pub enum EngineError {
     #[error("cannot connect to {host}")]
     Connect { host: String, source: std::io::Error },
-    #[error("{host} does not answer {path}: no answer within {} s", after.as_secs())]
-    Silent { host: String, path: String, after: Duration },
-    #[error("{host} does not answer {path} in HTTP")]
+    #[error("{host} did not respond to {path} within {} s", after.as_secs())]
+    Timeout { host: String, path: String, after: Duration },
+    #[error("{host} did not respond to {path} with valid HTTP")]
     Http { host: String, path: String, source: hyper::Error },
-    #[error("{host} answers {path} with {status}: {message}")]
+    #[error("{host} responded to {path} with {status}: {message}")]
     Status { host: String, path: String, status: StatusCode, message: String },
-    #[error("{host} answers {path} with {what}")]
-    Nonsense { host: String, path: String, what: String },
-    #[error("{host} does not end its answer to {path}")]
-    Endless { host: String, path: String },
-    #[error("{host} broke off its answer to {path}")]
-    BrokenOff { host: String, path: String, source: hyper::Error },
+    #[error("{host} responded to {path} with {what}")]
+    InvalidResponse { host: String, path: String, what: String },
+    #[error("{host} did not end its response to {path}")]
+    Unterminated { host: String, path: String },
+    #[error("{host} interrupted its response to {path}")]
+    Interrupted { host: String, path: String, source: hyper::Error },
 }
 
 impl EngineError {
-    /// What a person can do about it.
+    /// Hint for the user.
     pub fn hint(&self) -> Option<String> {
         use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
-        if let Some(refusal) = Refusal::behind(self) {
+        if let Some(refusal) = TransportError::find_in(self) {
             return refusal.hint();
         }
         let (host, source) = match self {
             EngineError::Connect { host, source } => (host, source),
             EngineError::Status { message, .. } if message.contains("HTTP request to an HTTPS server") => {
-                return Some("it speaks TLS: --tlsverify with --tlscacert FILE, or --tls".into());
+                return Some("the engine uses TLS: pass --tlsverify with --tlscacert FILE, or --tls".into());
             }
-            EngineError::Silent { host, .. } | EngineError::Status { host, .. } | EngineError::Endless { host, .. } => {
-                return Some(format!("is that a Docker Engine? `docker -H {host} version`"));
+            EngineError::Timeout { host, .. }
+            | EngineError::Status { host, .. }
+            | EngineError::Unterminated { host, .. } => {
+                return Some(format!("check that the host is a Docker Engine: `docker -H {host} version`"));
             }
             _ => return None,
         };
         match source.kind() {
             NotFound | ConnectionRefused => {
-                Some(format!("is a Docker Engine running there? `docker -H {host} version`"))
+                Some(format!("check that a Docker Engine is running there: `docker -H {host} version`"))
             }
-            PermissionDenied => Some("the socket belongs to a group: add this user to it, or run as root".into()),
+            PermissionDenied => Some("add this user to the group of the socket, or run as root".into()),
             _ => None,
         }
     }
 }
 
-/// A version of the engine's API.
+/// Version of the engine's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApiVersion(pub u32, pub u32);
 
@@ -112,195 +115,201 @@ impl std::fmt::Display for ApiVersion {
     }
 }
 
-/// Who an engine says it is: `/info`.
+/// Identity and settings of an engine, from `/info`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-pub struct Info {
-    /// The engine's identity; it stays when the engine moves or restarts.
+pub struct EngineInfo {
+    /// ID of the engine. It stays the same when the engine moves or restarts.
     #[serde(rename = "ID", default)]
     pub id: String,
-    /// The name of its machine.
+    /// Name of the engine's machine.
     #[serde(rename = "Name", default)]
     pub name: String,
-    /// What its clock says, in RFC 3339; empty where it does not tell.
+    /// Time of the engine's clock in RFC 3339; empty if the engine does not report it.
     #[serde(rename = "SystemTime", default)]
     pub system_time: String,
-    /// Where it keeps what it has.
+    /// Storage directory of the engine.
     #[serde(rename = "DockerRootDir", default)]
-    pub root: String,
+    pub root_dir: String,
 }
 
-impl Info {
-    /// An ID for an engine that makes up another each time it is asked, as Podman does: of its machine and its storage,
-    /// which is each user's own.
-    fn of_its_storage(&self) -> String {
-        let digest = Sha256::digest(format!("podman\0{}\0{}", self.name, self.root));
+impl EngineInfo {
+    /// Computes an ID from the machine and its storage directory, which is separate for each user.
+    ///
+    /// Podman needs it, because it reports a new random ID with each response.
+    fn storage_id(&self) -> String {
+        let digest = Sha256::digest(format!("podman\0{}\0{}", self.name, self.root_dir));
         digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
-/// Asks one engine.
+/// Client of one engine.
 #[derive(Clone, Debug)]
 pub struct Client {
     host: Host,
-    /// The version to ask at; `None` where the engine named none.
-    api: Option<ApiVersion>,
-    /// Whether it is Podman that answers as an engine.
-    podman: bool,
+    /// API version for requests; `None` if the engine offered none.
+    api_version: Option<ApiVersion>,
+    /// True if the engine is Podman.
+    is_podman: bool,
 }
 
 impl Client {
-    /// Reaches an engine and agrees with it on a version.
+    /// Connects to an engine and negotiates an API version.
     ///
     /// # Errors
-    /// Whatever keeps it from answering `/_ping`.
+    /// [`EngineError`] if the request for `/_ping` fails.
     pub async fn negotiate(host: &Host) -> Result<Client, EngineError> {
-        let mut client = Client { host: host.clone(), api: None, podman: false };
-        let answer = client.get("/_ping", PATIENCE).await?;
-        client.podman = answer.headers().contains_key("Libpod-Api-Version");
-        let offered = answer.headers().get("Api-Version").and_then(|v| v.to_str().ok()?.parse().ok());
-        client.api = offered.map(|version: ApiVersion| version.min(NEWEST_API));
+        let mut client = Client { host: host.clone(), api_version: None, is_podman: false };
+        let response = client.get("/_ping", REQUEST_TIMEOUT).await?;
+        client.is_podman = response.headers().contains_key("Libpod-Api-Version");
+        let max_version = response.headers().get("Api-Version").and_then(|v| v.to_str().ok()?.parse().ok());
+        client.api_version = max_version.map(|version: ApiVersion| version.min(MAX_API_VERSION));
         Ok(client)
     }
 
-    /// The version agreed on, if the engine named one.
-    pub fn api(&self) -> Option<ApiVersion> {
-        self.api
+    /// Negotiated API version, if the engine offered one.
+    pub fn api_version(&self) -> Option<ApiVersion> {
+        self.api_version
     }
 
-    /// Asks whether the engine is there.
+    /// Sends a ping to the engine.
     ///
     /// # Errors
-    /// [`EngineError`]; no answer within `patience` is [`EngineError::Silent`].
-    pub async fn ping(&self, patience: Duration) -> Result<(), EngineError> {
-        self.get("/_ping", patience).await.map(|_| ())
+    /// [`EngineError`]. Without a response within `timeout`, it is [`EngineError::Timeout`].
+    pub async fn ping(&self, timeout: Duration) -> Result<(), EngineError> {
+        self.get("/_ping", timeout).await.map(|_| ())
     }
 
-    /// Asks the engine who it is.
+    /// Fetches the identity of the engine.
     ///
     /// # Errors
-    /// [`EngineError`]; an engine without an ID is [`EngineError::Nonsense`].
-    pub async fn info(&self) -> Result<Info, EngineError> {
-        let mut info: Info = self.json("/info").await?;
-        if self.podman {
-            info.id = info.of_its_storage();
+    /// [`EngineError`]. An engine without an ID is [`EngineError::InvalidResponse`].
+    pub async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let mut info: EngineInfo = self.get_json("/info").await?;
+        if self.is_podman {
+            info.id = info.storage_id();
         }
         if info.id.is_empty() {
-            return Err(self.nonsense("/info", "no ID".into()));
+            return Err(self.invalid_response("/info", "no engine ID".into()));
         }
         Ok(info)
     }
 
-    /// Asks the engine for its version, and gives the JSON it answers.
+    /// Fetches the version of the engine as JSON.
     ///
     /// # Errors
     /// [`EngineError`].
     pub async fn version(&self) -> Result<String, EngineError> {
-        let version: serde_json::Value = self.json("/version").await?;
+        let version: serde_json::Value = self.get_json("/version").await?;
         Ok(version.to_string())
     }
 
-    /// Asks for something at the version agreed on, and reads the whole answer.
-    async fn json<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
-        let path = self.versioned(path);
-        let body = self.whole(&path).await?;
-        self.parsed(&path, &body)
+    /// Sends a GET at the negotiated version, and parses the JSON response.
+    async fn get_json<T: serde::de::DeserializeOwned>(&self, path: &str) -> Result<T, EngineError> {
+        let path = self.versioned_path(path);
+        let body = self.get_body(&path).await?;
+        self.parse_json(&path, &body)
     }
 
-    fn parsed<T: serde::de::DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, EngineError> {
-        serde_json::from_slice(body).map_err(|e| self.nonsense(path, format!("no engine's JSON ({e})")))
+    fn parse_json<T: serde::de::DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, EngineError> {
+        serde_json::from_slice(body).map_err(|e| self.invalid_response(path, format!("unexpected JSON ({e})")))
     }
 
-    /// The path at the version agreed on.
-    fn versioned(&self, path: &str) -> String {
-        match self.api {
+    /// Adds the negotiated version to a path.
+    fn versioned_path(&self, path: &str) -> String {
+        match self.api_version {
             Some(version) => format!("/v{version}{path}"),
             None => path.to_owned(),
         }
     }
 
-    /// The whole answer to a small question.
-    async fn whole(&self, path: &str) -> Result<Bytes, EngineError> {
-        let body = self.get(path, PATIENCE).await?.into_body();
-        let collected = tokio::time::timeout(PATIENCE, self.collected(path, body)).await;
-        collected.unwrap_or_else(|_| Err(self.silent(path, PATIENCE)))
+    /// Sends a GET and reads the whole response, which must be small.
+    async fn get_body(&self, path: &str) -> Result<Bytes, EngineError> {
+        let body = self.get(path, REQUEST_TIMEOUT).await?.into_body();
+        let body = tokio::time::timeout(REQUEST_TIMEOUT, self.read_body(path, body)).await;
+        body.unwrap_or_else(|_| Err(self.timeout_error(path, REQUEST_TIMEOUT)))
     }
 
-    async fn collected(&self, path: &str, body: Answer) -> Result<Bytes, EngineError> {
-        let collected = Limited::new(body, ANSWER_LIMIT).collect().await;
-        collected.map(|body| body.to_bytes()).map_err(|e| self.nonsense(path, format!("a broken answer ({e})")))
+    async fn read_body(&self, path: &str, body: ResponseBody) -> Result<Bytes, EngineError> {
+        let collected = Limited::new(body, MAX_RESPONSE_LEN).collect().await;
+        collected
+            .map(|body| body.to_bytes())
+            .map_err(|e| self.invalid_response(path, format!("an incomplete response ({e})")))
     }
 
-    fn nonsense(&self, path: &str, what: String) -> EngineError {
-        EngineError::Nonsense { host: self.host.to_string(), path: path.into(), what }
+    fn invalid_response(&self, path: &str, what: String) -> EngineError {
+        EngineError::InvalidResponse { host: self.host.to_string(), path: path.into(), what }
     }
 
-    /// Opens the stream of events from the beginning of the engine's memory on, without end.
+    /// Opens the event stream from the start of the backlog, without an end.
     ///
-    /// Unversioned, because a version below 1.52 makes Docker 29 round the instants; unfiltered, because continuity is
-    /// proven by events that need not be stored.
-    ///
-    /// # Errors
-    /// [`EngineError`]; anything but a 200 that can be a stream of events.
-    pub async fn events(&self) -> Result<Chunks, EngineError> {
-        self.stream("/events?since=0", EVENTS_PATIENCE).await
-    }
-
-    /// Asks for the engine's memory alone: at most 256 events, of Podman its whole log; then a clean end. The answer
-    /// begins within `patience`.
+    /// The request has no version, because Docker 29 rounds times below API 1.52. It has no filter, because events that
+    /// are not stored also prove continuity.
     ///
     /// # Errors
-    /// As [`events`](Self::events).
-    pub async fn memory(&self, patience: Duration) -> Result<Chunks, EngineError> {
-        // To Podman, `until=0` is an instant before all others.
-        let bounds = if self.podman { "since=0&stream=false" } else { "since=0&until=0" };
-        self.stream(&format!("/events?{bounds}"), patience.min(EVENTS_PATIENCE)).await
+    /// [`EngineError`]. Any response but a 200 that can be an event stream is an error.
+    pub async fn events(&self) -> Result<ByteStream, EngineError> {
+        self.get_stream("/events?since=0", EVENTS_TIMEOUT).await
     }
 
-    async fn stream(&self, path: &str, patience: Duration) -> Result<Chunks, EngineError> {
-        let answer = self.get(path, patience).await?;
-        let kind = answer.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if kind.starts_with("text/html") {
-            let what = format!("{kind}, which is no stream of events");
-            return Err(self.nonsense(path, what));
+    /// Requests the backlog alone: at most 256 events, or the whole log of Podman. The response ends after it.
+    ///
+    /// The response must begin within `timeout`.
+    ///
+    /// # Errors
+    /// [`EngineError`], as for [`events`](Self::events).
+    pub async fn backlog(&self, timeout: Duration) -> Result<ByteStream, EngineError> {
+        // Podman treats `until=0` as a time before all others.
+        let bounds = if self.is_podman { "since=0&stream=false" } else { "since=0&until=0" };
+        self.get_stream(&format!("/events?{bounds}"), timeout.min(EVENTS_TIMEOUT)).await
+    }
+
+    async fn get_stream(&self, path: &str, timeout: Duration) -> Result<ByteStream, EngineError> {
+        let response = self.get(path, timeout).await?;
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if content_type.starts_with("text/html") {
+            let what = format!("{content_type}, which is not an event stream");
+            return Err(self.invalid_response(path, what));
         }
-        Ok(Chunks { host: self.host.to_string(), path: path.into(), answer: answer.into_body() })
+        Ok(ByteStream { host: self.host.to_string(), path: path.into(), body: response.into_body() })
     }
 
-    /// Sends a GET on a new connection; an answer other than 200 is an error.
-    async fn get(&self, path: &str, patience: Duration) -> Result<Response<Answer>, EngineError> {
-        let answer = self.send(Method::GET, path, Bytes::new(), patience).await?;
-        if answer.status() == StatusCode::OK { Ok(answer) } else { Err(self.refusal(path, answer).await) }
+    /// Sends a GET on a new connection. Any status other than 200 is an error.
+    async fn get(&self, path: &str, timeout: Duration) -> Result<Response<ResponseBody>, EngineError> {
+        let response = self.send(Method::GET, path, Bytes::new(), timeout).await?;
+        if response.status() == StatusCode::OK { Ok(response) } else { Err(self.status_error(path, response).await) }
     }
 
-    /// Sends a request on a new connection, with a body of JSON or none; an answer that is no success is an error.
+    /// Sends a request on a new connection, with a JSON body or none. A status that is not a success is an error.
     async fn send(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
-        patience: Duration,
-    ) -> Result<Response<Answer>, EngineError> {
-        let exchanged = tokio::time::timeout(patience, self.exchange(method, path, body)).await;
-        let answer = exchanged.unwrap_or_else(|_| Err(self.silent(path, patience)))?;
-        if answer.status().is_success() { Ok(answer) } else { Err(self.refusal(path, answer).await) }
+        timeout: Duration,
+    ) -> Result<Response<ResponseBody>, EngineError> {
+        let result = tokio::time::timeout(timeout, self.exchange(method, path, body)).await;
+        let response = result.unwrap_or_else(|_| Err(self.timeout_error(path, timeout)))?;
+        if response.status().is_success() { Ok(response) } else { Err(self.status_error(path, response).await) }
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Answer>, EngineError> {
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Response<ResponseBody>, EngineError> {
         let host = || self.host.to_string();
-        let http = |source: hyper::Error| match Refusal::behind(&source).or_else(|| self.silently_refused(&source)) {
+        let http_error = |source: hyper::Error| match TransportError::find_in(&source)
+            .or_else(|| self.missing_client_certificate(&source))
+        {
             Some(refusal) => EngineError::Connect { host: host(), source: std::io::Error::other(refusal) },
             None => EngineError::Http { host: host(), path: path.into(), source },
         };
         let socket =
             connect::connect(&self.host).await.map_err(|source| EngineError::Connect { host: host(), source })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(socket).await.map_err(http)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(socket).await.map_err(http_error)?;
         let mut task = JoinSet::new();
         task.spawn(async move {
             if let Err(e) = connection.await {
                 tracing::trace!("connection ended: {e}");
             }
         });
-        let mut request = Request::builder().method(method).uri(self.host.path(path));
+        let mut request = Request::builder().method(method).uri(self.host.request_path(path));
         if !body.is_empty() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
@@ -309,72 +318,74 @@ impl Client {
             .header(USER_AGENT, concat!("events/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "*/*")
             .body(Full::new(body))
-            .map_err(|e| EngineError::Nonsense { host: host(), path: path.into(), what: e.to_string() })?;
-        let response = sender.send_request(request).await.map_err(http)?;
-        Ok(response.map(|body| Answer { body, _connection: task }))
+            .map_err(|e| EngineError::InvalidResponse { host: host(), path: path.into(), what: e.to_string() })?;
+        let response = sender.send_request(request).await.map_err(http_error)?;
+        Ok(response.map(|body| ResponseBody { body, _connection: task }))
     }
 
-    /// What an engine says in its refusal.
-    async fn refusal(&self, path: &str, answer: Response<Answer>) -> EngineError {
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), 16 * 1024).collect();
-        let message = match tokio::time::timeout(PATIENCE, body).await {
-            Ok(Ok(body)) => message(&body.to_bytes()),
+    /// Builds the error for an unsuccessful response, with the message of the engine.
+    async fn status_error(&self, path: &str, response: Response<ResponseBody>) -> EngineError {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), 16 * 1024).collect();
+        let message = match tokio::time::timeout(REQUEST_TIMEOUT, body).await {
+            Ok(Ok(body)) => error_message(&body.to_bytes()),
             _ => String::new(),
         };
         EngineError::Status { host: self.host.to_string(), path: path.into(), status, message }
     }
 
-    /// Under TLS 1.3 an engine that wants a certificate says so after the handshake, or not at all.
-    fn silently_refused(&self, error: &hyper::Error) -> Option<Refusal> {
-        let shows_none = self.host.tls.as_ref().is_some_and(|tls| !tls.shows_one());
-        let why = || "it ends the connection without an answer, as if it wanted a certificate".into();
-        (shows_none && !error.is_parse()).then(|| Refusal::new(why(), tls::SHOW_ONE))
+    /// Returns the error for a connection that closed probably because of a missing client certificate.
+    ///
+    /// With TLS 1.3, an engine that requires a certificate reports it after the handshake, or not at all.
+    fn missing_client_certificate(&self, error: &hyper::Error) -> Option<TransportError> {
+        let has_no_certificate = self.host.tls.as_ref().is_some_and(|tls| !tls.has_client_certificate());
+        let why = || "the server closed the connection without a response, and may require a client certificate".into();
+        (has_no_certificate && !error.is_parse()).then(|| TransportError::new(why(), tls::CLIENT_CERTIFICATE_HINT))
     }
 
-    fn silent(&self, path: &str, after: Duration) -> EngineError {
-        EngineError::Silent { host: self.host.to_string(), path: path.into(), after }
+    fn timeout_error(&self, path: &str, after: Duration) -> EngineError {
+        EngineError::Timeout { host: self.host.to_string(), path: path.into(), after }
     }
 }
 
-/// The one line in an engine's refusal, `{"message":"…"}`, or whatever stands there.
-fn message(body: &[u8]) -> String {
+/// Returns the message in an error response, `{"message":"…"}`, or else the start of its body, on one line.
+fn error_message(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
-    struct Refusal {
+    struct ErrorResponse {
         message: String,
     }
-    let text = match serde_json::from_slice::<Refusal>(body) {
-        Ok(refusal) => refusal.message,
+    let text = match serde_json::from_slice::<ErrorResponse>(body) {
+        Ok(response) => response.message,
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
     let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect();
     if line.is_empty() { "no reason given".into() } else { line }
 }
 
-/// The bytes of an answer as they come; dropping it closes the connection.
+/// Bytes of a response as they arrive. Dropping it closes the connection.
 #[derive(Debug)]
-pub struct Chunks {
+pub struct ByteStream {
     host: String,
     path: String,
-    answer: Answer,
+    body: ResponseBody,
 }
 
-impl Chunks {
-    /// The error that the answer does not end.
-    pub fn endless(&self) -> EngineError {
-        EngineError::Endless { host: self.host.clone(), path: self.path.clone() }
+impl ByteStream {
+    /// Returns the error for a response that does not end.
+    pub fn unterminated_error(&self) -> EngineError {
+        EngineError::Unterminated { host: self.host.clone(), path: self.path.clone() }
     }
 
-    /// The next bytes; `None` at a clean end.
+    /// Returns the next bytes; `None` at a clean end.
     ///
     /// # Errors
-    /// [`EngineError::BrokenOff`] when the connection ends without the last chunk.
+    /// [`EngineError::Interrupted`] if the connection ends before the last chunk.
     pub async fn next(&mut self) -> Result<Option<Bytes>, EngineError> {
         loop {
-            return match self.answer.frame().await {
+            return match self.body.frame().await {
                 None => Ok(None),
                 Some(Err(source)) => {
-                    Err(EngineError::BrokenOff { host: self.host.clone(), path: self.path.clone(), source })
+                    Err(EngineError::Interrupted { host: self.host.clone(), path: self.path.clone(), source })
                 }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(bytes) => Ok(Some(bytes)),
@@ -385,20 +396,20 @@ impl Chunks {
     }
 }
 
-/// A body, and the task that drives its connection.
+/// Body of a response, with the task that drives its connection.
 #[derive(Debug)]
-struct Answer {
+struct ResponseBody {
     body: Incoming,
     _connection: JoinSet<()>,
 }
 
-impl Answer {
+impl ResponseBody {
     async fn frame(&mut self) -> Option<Result<hyper::body::Frame<Bytes>, hyper::Error>> {
         poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await
     }
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = hyper::Error;
     fn poll_frame(

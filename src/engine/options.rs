@@ -1,53 +1,53 @@
-//! Which engines are meant: flags, environment, the docker client's contexts, in the docker client's own order. The one
-//! place that decides it (docker/cli 28.5: `cli/flags/options.go`, `cli/command/cli.go`, `cli/context/docker/load.go`).
+//! Selects the engines from flags, environment and contexts, in the docker client's order. No other module decides this
+//! (docker/cli 28.5: `cli/flags/options.go`, `cli/command/cli.go`, `cli/context/docker/load.go`).
 //!
-//! `--host` > `--context` > `DOCKER_HOST` > `DOCKER_CONTEXT` > the current context > the engine of this machine. The flags
-//! and variables of TLS are for hosts; a context has certificates of its own.
+//! The order is `--host` > `--context` > `DOCKER_HOST` > `DOCKER_CONTEXT` > the current context > the local engine. The
+//! TLS flags and variables apply to hosts; a context has its own certificates.
 
 use std::path::{Path, PathBuf};
 
-use super::context::{self, Context, DEFAULT};
+use super::context::{self, Context, DEFAULT_CONTEXT};
 use super::host::{DEFAULT_SOCKET, Host, HostError};
-use super::tls::{Files, Tls};
+use super::tls::{TlsClient, TlsFiles};
 
-/// Where the docker client looks when TLS is asked for and no host is named.
+/// Default host of the docker client with TLS options.
 const DEFAULT_TLS_HOST: &str = "tcp://localhost:2376";
 
-/// What a user says of the engines that are meant, as to the docker client.
+/// Options that select engines, as for the docker client.
 #[derive(Clone, Debug, Default)]
 pub struct ClientOptions {
     /// Hosts, as URLs or `NAME=URL`.
     pub hosts: Vec<String>,
-    /// The docker client's name for one.
+    /// Name of a context of the docker client.
     pub context: Option<String>,
-    /// Whether to speak TLS, whoever answers.
+    /// Use TLS without verifying the server.
     pub tls: Option<bool>,
-    /// Whether to speak TLS, and to be sure who answers.
+    /// Use TLS and verify the server.
     pub tls_verify: Option<bool>,
-    /// Who may have signed an engine's certificate.
+    /// File with the certificate authorities that may sign the server certificate.
     pub tls_ca: Option<PathBuf>,
-    /// Our own certificate.
+    /// File with the client certificate.
     pub tls_cert: Option<PathBuf>,
-    /// The key of it.
+    /// File with the key of the client certificate.
     pub tls_key: Option<PathBuf>,
 }
 
 impl ClientOptions {
-    /// The hosts that are meant; what they need can be read.
+    /// Returns the selected hosts, after checking that their certificates can be loaded.
     ///
     /// # Errors
-    /// [`HostError`]: words that cannot be a host, a context that is not there, certificates that cannot be used.
-    pub fn hosts(&self, env: impl Fn(&str) -> Option<String>) -> Result<Vec<Host>, HostError> {
+    /// [`HostError`] for an invalid host, a missing context or unusable certificates.
+    pub fn resolve(&self, env: impl Fn(&str) -> Option<String>) -> Result<Vec<Host>, HostError> {
         let env = |name: &str| env(name).filter(|value| !value.is_empty());
-        let folder = context::folder(env);
-        let chosen = match (&self.context, &self.hosts[..]) {
+        let config_dir = context::config_dir(env);
+        let selected = match (&self.context, &self.hosts[..]) {
             (Some(_), [_, ..]) => return Err(HostError::HostAndContext),
             (None, [_, ..]) => None,
-            (given, []) => context::chosen(given.as_deref(), env, folder.as_deref()),
+            (flag, []) => context::selected_context(flag.as_deref(), env, config_dir.as_deref()),
         };
-        let hosts = match chosen.filter(|(name, _)| name != DEFAULT) {
-            Some((name, named_by)) => vec![self.of_context(&name, named_by, folder.as_deref(), env)?],
-            None => self.of_flags(env, folder.as_deref())?,
+        let hosts = match selected.filter(|(name, _)| name != DEFAULT_CONTEXT) {
+            Some((name, named_by)) => vec![self.context_host(&name, named_by, config_dir.as_deref(), env)?],
+            None => self.flag_hosts(env, config_dir.as_deref())?,
         };
         for tls in hosts.iter().filter_map(|host| host.tls.as_ref()) {
             tls.config()?;
@@ -55,93 +55,103 @@ impl ClientOptions {
         Ok(hosts)
     }
 
-    fn of_context(
+    fn context_host(
         &self,
         name: &str,
         named_by: &'static str,
-        folder: Option<&Path>,
+        config_dir: Option<&Path>,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Host, HostError> {
         if let Some(flag) = self.tls_flag() {
-            return Err(HostError::TlsOfContext { flag, name: name.into() });
+            return Err(HostError::TlsFlagWithContext { flag, name: name.into() });
         }
-        let Context { host, tls } = Context::load(name, named_by, folder)?;
+        let Context { host, tls } = Context::load(name, named_by, config_dir)?;
         let host = match host.as_str() {
-            "" => local(env),
+            "" => local_host(env),
             url => url.parse::<Host>().map_err(|e| match e {
-                HostError::Url { why, .. } => HostError::Context { name: name.into(), why: format!("{url}: {why}") },
+                HostError::InvalidUrl { why, .. } => {
+                    HostError::InvalidContext { name: name.into(), why: format!("{url}: {why}") }
+                }
                 other => other,
             })?,
         };
-        encrypted(host, tls)
+        apply_tls(host, tls)
     }
 
-    fn of_flags(&self, env: impl Fn(&str) -> Option<String>, folder: Option<&Path>) -> Result<Vec<Host>, HostError> {
-        let tls = self.tls(&env, folder)?;
+    fn flag_hosts(
+        &self,
+        env: impl Fn(&str) -> Option<String>,
+        config_dir: Option<&Path>,
+    ) -> Result<Vec<Host>, HostError> {
+        let tls = self.default_tls(&env, config_dir)?;
         let hosts = match &self.hosts[..] {
             [] => match env("DOCKER_HOST").filter(|host| !host.trim().is_empty()) {
                 Some(host) => vec![host.trim().parse()?],
                 None if tls.is_some() => vec![DEFAULT_TLS_HOST.parse()?],
-                None => vec![local(&env)],
+                None => vec![local_host(&env)],
             },
-            given => given.iter().map(|text| text.parse()).collect::<Result<Vec<Host>, _>>()?,
+            urls => urls.iter().map(|text| text.parse()).collect::<Result<Vec<Host>, _>>()?,
         };
-        // Nothing but their scheme says so.
-        let implied = hosts.iter().any(|host| host.scheme() == "https");
-        if let Some(flag) = self.tls_flag().filter(|_| tls.is_none() && !implied && self.tls != Some(false)) {
-            return Err(HostError::NoTls { flag });
+        // Hosts with https:// use TLS without any TLS option.
+        let is_https = hosts.iter().any(|host| host.scheme() == "https");
+        if let Some(flag) = self.tls_flag().filter(|_| tls.is_none() && !is_https && self.tls != Some(false)) {
+            return Err(HostError::TlsFlagWithoutTls { flag });
         }
-        let https = || self.files(true, &env, folder);
+        let https_files = || self.tls_files(true, &env, config_dir);
         hosts
             .into_iter()
             .map(|host| match (host.scheme(), &tls) {
-                ("https", None) => encrypted(host, Some(https()?.into())),
-                (_, tls) => encrypted(host, tls.clone()),
+                ("https", None) => apply_tls(host, Some(https_files()?.into())),
+                (_, tls) => apply_tls(host, tls.clone()),
             })
             .collect()
     }
 
-    /// How TLS is spoken to hosts that do not say it themselves, if it is.
-    fn tls(&self, env: &impl Fn(&str) -> Option<String>, folder: Option<&Path>) -> Result<Option<Tls>, HostError> {
+    /// TLS settings for hosts without `https://`; `None` without TLS.
+    fn default_tls(
+        &self,
+        env: &impl Fn(&str) -> Option<String>,
+        config_dir: Option<&Path>,
+    ) -> Result<Option<TlsClient>, HostError> {
         let verify = self.tls_verify.unwrap_or_else(|| env("DOCKER_TLS_VERIFY").is_some());
-        let wanted = verify || self.tls_verify.is_some() || self.tls.unwrap_or_else(|| env("DOCKER_TLS").is_some());
-        if !wanted {
+        let enabled = verify || self.tls_verify.is_some() || self.tls.unwrap_or_else(|| env("DOCKER_TLS").is_some());
+        if !enabled {
             return Ok(None);
         }
-        // Who names an authority means it to be asked, though the docker client would not.
+        // A named authority is used to verify the server. The docker client would not use it with --tls.
         let verify = verify || (self.tls_ca.is_some() && self.tls_verify.is_none());
-        let mut files = self.files(verify, env, folder)?;
-        if verify && files.authorities.is_none() {
-            files.authorities = certificates(env, folder).map(|folder| folder.join("ca.pem"));
+        let mut files = self.tls_files(verify, env, config_dir)?;
+        if verify && files.ca.is_none() {
+            files.ca = cert_dir(env, config_dir).map(|dir| dir.join("ca.pem"));
         }
         Ok(Some(files.into()))
     }
 
-    /// The files that are named, else those that are where the docker client keeps them.
-    fn files(
+    /// Returns the files from the flags, or else the docker client's default files if they exist.
+    fn tls_files(
         &self,
         verify: bool,
         env: &impl Fn(&str) -> Option<String>,
-        folder: Option<&Path>,
-    ) -> Result<Files, HostError> {
-        let folder = certificates(env, folder);
-        let usual = |name: &str| folder.as_ref().map(|folder| folder.join(name)).filter(|path| path.exists());
-        let certificate = self.tls_cert.clone().or_else(|| usual("cert.pem"));
-        let key = self.tls_key.clone().or_else(|| usual("key.pem"));
+        config_dir: Option<&Path>,
+    ) -> Result<TlsFiles, HostError> {
+        let cert_dir = cert_dir(env, config_dir);
+        let default_file = |name: &str| cert_dir.as_ref().map(|dir| dir.join(name)).filter(|path| path.exists());
+        let certificate = self.tls_cert.clone().or_else(|| default_file("cert.pem"));
+        let key = self.tls_key.clone().or_else(|| default_file("key.pem"));
         let identity = match (certificate, key) {
             (Some(_), None) if self.tls_cert.is_some() => {
-                return Err(HostError::HalfAPair { given: "--tlscert", missing: "--tlskey" });
+                return Err(HostError::IncompleteKeyPair { given: "--tlscert", missing: "--tlskey" });
             }
             (None, Some(_)) if self.tls_key.is_some() => {
-                return Err(HostError::HalfAPair { given: "--tlskey", missing: "--tlscert" });
+                return Err(HostError::IncompleteKeyPair { given: "--tlskey", missing: "--tlscert" });
             }
             (certificate, key) => certificate.zip(key),
         };
-        let authorities = self.tls_ca.clone().or_else(|| usual("ca.pem"));
-        Ok(Files { verify, authorities: authorities.filter(|_| verify), identity })
+        let ca = self.tls_ca.clone().or_else(|| default_file("ca.pem"));
+        Ok(TlsFiles { verify, ca: ca.filter(|_| verify), identity })
     }
 
-    /// A flag of TLS that was given.
+    /// Returns the first TLS flag that was given.
     fn tls_flag(&self) -> Option<&'static str> {
         [
             ("--tlscacert", self.tls_ca.is_some()),
@@ -155,21 +165,21 @@ impl ClientOptions {
     }
 }
 
-/// Where the docker client keeps certificates for hosts.
-fn certificates(env: impl Fn(&str) -> Option<String>, folder: Option<&Path>) -> Option<PathBuf> {
-    env("DOCKER_CERT_PATH").map(PathBuf::from).or_else(|| folder.map(Path::to_owned))
+/// Returns the docker client's directory with the certificates for hosts.
+fn cert_dir(env: impl Fn(&str) -> Option<String>, config_dir: Option<&Path>) -> Option<PathBuf> {
+    env("DOCKER_CERT_PATH").map(PathBuf::from).or_else(|| config_dir.map(Path::to_owned))
 }
 
-/// The engine of this machine.
-fn local(env: impl Fn(&str) -> Option<String>) -> Host {
+/// Returns the local engine.
+fn local_host(env: impl Fn(&str) -> Option<String>) -> Host {
     Host::local(Path::new(DEFAULT_SOCKET), env("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("docker.sock")))
 }
 
-/// A host under TLS, where that has a meaning: not on a socket of this machine, and ssh encrypts by itself.
-fn encrypted(host: Host, tls: Option<Tls>) -> Result<Host, HostError> {
+/// Applies TLS to a host if it can use TLS. Unix sockets do not need TLS, and ssh encrypts by itself.
+fn apply_tls(host: Host, tls: Option<TlsClient>) -> Result<Host, HostError> {
     match (tls, host.scheme()) {
-        (Some(tls), "tcp" | "https") => Ok(host.under(tls)),
-        (Some(_), "http") => Err(HostError::InClear { url: host.url().into() }),
+        (Some(tls), "tcp" | "https") => Ok(host.with_tls(tls)),
+        (Some(_), "http") => Err(HostError::Unencrypted { url: host.url().into() }),
         _ => Ok(host),
     }
 }
@@ -182,25 +192,25 @@ mod tests {
     use std::fs;
     use tempfile::TempDir;
 
-    /// A home with the contexts `blue` (current), `red` and `safe` (with a certificate to trust).
+    /// Creates a home directory with the contexts `blue` (current), `red` and `safe` (with a trusted CA).
     fn home() -> TempDir {
         let home = tempfile::tempdir().unwrap();
         let docker = home.path().join(".docker");
         for (name, host) in [("blue", "unix:///blue"), ("red", "tcp://red:1"), ("safe", "tcp://safe")] {
-            let folder = docker.join("contexts/meta").join(id(name));
-            fs::create_dir_all(&folder).unwrap();
+            let dir = docker.join("contexts/meta").join(context_id(name));
+            fs::create_dir_all(&dir).unwrap();
             let meta = format!(r#"{{"Name":"{name}","Metadata":{{}},"Endpoints":{{"docker":{{"Host":"{host}"}}}}}}"#);
-            fs::write(folder.join("meta.json"), meta).unwrap();
+            fs::write(dir.join("meta.json"), meta).unwrap();
         }
-        let certificates = docker.join("contexts/tls").join(id("safe")).join("docker");
+        let certificates = docker.join("contexts/tls").join(context_id("safe")).join("docker");
         fs::create_dir_all(&certificates).unwrap();
-        fs::write(certificates.join("ca.pem"), certificate()).unwrap();
+        fs::write(certificates.join("ca.pem"), ca_certificate()).unwrap();
         fs::write(docker.join("config.json"), r#"{"auths":{},"currentContext":"blue"}"#).unwrap();
         home
     }
 
-    /// As the docker client computes it.
-    fn id(name: &str) -> &'static str {
+    /// Context ID as the docker client computes it.
+    fn context_id(name: &str) -> &'static str {
         match name {
             "blue" => "16477688c0e00699c6cfa4497a3612d7e83c532062b64b250fed8908128ed548",
             "red" => "b1f51a511f1da0cd348b8f8598db32e61cb963e5fc69e2b41485bf99590ed75a",
@@ -209,56 +219,57 @@ mod tests {
         }
     }
 
-    fn certificate() -> String {
+    fn ca_certificate() -> String {
         let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         authority.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
     }
 
-    fn options(words: &str) -> ClientOptions {
+    fn options(flags: &str) -> ClientOptions {
         let mut options = ClientOptions::default();
-        for word in words.split_whitespace() {
-            match word.split_once(' ').unwrap_or((word, "")).0.split_once('=') {
+        for flag in flags.split_whitespace() {
+            match flag.split_once(' ').unwrap_or((flag, "")).0.split_once('=') {
                 Some(("-H", url)) => options.hosts.push(url.into()),
                 Some(("--context", name)) => options.context = Some(name.into()),
                 Some(("--tlscacert", path)) => options.tls_ca = Some(path.into()),
                 Some(("--tlscert", path)) => options.tls_cert = Some(path.into()),
                 Some(("--tlskey", path)) => options.tls_key = Some(path.into()),
                 Some(("--tlsverify", value)) => options.tls_verify = value.parse().ok(),
-                None if word == "--tls" => options.tls = Some(true),
-                None if word == "--tlsverify" => options.tls_verify = Some(true),
-                _ => panic!("{word}"),
+                None if flag == "--tls" => options.tls = Some(true),
+                None if flag == "--tlsverify" => options.tls_verify = Some(true),
+                _ => panic!("{flag}"),
             }
         }
         options
     }
 
-    /// The hosts for these flags and variables; of each its URL and how TLS is spoken.
-    fn found(home: &Path, flags: &str, variables: &str) -> Result<Vec<String>, String> {
+    /// Resolves the hosts for these flags and variables, and describes each: its URL and its TLS settings.
+    fn resolve(home: &Path, flags: &str, variables: &str) -> Result<Vec<String>, String> {
         let set: Vec<(&str, &str)> = variables.split_whitespace().map(|word| word.split_once('=').unwrap()).collect();
         let env = |name: &str| match name {
             "HOME" => Some(home.display().to_string()),
             _ => set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()),
         };
-        let shown = |host: &Host| {
+        let describe = |host: &Host| {
             let port = match &host.endpoint {
                 Endpoint::Tcp { port, .. } => format!(" {port}"),
                 _ => String::new(),
             };
             let tls = host.tls.as_ref().map_or(String::new(), |tls| {
-                let Files { verify, authorities, identity } = tls.files();
+                let TlsFiles { verify, ca: authorities, identity } = tls.files();
                 let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
                 let authorities = authorities.as_deref().map_or("-".into(), name);
-                let identity = identity.as_ref().map_or("-".into(), |(one, two)| name(one) + "+" + &name(two));
+                let identity =
+                    identity.as_ref().map_or("-".into(), |(certificate, key)| name(certificate) + "+" + &name(key));
                 format!(" {} {authorities} {identity}", if *verify { "verified" } else { "anyone" })
             });
             format!("{host}{port}{tls}")
         };
-        options(flags).hosts(env).map(|hosts| hosts.iter().map(shown).collect()).map_err(|e| chain(&e))
+        options(flags).resolve(env).map(|hosts| hosts.iter().map(describe).collect()).map_err(|e| chain(&e))
     }
 
     #[test]
-    fn the_order_is_that_of_the_docker_client() {
+    fn engines_are_selected_in_the_docker_clients_order() {
         let home = home();
         let default = format!("unix://{DEFAULT_SOCKET}");
         for (flags, variables, expected) in [
@@ -273,18 +284,18 @@ mod tests {
             ("", "DOCKER_CONTEXT=default", &default),
             ("", "DOCKER_CONFIG=/nowhere", &default),
         ] {
-            let found = found(home.path(), flags, variables).map(|hosts| hosts.join("|"));
-            assert_eq!(found, Ok(expected.to_owned()), "{flags} {variables}");
+            let resolved = resolve(home.path(), flags, variables).map(|hosts| hosts.join("|"));
+            assert_eq!(resolved, Ok(expected.to_owned()), "{flags} {variables}");
         }
     }
 
     #[test]
-    fn tls_is_spoken_where_the_docker_client_speaks_it() {
+    fn tls_is_used_where_the_docker_client_uses_it() {
         let home = home();
-        let folder = home.path().join(".docker");
-        let ca = folder.join("ca.pem");
-        fs::write(&ca, certificate()).unwrap();
-        let named = format!("--tlscacert={}", ca.display());
+        let docker = home.path().join(".docker");
+        let ca = docker.join("ca.pem");
+        fs::write(&ca, ca_certificate()).unwrap();
+        let ca_flag = format!("--tlscacert={}", ca.display());
         for (flags, variables, expected) in [
             ("-H=tcp://a", "", "tcp://a 2375".to_owned()),
             ("-H=tcp://a --tls", "", "tcp://a 2376 anyone - -".into()),
@@ -301,45 +312,41 @@ mod tests {
             ("--context=safe", "", "tcp://safe 2376 verified ca.pem -".into()),
             ("--context=red", "DOCKER_TLS_VERIFY=1", "tcp://red:1 1".into()),
         ] {
-            let found = found(home.path(), &flags.replace('@', &named), variables).map(|hosts| hosts.join("|"));
-            assert_eq!(found, Ok(expected), "{flags} {variables}");
+            let resolved = resolve(home.path(), &flags.replace('@', &ca_flag), variables).map(|hosts| hosts.join("|"));
+            assert_eq!(resolved, Ok(expected), "{flags} {variables}");
         }
     }
 
     #[test]
-    fn what_cannot_be_meant_says_why() {
+    fn conflicting_or_invalid_options_are_rejected_with_a_reason() {
         let home = home();
         let docker = home.path().join(".docker");
         let shown = docker.display();
         fs::write(docker.join("key.pem"), "no key").unwrap();
         for (flags, variables, expected) in [
-            ("-H=unix:///a --context=red", "", "--host and --context exclude each other".to_owned()),
-            ("--context=green", "", "there is no context 'green', which --context names".into()),
-            ("", "DOCKER_CONTEXT=green", "there is no context 'green', which DOCKER_CONTEXT names".into()),
+            ("-H=unix:///a --context=red", "", "--host and --context cannot be used together".to_owned()),
+            ("--context=green", "", "context 'green', set by --context, does not exist".into()),
+            ("", "DOCKER_CONTEXT=green", "context 'green', set by DOCKER_CONTEXT, does not exist".into()),
             (
                 "--context=red --tlsverify",
                 "",
-                "--tlsverify has no meaning with the context 'red', which has certificates of its own".into(),
+                "--tlsverify cannot be used with context 'red', which has its own certificates".into(),
             ),
-            ("-H=tcp://a --tlscacert=/x", "", "--tlscacert has no meaning where TLS is not spoken".into()),
-            ("-H=http://a --tls", "", "http://a is not encrypted, and TLS is asked for".into()),
+            ("-H=tcp://a --tlscacert=/x", "", "--tlscacert has no effect without TLS".into()),
+            ("-H=http://a --tls", "", "http://a is not encrypted, but the TLS options require it".into()),
             ("-H=tcp://a --tls --tlscert=/x --tlskey=/y", "", "cannot read /x: ".into()),
             ("-H=tcp://a --tlsverify", "", format!("cannot read {shown}/ca.pem: ")),
             ("-H=tcp://a --tlsverify", "DOCKER_CERT_PATH=/nowhere", "cannot read /nowhere/ca.pem: ".into()),
-            (
-                "-H=tcp://a --tls --tlscert=/x",
-                "DOCKER_CERT_PATH=/nowhere",
-                "--tlscert has no meaning without --tlskey".into(),
-            ),
-            ("-H=tcp://a --tls --tlskey=/x", "", "--tlskey has no meaning without --tlscert".into()),
+            ("-H=tcp://a --tls --tlscert=/x", "DOCKER_CERT_PATH=/nowhere", "--tlscert requires --tlskey".into()),
+            ("-H=tcp://a --tls --tlskey=/x", "", "--tlskey requires --tlscert".into()),
         ] {
-            let error = found(home.path(), flags, variables).unwrap_err();
+            let error = resolve(home.path(), flags, variables).unwrap_err();
             assert!(error.starts_with(&expected) && !error.contains('\n'), "{flags} {variables}: {error}");
         }
-        fs::write(docker.join("contexts/meta").join(id("red")).join("meta.json"), "{").unwrap();
-        let error = found(home.path(), "--context=red", "").unwrap_err();
-        assert!(error.starts_with("the context 'red' cannot be used: "), "{error}");
+        fs::write(docker.join("contexts/meta").join(context_id("red")).join("meta.json"), "{").unwrap();
+        let error = resolve(home.path(), "--context=red", "").unwrap_err();
+        assert!(error.starts_with("cannot use context 'red': "), "{error}");
         fs::write(docker.join("config.json"), "{").unwrap();
-        assert_eq!(found(home.path(), "", ""), Ok(vec![format!("unix://{DEFAULT_SOCKET}")]));
+        assert_eq!(resolve(home.path(), "", ""), Ok(vec![format!("unix://{DEFAULT_SOCKET}")]));
     }
 }

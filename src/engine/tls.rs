@@ -1,7 +1,7 @@
-//! TLS to an engine: whose certificate is believed, what is shown of our own, and what a failure means in plain words.
+//! TLS connections to an engine: trusted authorities, the client certificate, and readable errors.
 //!
-//! The files are read when the recorder starts, so that what cannot be used is said at once, and again whenever they
-//! have changed: a certificate that is renewed on the disk is taken without a restart.
+//! The files are loaded when the recorder starts, so that unusable ones are reported immediately. They are loaded again
+//! whenever they have changed, so a renewed certificate is used without a restart.
 
 use std::fs;
 use std::io;
@@ -22,9 +22,9 @@ use tokio_rustls::rustls::{
     SignatureScheme,
 };
 
-use super::connect::Refusal;
+use super::connect::TransportError;
 
-/// Certificates or keys that cannot be used.
+/// Error in a certificate or key file.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the error messages describe the variants and their fields")]
 pub enum TlsError {
@@ -32,18 +32,18 @@ pub enum TlsError {
     File { path: PathBuf, source: io::Error },
     #[error("cannot read {}: {source}", path.display())]
     Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
-    #[error("cannot use {}: the key is encrypted, and there is nobody to ask for its passphrase", path.display())]
-    Encrypted { path: PathBuf },
+    #[error("cannot use {}: the key is encrypted, and a passphrase cannot be entered", path.display())]
+    EncryptedKey { path: PathBuf },
     #[error("cannot use {} with {}", certificate.display(), key.display())]
-    Pair { certificate: PathBuf, key: PathBuf, source: RustlsError },
-    #[error("cannot use the certificates of {}: {why}", path.display())]
-    Authorities { path: PathBuf, why: String },
-    #[error("this machine trusts no authority that could vouch for the engine: {why}")]
-    NoAuthority { why: String },
+    KeyMismatch { certificate: PathBuf, key: PathBuf, source: RustlsError },
+    #[error("cannot use the CA certificates in {}: {why}", path.display())]
+    InvalidCa { path: PathBuf, why: String },
+    #[error("the system trust store has no usable CA: {why}")]
+    NoTrustedCa { why: String },
 }
 
 impl TlsError {
-    fn reading(path: &Path, error: rustls_pki_types::pem::Error) -> TlsError {
+    fn read_error(path: &Path, error: rustls_pki_types::pem::Error) -> TlsError {
         match error {
             rustls_pki_types::pem::Error::Io(source) => TlsError::File { path: path.into(), source },
             source => TlsError::Pem { path: path.into(), source },
@@ -51,72 +51,73 @@ impl TlsError {
     }
 }
 
-/// Reads the certificates in a file (PEM).
-pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// Loads the certificates in a PEM file.
+pub(crate) fn load_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>())
-        .map_err(|e| TlsError::reading(path, e))
+        .map_err(|e| TlsError::read_error(path, e))
 }
 
-/// Reads the key in a file (PEM).
-pub(crate) fn key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+/// Loads the key in a PEM file.
+pub(crate) fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_file(path).map_err(|e| match fs::read_to_string(path) {
-        Ok(text) if text.contains("ENCRYPTED") => TlsError::Encrypted { path: path.into() },
-        _ => TlsError::reading(path, e),
+        Ok(text) if text.contains("ENCRYPTED") => TlsError::EncryptedKey { path: path.into() },
+        _ => TlsError::read_error(path, e),
     })
 }
 
-/// Reads the authorities in a file (PEM), of which there must be one.
-pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
-    let wrong = |why: String| TlsError::Authorities { path: path.into(), why };
+/// Loads the authorities in a PEM file, which must contain at least one.
+pub(crate) fn load_ca(path: &Path) -> Result<RootCertStore, TlsError> {
+    let invalid = |why: String| TlsError::InvalidCa { path: path.into(), why };
     let mut roots = RootCertStore::empty();
-    for authority in certificates(path)? {
-        roots.add(authority).map_err(|e| wrong(e.to_string()))?;
+    for authority in load_certificates(path)? {
+        roots.add(authority).map_err(|e| invalid(e.to_string()))?;
     }
-    if roots.is_empty() { Err(wrong("there is none".into())) } else { Ok(roots) }
+    if roots.is_empty() { Err(invalid("the file contains no certificate".into())) } else { Ok(roots) }
 }
 
-/// How the engine of a host is spoken to under TLS.
+/// TLS settings of a host, with the loaded configuration.
 #[derive(Clone, Debug)]
-pub(super) struct Tls {
-    files: Files,
-    loaded: Arc<Mutex<Option<Loaded>>>,
+pub(super) struct TlsClient {
+    files: TlsFiles,
+    loaded: Arc<Mutex<Option<LoadedConfig>>>,
 }
 
-/// What it is made of.
+/// Files for TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Files {
-    /// Whether the engine's certificate must be good for its name.
+pub(super) struct TlsFiles {
+    /// True if the server certificate is verified.
     pub(super) verify: bool,
-    /// Who may have signed it; else those whom this machine trusts.
-    pub(super) authorities: Option<PathBuf>,
-    /// Our own certificate and its key, for engines that want one.
+    /// File with the trusted authorities; else the system trust store.
+    pub(super) ca: Option<PathBuf>,
+    /// Client certificate and its key, for engines that require one.
     pub(super) identity: Option<(PathBuf, PathBuf)>,
 }
 
 #[derive(Debug)]
-struct Loaded {
-    stamps: Vec<Stamp>,
+struct LoadedConfig {
+    stamps: Vec<FileStamp>,
     config: Arc<ClientConfig>,
 }
 
-/// When a file was last changed, and how long it is; `None` if it is not there.
-type Stamp = Option<(SystemTime, u64)>;
+/// Modification time and size of a file; `None` if it does not exist.
+type FileStamp = Option<(SystemTime, u64)>;
 
-impl From<Files> for Tls {
-    fn from(files: Files) -> Tls {
-        Tls { files, loaded: Arc::default() }
+impl From<TlsFiles> for TlsClient {
+    fn from(files: TlsFiles) -> TlsClient {
+        TlsClient { files, loaded: Arc::default() }
     }
 }
 
-impl Tls {
+impl TlsClient {
     #[cfg(test)]
-    pub(super) fn files(&self) -> &Files {
+    pub(super) fn files(&self) -> &TlsFiles {
         &self.files
     }
 
-    /// What the files say, read again if they have changed. While new ones are being put there they may not fit each
-    /// other: then what was read before is still good.
+    /// Returns the configuration, loaded again if the files have changed.
+    ///
+    /// While files are being replaced they may not match each other. Then the previous configuration stays in use.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -129,83 +130,83 @@ impl Tls {
         match (self.files.config(), loaded.as_ref()) {
             (Ok(config), _) => {
                 let config = Arc::new(config);
-                *loaded = Some(Loaded { stamps, config: config.clone() });
+                *loaded = Some(LoadedConfig { stamps, config: config.clone() });
                 Ok(config)
             }
-            (Err(e), Some(before)) => {
-                tracing::debug!("{e}; what was read before is taken");
-                Ok(before.config.clone())
+            (Err(e), Some(previous)) => {
+                tracing::debug!("{e}; the previous certificates stay in use");
+                Ok(previous.config.clone())
             }
             (Err(e), None) => Err(e),
         }
     }
 
-    /// Speaks TLS on a connection.
-    pub(super) async fn wrap(&self, stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
+    /// Performs the TLS handshake on a connection.
+    pub(super) async fn connect(&self, stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
         let config = self.config().map_err(io::Error::other)?;
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| io::Error::other(Refusal::new(format!("no certificate can be for the name '{host}'"), "")))?;
-        let shaken = TlsConnector::from(config).connect(name, stream).await;
-        shaken.map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-                io::Error::other(Refusal::new("it ends the connection when TLS is spoken".into(), IN_CLEAR))
-            }
-            _ => refusal(&e).map_or(e, io::Error::other),
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+            io::Error::other(TransportError::new(format!("'{host}' is not a valid certificate name"), ""))
+        })?;
+        let handshake = TlsConnector::from(config).connect(name, stream).await;
+        handshake.map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => io::Error::other(TransportError::new(
+                "the server closed the connection during the TLS handshake".into(),
+                PLAINTEXT_HINT,
+            )),
+            _ => transport_error(&e).map_or(e, io::Error::other),
         })
     }
 
-    /// Whether there is a certificate of our own to show.
-    pub(super) fn shows_one(&self) -> bool {
+    /// Returns true if a client certificate is configured.
+    pub(super) fn has_client_certificate(&self) -> bool {
         self.files.identity.is_some()
     }
 }
 
-impl Files {
-    fn stamps(&self) -> Vec<Stamp> {
+impl TlsFiles {
+    fn stamps(&self) -> Vec<FileStamp> {
         let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
         let stamp = |path: &PathBuf| {
             let file = fs::metadata(path).ok()?;
             Some((file.modified().ok()?, file.len()))
         };
-        self.authorities.iter().chain(identity).map(stamp).collect()
+        self.ca.iter().chain(identity).map(stamp).collect()
     }
 
     fn config(&self) -> Result<ClientConfig, TlsError> {
         let builder = ClientConfig::builder();
-        let builder = match (self.verify, &self.authorities) {
+        let builder = match (self.verify, &self.ca) {
             (false, _) => {
-                let anyone = Anyone(builder.crypto_provider().clone());
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(anyone))
+                let verifier = AcceptAnyCertificate(builder.crypto_provider().clone());
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
-            (true, Some(path)) => builder.with_root_certificates(authorities(path)?),
-            (true, None) => builder.with_root_certificates(trusted_here()?),
+            (true, Some(path)) => builder.with_root_certificates(load_ca(path)?),
+            (true, None) => builder.with_root_certificates(system_roots()?),
         };
-        let Some((certificate, secret)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
-        builder.with_client_auth_cert(certificates(certificate)?, key(secret)?).map_err(|source| TlsError::Pair {
-            certificate: certificate.clone(),
-            key: secret.clone(),
-            source,
-        })
+        let Some((certificate, key_path)) = &self.identity else { return Ok(builder.with_no_client_auth()) };
+        builder
+            .with_client_auth_cert(load_certificates(certificate)?, load_key(key_path)?)
+            .map_err(|source| TlsError::KeyMismatch { certificate: certificate.clone(), key: key_path.clone(), source })
     }
 }
 
-/// Whom this machine trusts.
-fn trusted_here() -> Result<RootCertStore, TlsError> {
-    let found = rustls_native_certs::load_native_certs();
+/// Loads the system trust store.
+fn system_roots() -> Result<RootCertStore, TlsError> {
+    let native = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    match found.errors.first() {
+    roots.add_parsable_certificates(native.certs);
+    match native.errors.first() {
         _ if !roots.is_empty() => Ok(roots),
-        Some(e) => Err(TlsError::NoAuthority { why: e.to_string() }),
-        None => Err(TlsError::NoAuthority { why: "there are no certificates".into() }),
+        Some(e) => Err(TlsError::NoTrustedCa { why: e.to_string() }),
+        None => Err(TlsError::NoTrustedCa { why: "no certificates found".into() }),
     }
 }
 
-/// Believes any certificate: `--tls` without `--tlsverify`. Who shows it must have its key all the same.
+/// Accepts any server certificate: `--tls` without `--tlsverify`. The server must still prove that it has the key.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -240,78 +241,86 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-pub(super) const SHOW_ONE: &str = "--tlscert FILE and --tlskey FILE, or DOCKER_CERT_PATH";
-const IN_CLEAR: &str = "is TLS spoken on that port? An engine without TLS is at tcp://, without --tls";
-const ANOTHER_NAME: &str = "reach the engine by a name that stands in it";
-const RENEW: &str = "renew it at the engine; or is the clock of this machine wrong?";
-const TOO_OLD: &str = "it must speak TLS 1.2 or newer";
+pub(super) const CLIENT_CERTIFICATE_HINT: &str = "pass --tlscert FILE and --tlskey FILE, or set DOCKER_CERT_PATH";
+const PLAINTEXT_HINT: &str = "check that the port uses TLS; for an engine without TLS, use tcp:// and omit --tls";
+const NAME_MISMATCH_HINT: &str = "connect with a name that the certificate contains";
+const RENEW_HINT: &str = "renew the certificate on the engine, or check the clock of this machine";
+const TLS_VERSION_HINT: &str = "enable TLS 1.2 or newer on the server";
 
-/// What went wrong in plain words, if it is TLS that did.
-pub(super) fn refusal(error: &io::Error) -> Option<Refusal> {
+/// Describes a TLS error in plain words; `None` for any other error.
+pub(super) fn transport_error(error: &io::Error) -> Option<TransportError> {
     let error = error.get_ref()?.downcast_ref::<RustlsError>()?;
     let (why, hint) = match error {
-        RustlsError::InvalidCertificate(what) => certificate(what),
-        RustlsError::AlertReceived(alert) => alerted(*alert),
-        RustlsError::InvalidMessage(_) => ("what it answers is no TLS".into(), IN_CLEAR),
-        RustlsError::PeerIncompatible(what) => (format!("it speaks no TLS that is safe ({what:?})"), TOO_OLD),
+        RustlsError::InvalidCertificate(what) => describe_certificate_error(what),
+        RustlsError::AlertReceived(alert) => describe_alert(*alert),
+        RustlsError::InvalidMessage(_) => ("the response of the server is not TLS".into(), PLAINTEXT_HINT),
+        RustlsError::PeerIncompatible(what) => {
+            (format!("the server supports no secure TLS ({what:?})"), TLS_VERSION_HINT)
+        }
         other => (other.to_string(), ""),
     };
-    Some(Refusal::new(why, hint))
+    Some(TransportError::new(why, hint))
 }
 
-/// What is wrong with the engine's certificate.
-fn certificate(error: &CertificateError) -> (String, &'static str) {
+/// Describes what is wrong with the server certificate, with a hint.
+fn describe_certificate_error(error: &CertificateError) -> (String, &'static str) {
     use CertificateError as E;
     match error {
-        E::Expired => ("its certificate has expired".into(), RENEW),
-        E::ExpiredContext { not_after, .. } => (format!("its certificate expired at {}", date(*not_after)), RENEW),
-        E::NotValidYet => ("its certificate is not valid yet".into(), RENEW),
+        E::Expired => ("the server certificate has expired".into(), RENEW_HINT),
+        E::ExpiredContext { not_after, .. } => {
+            (format!("the server certificate expired at {}", format_time(*not_after)), RENEW_HINT)
+        }
+        E::NotValidYet => ("the server certificate is not valid yet".into(), RENEW_HINT),
         E::NotValidYetContext { not_before, .. } => {
-            (format!("its certificate is not valid before {}", date(*not_before)), RENEW)
+            (format!("the server certificate is not valid before {}", format_time(*not_before)), RENEW_HINT)
         }
         E::UnknownIssuer | E::BadSignature => (
-            "its certificate is signed by nobody who is trusted here".into(),
-            "--tlscacert FILE names the authority that signed it",
+            "the server certificate is not signed by a trusted authority".into(),
+            "pass the authority that signed it with --tlscacert FILE",
         ),
-        E::NotValidForName => ("its certificate is for another name".into(), ANOTHER_NAME),
+        E::NotValidForName => ("the server certificate is for another name".into(), NAME_MISMATCH_HINT),
         E::NotValidForNameContext { expected, presented } => {
-            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let names: Vec<&str> = presented.iter().map(|name| bare_name(name)).collect();
             let names = if names.is_empty() { "no name".into() } else { names.join(", ") };
-            (format!("its certificate is for {names}, not for {}", expected.to_str()), ANOTHER_NAME)
+            (format!("the server certificate is for {names}, not for {}", expected.to_str()), NAME_MISMATCH_HINT)
         }
         E::Other(what) if format!("{what:?}").contains("CaUsedAsEndEntity") => (
-            "its certificate is that of an authority, and so not one of a machine".into(),
-            "make one for the engine that the authority signs",
+            "the server certificate is that of an authority, not of a server".into(),
+            "create a certificate for the engine, signed by that authority",
         ),
-        other => (format!("its certificate cannot be used: {other}"), "renew it at the engine"),
+        other => (format!("the server certificate cannot be used: {other}"), "renew the certificate on the engine"),
     }
 }
 
-/// `DnsName("box")` → `box`.
-fn bare(name: &str) -> &str {
+/// Returns the name in its debug form: `box` for `DnsName("box")`.
+fn bare_name(name: &str) -> &str {
     let inner = name.split_once('(').map_or(name, |(_, rest)| rest.strip_suffix(')').unwrap_or(rest));
     inner.trim_matches('"')
 }
 
-fn date(time: UnixTime) -> String {
+fn format_time(time: UnixTime) -> String {
     let date = i64::try_from(time.as_secs()).ok().and_then(|seconds| DateTime::from_timestamp(seconds, 0));
     date.map_or_else(|| "an unknown time".into(), |date| date.format("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// What the engine has against us.
-fn alerted(alert: AlertDescription) -> (String, &'static str) {
+/// Describes a TLS alert from the server, with a hint.
+fn describe_alert(alert: AlertDescription) -> (String, &'static str) {
     use AlertDescription as A;
     match alert {
-        A::CertificateRequired => ("it wants a certificate of ours".into(), SHOW_ONE),
-        A::CertificateExpired => ("it says that our certificate has expired".into(), "renew it"),
+        A::CertificateRequired => ("the server requires a client certificate".into(), CLIENT_CERTIFICATE_HINT),
+        A::CertificateExpired => {
+            ("the server reports that the client certificate has expired".into(), "renew the client certificate")
+        }
         A::BadCertificate
         | A::UnsupportedCertificate
         | A::CertificateRevoked
         | A::CertificateUnknown
         | A::UnknownCA
         | A::AccessDenied
-        | A::DecryptError => ("it does not take our certificate, or wants one".into(), SHOW_ONE),
-        A::ProtocolVersion => ("it speaks no version of TLS that is safe".into(), TOO_OLD),
-        other => (format!("it breaks off TLS ({other:?})"), ""),
+        | A::DecryptError => {
+            ("the server rejects the client certificate, or requires one".into(), CLIENT_CERTIFICATE_HINT)
+        }
+        A::ProtocolVersion => ("the server supports no secure version of TLS".into(), TLS_VERSION_HINT),
+        other => (format!("the server aborted the TLS handshake ({other:?})"), ""),
     }
 }

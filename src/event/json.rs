@@ -1,82 +1,84 @@
-//! Reads JSON (RFC 8259) strictly and once, giving where things stand instead of copies.
+//! Parses JSON (RFC 8259) strictly, in one pass, and returns slices of the text instead of copies.
 //!
-//! No limit on depth and none on numbers; a `\ud800` that is no half of a pair is allowed by the grammar and reads as
-//! U+FFFD, as the engine's own parser reads it. The text is UTF-8 already. Compared with serde_json in the tests.
+//! There is no limit on depth or on numbers. The grammar allows a `\ud800` that is not half of a surrogate pair; it
+//! decodes to U+FFFD, as in the engine's own parser. The input is valid UTF-8. The tests compare the parser with
+//! serde_json.
 
 use std::borrow::Cow;
 
-/// What is wrong with a text, and where: what was expected at which byte.
+/// Syntax error in a JSON text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected} at byte {at}")]
-pub struct Malformed {
-    /// The offset in bytes.
+pub struct JsonError {
+    /// Offset of the error in bytes.
     pub at: usize,
-    /// What should stand there.
+    /// Description of the expected token.
     pub expected: &'static str,
 }
 
-/// A place in a JSON text.
+/// Position in a JSON text.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
     text: &'a str,
-    at: usize,
+    pos: usize,
 }
 
-/// A string as it stands in the text.
+/// A JSON string as a slice of the text.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Quoted<'a> {
-    /// What stands between the quotes.
-    inner: &'a str,
-    escaped: bool,
+pub(super) struct JsonString<'a> {
+    /// Text between the quotes, not decoded.
+    raw: &'a str,
+    has_escapes: bool,
 }
 
-impl<'a> Quoted<'a> {
-    /// What it says.
+impl<'a> JsonString<'a> {
+    /// Decodes the string.
     pub(super) fn decode(self) -> Cow<'a, str> {
-        if self.escaped { Cow::Owned(unescape(self.inner)) } else { Cow::Borrowed(self.inner) }
+        if self.has_escapes { Cow::Owned(unescape(self.raw)) } else { Cow::Borrowed(self.raw) }
     }
 
-    /// What stands between the quotes.
-    pub(super) fn text(self) -> &'a str {
-        self.inner
+    /// Returns the text between the quotes, not decoded.
+    pub(super) fn raw(self) -> &'a str {
+        self.raw
     }
 
-    /// The characters of it, one by one, as they are written.
-    pub(super) fn written(self) -> impl Iterator<Item = Quoted<'a>> {
-        let mut rest = self.inner;
+    /// Iterates over the characters, each with its escapes as in the text.
+    pub(super) fn raw_chars(self) -> impl Iterator<Item = JsonString<'a>> {
+        let mut rest = self.raw;
         std::iter::from_fn(move || {
             let length = match rest.as_bytes() {
-                [b'\\', b'u', ..] if is_pair(rest) => 12,
+                [b'\\', b'u', ..] if starts_with_surrogate_pair(rest) => 12,
                 [b'\\', b'u', ..] => 6,
                 [b'\\', ..] => 2,
                 _ => rest.chars().next()?.len_utf8(),
             };
-            let (inner, tail) = rest.split_at(length);
+            let (raw, tail) = rest.split_at(length);
             rest = tail;
-            Some(Quoted { inner, escaped: inner.starts_with('\\') })
+            Some(JsonString { raw, has_escapes: raw.starts_with('\\') })
         })
     }
 
-    /// Whether it says this.
+    /// Returns true if the decoded string equals `text`.
     pub(super) fn is(self, text: &str) -> bool {
-        if self.escaped { unescape(self.inner) == text } else { self.inner == text }
+        if self.has_escapes { unescape(self.raw) == text } else { self.raw == text }
     }
 }
 
-/// How many of the bytes at the beginning are plain within a string: no quote, no backslash, no control character.
-/// Eight are looked at together: a byte below 0x20, or equal to one of the two, makes its high bit stand out.
-fn plain(bytes: &[u8]) -> usize {
+/// Number of leading bytes that are plain in a string: no quote, no backslash, no control character.
+///
+/// Eight bytes are checked together. A byte below 0x20, or equal to a quote or a backslash, sets its high bit.
+fn plain_prefix_len(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
-    let below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH;
+    const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let bytes_below = |word: u64, bound: u64| word.wrapping_sub(ONES * bound) & !word & HIGH_BITS;
     let mut at = 0;
-    while let Some(eight) = bytes.get(at..at + 8) {
-        let word = u64::from_le_bytes(eight.try_into().expect("eight bytes"));
+    while let Some(chunk) = bytes.get(at..at + 8) {
+        let word = u64::from_le_bytes(chunk.try_into().expect("the slice has eight bytes"));
         let quote = word ^ (ONES * u64::from(b'"'));
         let backslash = word ^ (ONES * u64::from(b'\\'));
-        let found = below(word, 0x20) | below(quote, 1) | below(backslash, 1);
+        let found = bytes_below(word, 0x20) | bytes_below(quote, 1) | bytes_below(backslash, 1);
         if found != 0 {
-            // The lowest is exact, whatever a borrow does to those above it.
+            // The lowest set bit is exact; a borrow can only affect the bits above it.
             return at + found.trailing_zeros() as usize / 8;
         }
         at += 8;
@@ -86,159 +88,159 @@ fn plain(bytes: &[u8]) -> usize {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Cursor { text, at: 0 }
+        Cursor { text, pos: 0 }
     }
 
-    fn malformed<T>(&self, expected: &'static str) -> Result<T, Malformed> {
-        Err(Malformed { at: self.at, expected })
+    fn error<T>(&self, expected: &'static str) -> Result<T, JsonError> {
+        Err(JsonError { at: self.pos, expected })
     }
 
     fn peek(&self) -> Option<u8> {
-        self.text.as_bytes().get(self.at).copied()
+        self.text.as_bytes().get(self.pos).copied()
     }
 
-    /// The next byte behind white space, not taken.
-    pub(super) fn next(&mut self) -> Option<u8> {
+    /// Skips white space and returns the next byte without consuming it.
+    pub(super) fn peek_token(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.at += 1;
+            self.pos += 1;
         }
         self.peek()
     }
 
-    fn expect(&mut self, byte: u8, name: &'static str) -> Result<(), Malformed> {
-        if self.next() != Some(byte) {
-            return self.malformed(name);
+    fn expect(&mut self, byte: u8, name: &'static str) -> Result<(), JsonError> {
+        if self.peek_token() != Some(byte) {
+            return self.error(name);
         }
-        self.at += 1;
+        self.pos += 1;
         Ok(())
     }
 
-    /// Nothing more may come.
-    pub(super) fn end(&mut self) -> Result<(), Malformed> {
-        if self.next().is_some() { self.malformed("the end") } else { Ok(()) }
+    /// Checks that only white space follows.
+    pub(super) fn expect_end(&mut self) -> Result<(), JsonError> {
+        if self.peek_token().is_some() { self.error("the end") } else { Ok(()) }
     }
 
-    /// Calls `each` with every key of the object that begins here; `each` takes the value.
-    pub(super) fn object(
+    /// Parses an object and calls `on_member` with each key; `on_member` must consume the value.
+    pub(super) fn parse_object(
         &mut self,
-        mut each: impl FnMut(&mut Self, Quoted<'a>) -> Result<(), Malformed>,
-    ) -> Result<(), Malformed> {
+        mut on_member: impl FnMut(&mut Self, JsonString<'a>) -> Result<(), JsonError>,
+    ) -> Result<(), JsonError> {
         self.expect(b'{', "an object")?;
-        if self.next() == Some(b'}') {
-            self.at += 1;
+        if self.peek_token() == Some(b'}') {
+            self.pos += 1;
             return Ok(());
         }
         loop {
-            if self.next() != Some(b'"') {
-                return self.malformed("a key");
+            if self.peek_token() != Some(b'"') {
+                return self.error("a key");
             }
-            let key = self.string()?;
+            let key = self.parse_string()?;
             self.expect(b':', "a colon")?;
-            self.next();
-            each(self, key)?;
-            match self.next() {
-                Some(b',') => self.at += 1,
+            self.peek_token();
+            on_member(self, key)?;
+            match self.peek_token() {
+                Some(b',') => self.pos += 1,
                 Some(b'}') => {
-                    self.at += 1;
+                    self.pos += 1;
                     return Ok(());
                 }
-                _ => return self.malformed("a comma or the end of the object"),
+                _ => return self.error("a comma or the end of the object"),
             }
         }
     }
 
-    /// The string that begins here.
-    pub(super) fn string(&mut self) -> Result<Quoted<'a>, Malformed> {
+    /// Parses a string.
+    pub(super) fn parse_string(&mut self) -> Result<JsonString<'a>, JsonError> {
         self.expect(b'"', "a string")?;
         let bytes = self.text.as_bytes();
-        let start = self.at;
-        let mut escaped = false;
+        let start = self.pos;
+        let mut has_escapes = false;
         loop {
-            self.at += plain(&bytes[self.at..]);
+            self.pos += plain_prefix_len(&bytes[self.pos..]);
             match self.peek() {
                 Some(b'"') => {
-                    let inner = &self.text[start..self.at];
-                    self.at += 1;
-                    return Ok(Quoted { inner, escaped });
+                    let raw = &self.text[start..self.pos];
+                    self.pos += 1;
+                    return Ok(JsonString { raw, has_escapes });
                 }
                 Some(b'\\') => {
-                    escaped = true;
-                    self.at += 1;
-                    self.escape()?;
+                    has_escapes = true;
+                    self.pos += 1;
+                    self.skip_escape()?;
                 }
-                Some(_) => return self.malformed("no control character"),
-                None => return self.malformed("the end of the string"),
+                Some(_) => return self.error("no control character"),
+                None => return self.error("the end of the string"),
             }
         }
     }
 
-    /// What stands behind a backslash.
-    fn escape(&mut self) -> Result<(), Malformed> {
+    /// Skips an escape after its backslash.
+    fn skip_escape(&mut self) -> Result<(), JsonError> {
         match self.peek() {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.pos += 1,
             Some(b'u') => {
                 for _ in 0..4 {
-                    self.at += 1;
+                    self.pos += 1;
                     if !self.peek().is_some_and(|b| b.is_ascii_hexdigit()) {
-                        return self.malformed("a hexadecimal digit");
+                        return self.error("a hexadecimal digit");
                     }
                 }
-                self.at += 1;
+                self.pos += 1;
             }
-            _ => return self.malformed("an escape"),
+            _ => return self.error("an escape"),
         }
         Ok(())
     }
 
-    /// What `read` reads from here on, and its text.
-    pub(super) fn measured<T>(
+    /// Returns the result of `parse`, and the text that it consumed.
+    pub(super) fn with_source<T>(
         &mut self,
-        read: impl FnOnce(&mut Self) -> Result<T, Malformed>,
-    ) -> Result<(T, &'a str), Malformed> {
-        self.next();
-        let start = self.at;
-        let value = read(self)?;
-        Ok((value, &self.text[start..self.at]))
+        parse: impl FnOnce(&mut Self) -> Result<T, JsonError>,
+    ) -> Result<(T, &'a str), JsonError> {
+        self.peek_token();
+        let start = self.pos;
+        let value = parse(self)?;
+        Ok((value, &self.text[start..self.pos]))
     }
 
-    /// The text of the value that begins here, whatever it is.
-    pub(super) fn value(&mut self) -> Result<&'a str, Malformed> {
-        self.next();
-        let start = self.at;
-        // What closes the arrays and objects that are open.
-        let mut open: Vec<u8> = Vec::new();
+    /// Skips a value of any type and returns its text.
+    pub(super) fn skip_value(&mut self) -> Result<&'a str, JsonError> {
+        self.peek_token();
+        let start = self.pos;
+        // Closing brackets of the open arrays and objects, innermost last.
+        let mut closers: Vec<u8> = Vec::new();
         loop {
-            let opened = match self.next() {
-                Some(b'"') => self.string().map(|_| false)?,
+            let just_opened = match self.peek_token() {
+                Some(b'"') => self.parse_string().map(|_| false)?,
                 Some(b'{') => {
-                    self.at += 1;
-                    open.push(b'}');
+                    self.pos += 1;
+                    closers.push(b'}');
                     true
                 }
                 Some(b'[') => {
-                    self.at += 1;
-                    open.push(b']');
+                    self.pos += 1;
+                    closers.push(b']');
                     true
                 }
-                Some(b'-' | b'0'..=b'9') => self.number().map(|()| false)?,
-                Some(b't') => self.word("true")?,
-                Some(b'f') => self.word("false")?,
-                Some(b'n') => self.word("null")?,
-                _ => return self.malformed("a value"),
+                Some(b'-' | b'0'..=b'9') => self.skip_number().map(|()| false)?,
+                Some(b't') => self.literal("true")?,
+                Some(b'f') => self.literal("false")?,
+                Some(b'n') => self.literal("null")?,
+                _ => return self.error("a value"),
             };
-            if !self.between_values(&mut open, opened)? {
-                return Ok(&self.text[start..self.at]);
+            if !self.next_value(&mut closers, just_opened)? {
+                return Ok(&self.text[start..self.pos]);
             }
         }
     }
 
-    /// Goes on to the next value within what is open; `false` if nothing is any more.
-    fn between_values(&mut self, open: &mut Vec<u8>, mut just_opened: bool) -> Result<bool, Malformed> {
-        while let Some(&close) = open.last() {
-            let next = self.next();
+    /// Advances to the next value in the open arrays and objects; returns false if none is open any more.
+    fn next_value(&mut self, closers: &mut Vec<u8>, mut just_opened: bool) -> Result<bool, JsonError> {
+        while let Some(&close) = closers.last() {
+            let next = self.peek_token();
             if next == Some(close) {
-                self.at += 1;
-                open.pop();
+                self.pos += 1;
+                closers.pop();
                 just_opened = false;
                 continue;
             }
@@ -246,10 +248,10 @@ impl<'a> Cursor<'a> {
                 self.expect(b',', "a comma or the end")?;
             }
             if close == b'}' {
-                if self.next() != Some(b'"') {
-                    return self.malformed("a key");
+                if self.peek_token() != Some(b'"') {
+                    return self.error("a key");
                 }
-                self.string()?;
+                self.parse_string()?;
                 self.expect(b':', "a colon")?;
             }
             return Ok(true);
@@ -257,68 +259,68 @@ impl<'a> Cursor<'a> {
         Ok(false)
     }
 
-    fn word(&mut self, word: &'static str) -> Result<bool, Malformed> {
-        let rest = &self.text[self.at..];
-        if !rest.starts_with(word) {
-            if word.starts_with(rest) {
-                self.at += rest.len(); // Right as far as it goes.
+    fn literal(&mut self, literal: &'static str) -> Result<bool, JsonError> {
+        let rest = &self.text[self.pos..];
+        if !rest.starts_with(literal) {
+            if literal.starts_with(rest) {
+                self.pos += rest.len(); // The input is a prefix of the literal, so the error is at its end.
             }
-            return self.malformed("a value");
+            return self.error("a value");
         }
-        self.at += word.len();
+        self.pos += literal.len();
         Ok(false)
     }
 
-    fn number(&mut self) -> Result<(), Malformed> {
+    fn skip_number(&mut self) -> Result<(), JsonError> {
         if self.peek() == Some(b'-') {
-            self.at += 1;
+            self.pos += 1;
         }
         match self.peek() {
-            Some(b'0') => self.at += 1,
-            _ => self.digits()?,
+            Some(b'0') => self.pos += 1,
+            _ => self.skip_digits()?,
         }
         if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
+            self.pos += 1;
+            self.skip_digits()?;
         }
         if let Some(b'e' | b'E') = self.peek() {
-            self.at += 1;
+            self.pos += 1;
             if let Some(b'+' | b'-') = self.peek() {
-                self.at += 1;
+                self.pos += 1;
             }
-            self.digits()?;
+            self.skip_digits()?;
         }
         Ok(())
     }
 
-    fn digits(&mut self) -> Result<(), Malformed> {
-        let start = self.at;
+    fn skip_digits(&mut self) -> Result<(), JsonError> {
+        let start = self.pos;
         while self.peek().is_some_and(|b| b.is_ascii_digit()) {
-            self.at += 1;
+            self.pos += 1;
         }
-        if self.at == start { self.malformed("a digit") } else { Ok(()) }
+        if self.pos == start { self.error("a digit") } else { Ok(()) }
     }
 }
 
-/// What the inside of a string says; its escapes are known to be well-formed.
-fn unescape(inner: &str) -> String {
-    let mut text = String::with_capacity(inner.len());
-    let mut rest = inner;
+/// Decodes the text between the quotes of a string. Its escapes must be well-formed.
+fn unescape(raw: &str) -> String {
+    let mut text = String::with_capacity(raw.len());
+    let mut rest = raw;
     while let Some((plain, tail)) = rest.split_once('\\') {
         text.push_str(plain);
-        let (kind, tail) = tail.split_at(1);
+        let (escape, tail) = tail.split_at(1);
         rest = tail;
-        text.push(match kind {
+        text.push(match escape {
             "b" => '\u{8}',
             "f" => '\u{c}',
             "n" => '\n',
             "r" => '\r',
             "t" => '\t',
             "u" => {
-                let (unit, tail) = code_unit(rest);
+                let (unit, tail) = parse_code_unit(rest);
                 rest = tail;
                 match unit {
-                    0xD800..=0xDBFF => match rest.strip_prefix("\\u").map(code_unit) {
+                    0xD800..=0xDBFF => match rest.strip_prefix("\\u").map(parse_code_unit) {
                         Some((low @ 0xDC00..=0xDFFF, tail)) => {
                             rest = tail;
                             let code = 0x10000 + ((u32::from(unit) - 0xD800) << 10) + (u32::from(low) - 0xDC00);
@@ -329,20 +331,20 @@ fn unescape(inner: &str) -> String {
                     unit => char::from_u32(unit.into()).unwrap_or(char::REPLACEMENT_CHARACTER),
                 }
             }
-            _ => kind.chars().next().unwrap_or_default(),
+            _ => escape.chars().next().unwrap_or_default(),
         });
     }
     text.push_str(rest);
     text
 }
 
-/// Whether a text begins with the two escapes of one character.
-fn is_pair(text: &str) -> bool {
-    let unit = |at: usize| text[at..].strip_prefix("\\u").map(|digits| code_unit(digits).0);
+/// Returns true if a text begins with the two escapes of a surrogate pair.
+fn starts_with_surrogate_pair(text: &str) -> bool {
+    let unit = |at: usize| text[at..].strip_prefix("\\u").map(|digits| parse_code_unit(digits).0);
     matches!((unit(0), unit(6)), (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)))
 }
 
-fn code_unit(text: &str) -> (u16, &str) {
+fn parse_code_unit(text: &str) -> (u16, &str) {
     let (digits, tail) = text.split_at(4);
     (u16::from_str_radix(digits, 16).unwrap_or_default(), tail)
 }
@@ -353,41 +355,45 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn plain_bytes_are_told_from_others_wherever_they_stand() {
+    fn a_plain_prefix_ends_at_quotes_backslashes_and_control_characters() {
         for byte in 0..=255u8 {
             let is_plain = byte >= 0x20 && byte != b'"' && byte != b'\\';
             for before in 0..20 {
                 let mut bytes = vec![0xC3; before];
                 bytes.push(byte);
                 bytes.extend([b'x'; 20]);
-                assert_eq!(plain(&bytes), if is_plain { bytes.len() } else { before }, "{byte:#x} at {before}");
+                assert_eq!(
+                    plain_prefix_len(&bytes),
+                    if is_plain { bytes.len() } else { before },
+                    "{byte:#x} at {before}"
+                );
             }
         }
     }
 
-    fn reads(text: &str) -> Result<(), Malformed> {
+    fn parse(text: &str) -> Result<(), JsonError> {
         let mut cursor = Cursor::new(text);
-        cursor.value()?;
-        cursor.end()
+        cursor.skip_value()?;
+        cursor.expect_end()
     }
 
     #[test]
-    fn no_depth_is_too_deep() {
+    fn nesting_depth_is_unlimited() {
         let deep = 1_000_000;
-        assert_eq!(reads(&format!("{}{}", "[".repeat(deep), "]".repeat(deep))), Ok(()));
-        assert_eq!(reads(&"[".repeat(deep)), Err(Malformed { at: deep, expected: "a value" }));
-        assert_eq!(reads(&"{\"a\":".repeat(deep)), Err(Malformed { at: 5 * deep, expected: "a value" }));
+        assert_eq!(parse(&format!("{}{}", "[".repeat(deep), "]".repeat(deep))), Ok(()));
+        assert_eq!(parse(&"[".repeat(deep)), Err(JsonError { at: deep, expected: "a value" }));
+        assert_eq!(parse(&"{\"a\":".repeat(deep)), Err(JsonError { at: 5 * deep, expected: "a value" }));
     }
 
     #[test]
-    fn surrogates_that_are_no_pair_read_as_the_engine_reads_them() {
-        let decoded = |text: &str| Cursor::new(text).string().unwrap().decode().into_owned();
-        assert_eq!(decoded(r#""\ud83d\udc33""#), "🐳");
-        assert_eq!(decoded(r#""\ud83dx\udc33\ud83d\n\ud83d\ud83d\udc33""#), "\u{FFFD}x\u{FFFD}\u{FFFD}\n\u{FFFD}🐳");
-        assert_eq!(decoded(r#""\"\\\/\b\f\n\r\t\u0041\u0000""#), "\"\\/\u{8}\u{c}\n\r\tA\0");
+    fn unpaired_surrogates_decode_to_the_replacement_character() {
+        let decode = |text: &str| Cursor::new(text).parse_string().unwrap().decode().into_owned();
+        assert_eq!(decode(r#""\ud83d\udc33""#), "🐳");
+        assert_eq!(decode(r#""\ud83dx\udc33\ud83d\n\ud83d\ud83d\udc33""#), "\u{FFFD}x\u{FFFD}\u{FFFD}\n\u{FFFD}🐳");
+        assert_eq!(decode(r#""\"\\\/\b\f\n\r\t\u0041\u0000""#), "\"\\/\u{8}\u{c}\n\r\tA\0");
     }
 
-    /// JSON, or almost: pieces that are valid alone, put together at random.
+    /// Random sequences of JSON tokens, most of them valid tokens, so that the result is often almost JSON.
     fn almost_json() -> impl Strategy<Value = String> {
         let piece = proptest::sample::select(vec![
             "{",
@@ -423,7 +429,7 @@ mod tests {
         proptest::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
     }
 
-    fn json() -> impl Strategy<Value = serde_json::Value> {
+    fn json_value() -> impl Strategy<Value = serde_json::Value> {
         let leaf = prop_oneof![
             Just(serde_json::Value::Null),
             any::<bool>().prop_map(Into::into),
@@ -444,28 +450,28 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
 
         #[test]
-        fn what_serde_json_reads_is_read_and_nothing_else(text in almost_json()) {
+        fn the_parser_accepts_exactly_what_serde_json_accepts(text in almost_json()) {
             let theirs = serde_json::from_str::<&serde_json::value::RawValue>(&text).is_ok();
-            prop_assert_eq!(reads(&text).is_ok(), theirs, "{}", text);
+            prop_assert_eq!(parse(&text).is_ok(), theirs, "{}", text);
         }
 
         #[test]
-        fn all_json_is_read_to_its_end(value in json(), pretty: bool) {
+        fn serialized_json_parses_to_its_end(value in json_value(), pretty: bool) {
             let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) };
-            prop_assert_eq!(reads(&text.unwrap()), Ok(()));
+            prop_assert_eq!(parse(&text.unwrap()), Ok(()));
         }
 
         #[test]
-        fn strings_say_what_serde_json_reads(text in "\\PC{0,12}|[\u{0}-\u{20}\"\\\\🐳é]{0,6}") {
+        fn strings_decode_as_in_serde_json(text in "\\PC{0,12}|[\u{0}-\u{20}\"\\\\🐳é]{0,6}") {
             let json = serde_json::to_string(&text).unwrap();
-            let quoted = Cursor::new(&json).string().unwrap();
+            let quoted = Cursor::new(&json).parse_string().unwrap();
             prop_assert!(quoted.is(&text));
             prop_assert_eq!(quoted.decode(), text.clone());
-            let one_by_one: Vec<_> = quoted.written().map(|written| written.decode().into_owned()).collect();
+            let one_by_one: Vec<_> = quoted.raw_chars().map(|written| written.decode().into_owned()).collect();
             prop_assert_eq!(one_by_one, text.chars().map(String::from).collect::<Vec<_>>());
             let escaped: String = text.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
             let escaped = format!("\"{escaped}\"");
-            prop_assert_eq!(Cursor::new(&escaped).string().unwrap().decode(), text);
+            prop_assert_eq!(Cursor::new(&escaped).parse_string().unwrap().decode(), text);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! One event of an engine: its own exact bytes and the fields read from them.
+//! Parses one event of an engine: its exact bytes and the fields in them.
 //!
-//! What counts as an event: a JSON object (RFC 8259) with string `Type` and `Action`, an object `Actor` with a string
-//! `ID`, and an integer `timeNano` or `time`. Everything else is [`NotAnEvent`]. Of a key that stands twice the last
-//! one counts, as in the engine's own parser. This module knows nothing of sockets, files or databases.
+//! An event is a JSON object (RFC 8259). Its `Type` and `Action` are strings, its `Actor` is an object with a string
+//! `ID`, and its `timeNano` or `time` is an integer. Everything else is a [`ParseError`]. If a key occurs twice, the
+//! last one counts, as in the engine's own parser. This module has no access to sockets, files or databases.
 
+mod batch;
+mod escape;
 mod exec;
 mod json;
-mod list;
-mod quote;
 mod redact;
 
 use std::borrow::Cow;
@@ -15,38 +15,38 @@ use std::borrow::Cow;
 use sha2::{Digest, Sha256};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-pub use exec::{EXEC_DIE, Exec, exec_command};
-pub use json::Malformed;
-use json::{Cursor, Quoted};
-pub use list::Events;
-pub use quote::{is_escaped, quote};
+pub use batch::EventBatch;
+pub use escape::{needs_escape, write_json_string};
+pub use exec::{EXEC_DIE, ExecEvent, exec_command};
+pub use json::JsonError;
+use json::{Cursor, JsonString};
 pub use redact::{REDACTED, Redaction, RedactionError, is_redacted, may_be_same};
 
-/// An event, borrowed from the bytes it was read from.
+/// An event, borrowed from the bytes it was parsed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// The event as the engine sent it: one JSON object, no white space around it.
+    /// The event as the engine sent it: one JSON object without surrounding white space.
     pub text: &'a str,
     /// `Type`: `container`, `image`, `network`, …
     pub kind: Cow<'a, str>,
-    /// `Action`, with whatever follows a colon: `start`, `exec_create: /bin/sh -c …`.
+    /// `Action`, including the part after a colon: `start`, `exec_create: /bin/sh -c …`.
     pub action: Cow<'a, str>,
     /// `Actor.ID`; may be empty.
     pub actor_id: Cow<'a, str>,
-    /// `Actor.Attributes`, sorted bytewise by key, each key once. A value that is no string counts as its JSON text.
+    /// `Actor.Attributes`, sorted bytewise by key, each key once. A value that is not a string is kept as JSON text.
     pub attributes: Attributes<'a>,
-    /// `scope`: `local` or `swarm`; empty where the engine gave none.
+    /// `scope`: `local` or `swarm`; empty if the event has none.
     pub scope: Cow<'a, str>,
-    /// The instant, in nanoseconds since the Unix epoch: `timeNano`, or else `time` × 10⁹.
+    /// Time in nanoseconds since the Unix epoch: `timeNano`, or else `time` × 10⁹.
     pub time_nano: i64,
-    /// Where the values stand in [`text`](Self::text).
-    pub texts: Texts<'a>,
+    /// JSON texts of the values, as slices of [`text`](Self::text).
+    pub raw_values: RawValues<'a>,
 }
 
-/// The JSON texts of the values of an event, as they stand in its bytes; of a key that stands twice the last.
+/// JSON texts of the values of an event, as slices of its bytes. If a key occurs twice, the last one counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each field has the name of its JSON key")]
-pub struct Texts<'a> {
+pub struct RawValues<'a> {
     pub status: Option<&'a str>,
     pub id: Option<&'a str>,
     pub from: Option<&'a str>,
@@ -58,155 +58,158 @@ pub struct Texts<'a> {
     pub time_nano: Option<&'a str>,
 }
 
-impl<'a> Texts<'a> {
-    fn all(&self) -> [Option<&'a str>; 9] {
-        let Texts { status, id, from, kind, action, actor_id, attributes, time, time_nano } = *self;
+impl<'a> RawValues<'a> {
+    fn to_array(self) -> [Option<&'a str>; 9] {
+        let RawValues { status, id, from, kind, action, actor_id, attributes, time, time_nano } = self;
         [status, id, from, kind, action, actor_id, attributes, time, time_nano]
     }
 
-    fn from_all(all: [Option<&'a str>; 9]) -> Self {
-        let [status, id, from, kind, action, actor_id, attributes, time, time_nano] = all;
-        Texts { status, id, from, kind, action, actor_id, attributes, time, time_nano }
+    fn from_array(values: [Option<&'a str>; 9]) -> Self {
+        let [status, id, from, kind, action, actor_id, attributes, time, time_nano] = values;
+        RawValues { status, id, from, kind, action, actor_id, attributes, time, time_nano }
     }
 }
 
-/// The bytes of an event with another instant in the place of its own, and everything else as it is.
-pub fn retimed(event: &Event<'_>, time_nano: i64) -> String {
-    let mut places: Vec<(&str, i64)> = Vec::new();
-    places.extend(event.texts.time.map(|text| (text, time_nano.div_euclid(1_000_000_000))));
-    places.extend(event.texts.time_nano.map(|text| (text, time_nano)));
-    places.sort_by_key(|(text, _)| text.as_ptr());
+/// Returns the bytes of an event with another time, and everything else unchanged.
+pub fn with_time(event: &Event<'_>, time_nano: i64) -> String {
+    let mut replacements: Vec<(&str, i64)> = Vec::new();
+    replacements.extend(event.raw_values.time.map(|text| (text, time_nano.div_euclid(1_000_000_000))));
+    replacements.extend(event.raw_values.time_nano.map(|text| (text, time_nano)));
+    replacements.sort_by_key(|(text, _)| text.as_ptr());
     let mut out = String::with_capacity(event.text.len() + 20);
-    let mut at = 0;
-    for (text, value) in places {
+    let mut copied = 0;
+    for (text, value) in replacements {
         let start = text.as_ptr() as usize - event.text.as_ptr() as usize;
-        out.push_str(&event.text[at..start]);
+        out.push_str(&event.text[copied..start]);
         out.push_str(&value.to_string());
-        at = start + text.len();
+        copied = start + text.len();
     }
-    out.push_str(&event.text[at..]);
+    out.push_str(&event.text[copied..]);
     out
 }
 
-/// Attributes of an actor: keys and values.
+/// Attributes of an actor, as pairs of key and value.
 pub type Attributes<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 
-/// Tells an event from others of its source at a fraction of the cost of its [`Identity`]: its instant, and a hash of
-/// type, action and actor ID. Two that differ in attributes alone bear the same mark; no engine sends such at one
-/// nanosecond, and where that matters the identity is asked.
+/// A cheaper identity for every event of a stream: its time, and a hash of type, action and actor ID.
+///
+/// It costs a fraction of an [`Identity`]. Two events that differ only in attributes have the same fingerprint; no
+/// engine sends two such events with the same nanosecond. Code for which this matters compares identities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Mark {
-    /// The instant, in nanoseconds since the epoch.
+pub struct Fingerprint {
+    /// Time in nanoseconds since the Unix epoch.
     pub time_nano: i64,
-    /// The hash.
+    /// Hash of type, action and actor ID.
     pub hash: u64,
 }
 
-/// What makes two events the same one: instant, type, action, actor ID and attributes, whatever their bytes.
+/// Identity of an event: time, type, action, actor ID and attributes, whatever its bytes.
 ///
-/// (The source belongs to it too; identities of two sources are never compared.)
+/// Identities are only compared within one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Identity {
-    /// The instant, in nanoseconds since the Unix epoch.
+    /// Time in nanoseconds since the Unix epoch.
     pub time_nano: i64,
-    /// The first 16 bytes of a SHA-256 over the other fields.
+    /// First 16 bytes of a SHA-256 over the other fields.
     pub digest: [u8; 16],
 }
 
-/// Why some bytes are no event.
+/// Reason why a line is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAnEvent {
-    /// The line is not UTF-8; the offset of the first bad byte.
+pub enum ParseError {
+    /// The line is not UTF-8; contains the offset of the first invalid byte.
     #[error("not UTF-8 at byte {0}")]
-    NotUtf8(usize),
+    InvalidUtf8(usize),
     /// The line is not one JSON value.
     #[error("not JSON: {0}")]
-    NotJson(#[from] Malformed),
-    /// The line is JSON, but no object.
+    InvalidJson(#[from] JsonError),
+    /// The line is JSON, but not an object.
     #[error("not a JSON object")]
     NotAnObject,
-    /// A field that an event must have is absent.
+    /// A required field is missing.
     #[error("no {0}")]
-    Missing(&'static str),
-    /// A field has the wrong type; what it should be.
+    MissingField(&'static str),
+    /// A field has the wrong type; contains the field and the expected type.
     #[error("{0} is not {1}")]
     WrongType(&'static str, &'static str),
 }
 
 impl<'a> Event<'a> {
-    /// Reads an event from the bytes of one line, without the line's end.
+    /// Parses the bytes of one line, without its line end.
     ///
     /// # Errors
-    /// [`NotAnEvent`] says what is wrong with the first thing found wrong.
-    pub fn parse(line: &'a [u8]) -> Result<Self, NotAnEvent> {
+    /// [`ParseError`] for the first problem found.
+    pub fn parse(line: &'a [u8]) -> Result<Self, ParseError> {
         let raw = trim(line);
-        let text = std::str::from_utf8(raw).map_err(|e| NotAnEvent::NotUtf8(e.valid_up_to()))?;
-        Found::read(text)?.event(text)
+        let text = std::str::from_utf8(raw).map_err(|e| ParseError::InvalidUtf8(e.valid_up_to()))?;
+        RawEvent::parse(text)?.into_event(text)
     }
 
-    /// The event's own bytes.
+    /// Bytes of the event as the engine sent it.
     pub fn raw(&self) -> &'a [u8] {
         self.text.as_bytes()
     }
 
-    /// The value of one attribute of the actor.
+    /// Value of an attribute of the actor.
     pub fn attribute(&self, key: &str) -> Option<&str> {
-        let at = self.attributes.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok()?;
-        Some(&self.attributes[at].1)
+        let index = self.attributes.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok()?;
+        Some(&self.attributes[index].1)
     }
 
-    /// `status`: the action again, on events of containers and images. Engines from API 1.52 on leave it out, and clients
-    /// that ask at a lower version are told it; here it is told in either case.
+    /// `status`: repeats the action on events of containers and images.
+    ///
+    /// Engines from API 1.52 on omit it, and send it only to clients that request a lower version. This method returns
+    /// it in either case.
     pub fn status(&self) -> Cow<'_, str> {
-        let lean = if self.is_lean() { &self.action } else { "" };
-        self.texts.status.map_or(Cow::Borrowed(lean), decoded)
+        let fallback = if self.lacks_legacy_fields() { &self.action } else { "" };
+        self.raw_values.status.map_or(Cow::Borrowed(fallback), decode_string)
     }
 
-    /// `id`: the actor's ID again, in the same way.
+    /// `id`: repeats the actor ID; returned also if omitted, as for [`status`](Self::status).
     pub fn id(&self) -> Cow<'_, str> {
-        let lean = if self.is_lean() { &self.actor_id } else { "" };
-        self.texts.id.map_or(Cow::Borrowed(lean), decoded)
+        let fallback = if self.lacks_legacy_fields() { &self.actor_id } else { "" };
+        self.raw_values.id.map_or(Cow::Borrowed(fallback), decode_string)
     }
 
-    /// `from`: the image of a container, in the same way.
+    /// `from`: repeats the image of a container; returned also if omitted, as for [`status`](Self::status).
     pub fn from(&self) -> Cow<'_, str> {
-        let of_container = self.is_lean() && self.kind == "container";
-        let lean = self.attribute("image").filter(|_| of_container).unwrap_or_default();
-        self.texts.from.map_or(Cow::Borrowed(lean), decoded)
+        let is_container = self.lacks_legacy_fields() && self.kind == "container";
+        let fallback = self.attribute("image").filter(|_| is_container).unwrap_or_default();
+        self.raw_values.from.map_or(Cow::Borrowed(fallback), decode_string)
     }
 
-    /// Whether it comes without what engines below API 1.52 say twice.
-    pub fn is_lean(&self) -> bool {
-        self.texts.status.is_none() && matches!(&*self.kind, "container" | "image")
+    /// Returns true if the event lacks the repeated fields that engines below API 1.52 send.
+    pub fn lacks_legacy_fields(&self) -> bool {
+        self.raw_values.status.is_none() && matches!(&*self.kind, "container" | "image")
     }
 
-    /// What tells this event from every other of its source.
+    /// Computes the identity, which distinguishes the event from all others of its source.
     pub fn identity(&self) -> Identity {
         let mut hash = Sha256::new();
-        let mut field = |text: &str| {
+        let mut add_field = |text: &str| {
             hash.update((text.len() as u64).to_le_bytes());
             hash.update(text.as_bytes());
         };
-        field(&self.kind);
-        field(&self.action);
-        field(&self.actor_id);
+        add_field(&self.kind);
+        add_field(&self.action);
+        add_field(&self.actor_id);
         for (key, value) in &self.attributes {
-            field(key);
-            field(value);
+            add_field(key);
+            add_field(value);
         }
         let digest = hash.finalize();
-        Identity { time_nano: self.time_nano, digest: digest[..16].try_into().expect("SHA-256 has 32 bytes") }
+        Identity { time_nano: self.time_nano, digest: digest[..16].try_into().expect("a SHA-256 digest has 32 bytes") }
     }
 
-    /// A mark of it, cheap enough for every event of a stream.
-    pub fn mark(&self) -> Mark {
+    /// Computes the fingerprint, which is cheap enough for every event of a stream.
+    pub fn fingerprint(&self) -> Fingerprint {
         let hash = [&self.kind, &self.action, &self.actor_id]
             .iter()
             .fold(0, |seed, text| xxh3_64_with_seed(text.as_bytes(), seed));
-        Mark { time_nano: self.time_nano, hash }
+        Fingerprint { time_nano: self.time_nano, hash }
     }
 
-    /// Whether two events of one source are the same event.
+    /// Returns true if two events of one source are the same event.
     pub fn is_same(&self, other: &Event<'_>) -> bool {
         self.time_nano == other.time_nano
             && self.kind == other.kind
@@ -216,133 +219,139 @@ impl<'a> Event<'a> {
     }
 }
 
-/// What a JSON text says, if it is a string.
-fn decoded(text: &str) -> Cow<'_, str> {
-    if text.starts_with('"') { Cursor::new(text).string().map(Quoted::decode).unwrap_or_default() } else { "".into() }
+/// Decodes a JSON text if it is a string; otherwise returns an empty string.
+fn decode_string(text: &str) -> Cow<'_, str> {
+    if text.starts_with('"') {
+        Cursor::new(text).parse_string().map(JsonString::decode).unwrap_or_default()
+    } else {
+        "".into()
+    }
 }
 
-/// A line without the white space that JSON allows around a value.
+/// Removes the white space that JSON allows around a value.
 pub fn trim(line: &[u8]) -> &[u8] {
-    let blank = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n');
-    let start = line.iter().position(|b| !blank(b)).unwrap_or(line.len());
-    let end = line.iter().rposition(|b| !blank(b)).map_or(start, |last| last + 1);
+    let is_blank = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n');
+    let start = line.iter().position(|b| !is_blank(b)).unwrap_or(line.len());
+    let end = line.iter().rposition(|b| !is_blank(b)).map_or(start, |last| last + 1);
     &line[start..end]
 }
 
-/// What stands in the text of an event, not yet judged. Of a key that stands twice, the last.
+/// Fields in the text of an event, not yet validated. If a key occurs twice, the last one counts.
 #[derive(Default)]
-struct Found<'a> {
-    kind: Option<Field<'a>>,
-    action: Option<Field<'a>>,
-    scope: Option<Field<'a>>,
-    /// Whether the last `Actor` was an object; `None` if there was none.
+struct RawEvent<'a> {
+    kind: Option<StringField<'a>>,
+    action: Option<StringField<'a>>,
+    scope: Option<StringField<'a>>,
+    /// True if the last `Actor` is an object; `None` if there is no `Actor`.
     actor: Option<bool>,
-    actor_id: Option<Field<'a>>,
-    /// `None` for null, `Some(None)` for what is no object.
+    actor_id: Option<StringField<'a>>,
+    /// `None` for null, `Some(None)` for a value that is not an object.
     attributes: Option<Option<Attributes<'a>>>,
-    texts: Texts<'a>,
+    raw_values: RawValues<'a>,
 }
 
-/// A value that should be a string; `None` if it is something else.
-type Field<'a> = Option<Cow<'a, str>>;
+/// A field that should be a string; `None` if it has another type.
+type StringField<'a> = Option<Cow<'a, str>>;
 
-impl<'a> Found<'a> {
-    fn read(text: &'a str) -> Result<Self, NotAnEvent> {
+impl<'a> RawEvent<'a> {
+    fn parse(text: &'a str) -> Result<Self, ParseError> {
         let mut cursor = Cursor::new(text);
-        if cursor.next() != Some(b'{') {
-            cursor.value().and_then(|_| cursor.end())?;
-            return Err(NotAnEvent::NotAnObject);
+        if cursor.peek_token() != Some(b'{') {
+            cursor.skip_value().and_then(|_| cursor.expect_end())?;
+            return Err(ParseError::NotAnObject);
         }
-        let mut found = Found::default();
-        cursor.object(|cursor, key| found.member(cursor, key))?;
-        cursor.end()?;
-        Ok(found)
+        let mut raw = RawEvent::default();
+        cursor.parse_object(|cursor, key| raw.read_member(cursor, key))?;
+        cursor.expect_end()?;
+        Ok(raw)
     }
 
-    fn member(&mut self, cursor: &mut Cursor<'a>, key: Quoted<'a>) -> Result<(), Malformed> {
-        let texts = &mut self.texts;
+    fn read_member(&mut self, cursor: &mut Cursor<'a>, key: JsonString<'a>) -> Result<(), JsonError> {
+        let raw_values = &mut self.raw_values;
         match () {
-            () if key.is("Type") => (self.kind, texts.kind) = read_string(cursor)?,
-            () if key.is("Action") => (self.action, texts.action) = read_string(cursor)?,
+            () if key.is("Type") => (self.kind, raw_values.kind) = read_string(cursor)?,
+            () if key.is("Action") => (self.action, raw_values.action) = read_string(cursor)?,
             () if key.is("Actor") => self.read_actor(cursor)?,
             () if key.is("scope") => self.scope = read_string(cursor)?.0,
-            () if key.is("time") => texts.time = Some(cursor.value()?),
-            () if key.is("timeNano") => texts.time_nano = Some(cursor.value()?),
-            () if key.is("status") => texts.status = Some(cursor.value()?),
-            () if key.is("id") => texts.id = Some(cursor.value()?),
-            () if key.is("from") => texts.from = Some(cursor.value()?),
-            () => _ = cursor.value()?,
+            () if key.is("time") => raw_values.time = Some(cursor.skip_value()?),
+            () if key.is("timeNano") => raw_values.time_nano = Some(cursor.skip_value()?),
+            () if key.is("status") => raw_values.status = Some(cursor.skip_value()?),
+            () if key.is("id") => raw_values.id = Some(cursor.skip_value()?),
+            () if key.is("from") => raw_values.from = Some(cursor.skip_value()?),
+            () => _ = cursor.skip_value()?,
         }
         Ok(())
     }
 
-    fn read_actor(&mut self, cursor: &mut Cursor<'a>) -> Result<(), Malformed> {
-        (self.actor_id, self.texts.actor_id) = (None, None);
-        (self.attributes, self.texts.attributes) = (None, None);
-        if cursor.next() != Some(b'{') {
+    fn read_actor(&mut self, cursor: &mut Cursor<'a>) -> Result<(), JsonError> {
+        (self.actor_id, self.raw_values.actor_id) = (None, None);
+        (self.attributes, self.raw_values.attributes) = (None, None);
+        if cursor.peek_token() != Some(b'{') {
             self.actor = Some(false);
-            cursor.value()?;
+            cursor.skip_value()?;
             return Ok(());
         }
         self.actor = Some(true);
-        cursor.object(|cursor, key| {
+        cursor.parse_object(|cursor, key| {
             match () {
-                () if key.is("ID") => (self.actor_id, self.texts.actor_id) = read_string(cursor)?,
-                () if key.is("Attributes") => (self.attributes, self.texts.attributes) = read_attributes(cursor)?,
-                () => _ = cursor.value()?,
+                () if key.is("ID") => (self.actor_id, self.raw_values.actor_id) = read_string(cursor)?,
+                () if key.is("Attributes") => (self.attributes, self.raw_values.attributes) = read_attributes(cursor)?,
+                () => _ = cursor.skip_value()?,
             }
             Ok(())
         })
     }
 
-    fn event(self, text: &'a str) -> Result<Event<'a>, NotAnEvent> {
-        let kind = string(self.kind, "Type")?;
-        let action = string(self.action, "Action")?;
+    fn into_event(self, text: &'a str) -> Result<Event<'a>, ParseError> {
+        let kind = require_string(self.kind, "Type")?;
+        let action = require_string(self.action, "Action")?;
         match self.actor {
-            None => return Err(NotAnEvent::Missing("Actor")),
-            Some(false) => return Err(NotAnEvent::WrongType("Actor", "an object")),
+            None => return Err(ParseError::MissingField("Actor")),
+            Some(false) => return Err(ParseError::WrongType("Actor", "an object")),
             Some(true) => {}
         }
-        let actor_id = string(self.actor_id, "Actor.ID")?;
+        let actor_id = require_string(self.actor_id, "Actor.ID")?;
         let attributes = match self.attributes {
             None => Vec::new(),
-            Some(None) => return Err(NotAnEvent::WrongType("Actor.Attributes", "an object")),
-            Some(Some(pairs)) => in_order(pairs),
+            Some(None) => return Err(ParseError::WrongType("Actor.Attributes", "an object")),
+            Some(Some(pairs)) => sorted_by_key(pairs),
         };
         let scope = self.scope.flatten().unwrap_or_default();
-        let time_nano = instant(self.texts.time_nano, self.texts.time)?;
-        Ok(Event { text, kind, action, actor_id, attributes, scope, time_nano, texts: self.texts })
+        let time_nano = parse_time(self.raw_values.time_nano, self.raw_values.time)?;
+        Ok(Event { text, kind, action, actor_id, attributes, scope, time_nano, raw_values: self.raw_values })
     }
 }
 
-/// A value that should be a string, and its text.
-fn read_string<'a>(cursor: &mut Cursor<'a>) -> Result<(Option<Field<'a>>, Option<&'a str>), Malformed> {
-    if cursor.next() == Some(b'"') {
-        let (string, text) = cursor.measured(Cursor::string)?;
+/// Parses a value that should be a string, and returns it with its JSON text.
+fn read_string<'a>(cursor: &mut Cursor<'a>) -> Result<(Option<StringField<'a>>, Option<&'a str>), JsonError> {
+    if cursor.peek_token() == Some(b'"') {
+        let (string, text) = cursor.with_source(Cursor::parse_string)?;
         return Ok((Some(Some(string.decode())), Some(text)));
     }
-    let text = cursor.value()?;
+    let text = cursor.skip_value()?;
     Ok((Some(None), Some(text)))
 }
 
-/// The pairs as they stand, `None` for null, `Some(None)` for what is no object; and the text.
+/// Parses attributes into pairs in their original order, and returns them with their JSON text.
+///
+/// The pairs are `None` for null, and `Some(None)` for a value that is not an object.
 #[allow(clippy::type_complexity, reason = "a private return type, used once")]
 fn read_attributes<'a>(
     cursor: &mut Cursor<'a>,
-) -> Result<(Option<Option<Attributes<'a>>>, Option<&'a str>), Malformed> {
-    match cursor.next() {
+) -> Result<(Option<Option<Attributes<'a>>>, Option<&'a str>), JsonError> {
+    match cursor.peek_token() {
         Some(b'{') => {}
         other => {
-            let text = cursor.value()?;
+            let text = cursor.skip_value()?;
             return Ok((if other == Some(b'n') { None } else { Some(None) }, Some(text)));
         }
     }
-    let (pairs, text) = cursor.measured(|cursor| {
+    let (pairs, text) = cursor.with_source(|cursor| {
         let mut pairs = Vec::with_capacity(8);
-        cursor.object(|cursor, key| {
-            let value = match cursor.next() {
-                Some(b'"') => cursor.string()?.decode(),
-                _ => Cow::Borrowed(cursor.value()?),
+        cursor.parse_object(|cursor, key| {
+            let value = match cursor.peek_token() {
+                Some(b'"') => cursor.parse_string()?.decode(),
+                _ => Cow::Borrowed(cursor.skip_value()?),
             };
             pairs.push((key.decode(), value));
             Ok(())
@@ -352,30 +361,30 @@ fn read_attributes<'a>(
     Ok((Some(Some(pairs)), Some(text)))
 }
 
-/// Sorts attributes by key, and keeps of equal keys the last.
-fn in_order(mut pairs: Attributes<'_>) -> Attributes<'_> {
+/// Sorts attributes by key; of equal keys, keeps the last.
+fn sorted_by_key(mut pairs: Attributes<'_>) -> Attributes<'_> {
     if !pairs.is_sorted_by(|a, b| a.0 < b.0) {
-        // Stable, so that of equal keys the last in the text stays last; then it is the one kept.
+        // The sort is stable, so the last of equal keys stays last, and is the one kept after the reversal.
         pairs.sort_by(|a, b| a.0.cmp(&b.0));
         pairs.reverse();
-        pairs.dedup_by(|later, kept| later.0 == kept.0);
+        pairs.dedup_by(|duplicate, kept| duplicate.0 == kept.0);
         pairs.reverse();
     }
     pairs
 }
 
-fn string<'a>(field: Option<Field<'a>>, name: &'static str) -> Result<Cow<'a, str>, NotAnEvent> {
-    field.ok_or(NotAnEvent::Missing(name))?.ok_or(NotAnEvent::WrongType(name, "a string"))
+fn require_string<'a>(field: Option<StringField<'a>>, name: &'static str) -> Result<Cow<'a, str>, ParseError> {
+    field.ok_or(ParseError::MissingField(name))?.ok_or(ParseError::WrongType(name, "a string"))
 }
 
-fn instant(time_nano: Option<&str>, time: Option<&str>) -> Result<i64, NotAnEvent> {
+fn parse_time(time_nano: Option<&str>, time: Option<&str>) -> Result<i64, ParseError> {
     if time_nano.is_none() && time.is_none() {
-        return Err(NotAnEvent::Missing("timeNano or time"));
+        return Err(ParseError::MissingField("timeNano or time"));
     }
-    let integer = |json: Option<&str>| json.and_then(|digits| digits.parse::<i64>().ok());
-    integer(time_nano)
-        .or_else(|| integer(time)?.checked_mul(1_000_000_000))
-        .ok_or(NotAnEvent::WrongType("timeNano or time", "an integer of nanoseconds in 64 bits"))
+    let parse_integer = |json: Option<&str>| json.and_then(|digits| digits.parse::<i64>().ok());
+    parse_integer(time_nano)
+        .or_else(|| parse_integer(time)?.checked_mul(1_000_000_000))
+        .ok_or(ParseError::WrongType("timeNano or time", "an integer of nanoseconds in 64 bits"))
 }
 
 #[cfg(test)]
@@ -384,12 +393,12 @@ mod tests {
 
     const START: &str = r#"{"status":"start","id":"c1","from":"busybox","Type":"container","Action":"start","Actor":{"ID":"c1","Attributes":{"image":"busybox","name":"web"}},"scope":"local","time":1795535604,"timeNano":1795535604802090542}"#;
 
-    fn parse(text: &str) -> Result<Event<'_>, NotAnEvent> {
+    fn parse(text: &str) -> Result<Event<'_>, ParseError> {
         Event::parse(text.as_bytes())
     }
 
     #[test]
-    fn the_fields_of_an_event_are_read() {
+    fn event_fields_are_parsed() {
         let event = parse(START).unwrap();
         assert_eq!(event.text, START);
         assert_eq!((&*event.kind, &*event.action, &*event.actor_id), ("container", "start", "c1"));
@@ -400,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_an_event_may_be() {
+    fn minimal_events_are_accepted() {
         for text in [
             r#"{"Type":"","Action":"","Actor":{"ID":""},"time":0}"#,
             r#"{"Type":"t","Action":"a","Actor":{"ID":"x","Attributes":null},"timeNano":1}"#,
@@ -414,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_no_event_and_says_why() {
+    fn invalid_events_are_rejected_with_a_reason() {
         for (text, why) in [
             ("", "not JSON: expected a value at byte 0"),
             ("[]", "not a JSON object"),
@@ -445,16 +454,16 @@ mod tests {
         let valid = |tail: &str| format!(r#"{{"Type":"t","Action":"a","Actor":{{"ID":"x"}},"time":1{tail}"#);
         assert!(parse(&valid("}")).is_ok());
         for tail in ["", "}}", "},", r#","a":01}"#, ",}", "} {}", ",\"a\":\"\t\"}", r#","a":"\x"}"#, r#","a":NaN}"#] {
-            assert!(matches!(parse(&valid(tail)), Err(NotAnEvent::NotJson(_))), "{tail}");
+            assert!(matches!(parse(&valid(tail)), Err(ParseError::InvalidJson(_))), "{tail}");
         }
-        assert_eq!(Event::parse(b"{\"Type\":\"\xff\"}"), Err(NotAnEvent::NotUtf8(9)));
+        assert_eq!(Event::parse(b"{\"Type\":\"\xff\"}"), Err(ParseError::InvalidUtf8(9)));
         let deep = "[".repeat(100_000);
-        assert!(matches!(parse(&deep), Err(NotAnEvent::NotJson(_))));
-        assert!(matches!(parse(&format!("{{\"a\":{deep}")), Err(NotAnEvent::NotJson(_))));
+        assert!(matches!(parse(&deep), Err(ParseError::InvalidJson(_))));
+        assert!(matches!(parse(&format!("{{\"a\":{deep}")), Err(ParseError::InvalidJson(_))));
     }
 
     #[test]
-    fn of_equal_keys_the_last_counts() {
+    fn the_last_of_duplicate_keys_wins() {
         let event = parse(
             r#"{"Type":"a","Type":"b","Action":"a","Actor":{"ID":"x","Attributes":{"k":"2","a":"1","k":"3"}},"time":1}"#,
         )
@@ -464,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn sameness_is_of_what_is_said_not_of_bytes() {
+    fn events_are_compared_by_content_not_bytes() {
         let a = parse(START).unwrap();
         let other_bytes = r#"{"Action":"start","Actor":{"Attributes":{"name":"w\u0065b","image":"busybox"},"ID":"c1"},"Type":"container","timeNano":1795535604802090542}"#;
         let b = parse(other_bytes).unwrap();

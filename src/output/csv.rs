@@ -1,32 +1,37 @@
-//! CSV as RFC 4180 has it, with the columns of the store's view `events`, safe to open in a spreadsheet.
+//! Writes CSV (RFC 4180) with the columns of the store's view `events`. It is safe to open in a spreadsheet.
 
 use std::io::{self, Write};
 
 use super::Record;
-use crate::event::{Event, quote};
+use crate::event::{Event, write_json_string};
 use crate::query::time::rfc3339;
 
-/// The names of the columns.
-pub(super) fn header(envelope: bool, out: &mut impl Write) -> io::Result<()> {
+/// Writes the names of the columns.
+pub(super) fn write_header(envelope: bool, out: &mut impl Write) -> io::Result<()> {
     if envelope {
         out.write_all(b"seq,source,received,")?;
     }
     out.write_all(b"time,type,action,actor_id,name,image,attributes,time_nano\r\n")
 }
 
-/// One event. Attributes are a JSON object.
-pub(super) fn print(record: &Record<'_>, event: &Event<'_>, envelope: bool, out: &mut impl Write) -> io::Result<()> {
+/// Writes one event. Attributes are a JSON object.
+pub(super) fn write_row(
+    record: &Record<'_>,
+    event: &Event<'_>,
+    envelope: bool,
+    out: &mut impl Write,
+) -> io::Result<()> {
     if envelope {
         write!(out, "{},", record.seq)?;
-        cell(record.source, out)?;
+        write_cell(record.source, out)?;
         write!(out, ",{},", rfc3339(record.received_nano))?;
     }
     let mut attributes = Vec::new();
-    for (at, (key, value)) in event.attributes.iter().enumerate() {
-        attributes.push(if at == 0 { b'{' } else { b',' });
-        quote(key, &mut attributes);
+    for (index, (key, value)) in event.attributes.iter().enumerate() {
+        attributes.push(if index == 0 { b'{' } else { b',' });
+        write_json_string(key, &mut attributes);
         attributes.push(b':');
-        quote(value, &mut attributes);
+        write_json_string(value, &mut attributes);
     }
     attributes.extend_from_slice(if event.attributes.is_empty() { b"{}" } else { b"}" });
     write!(out, "{},", rfc3339(event.time_nano))?;
@@ -38,20 +43,20 @@ pub(super) fn print(record: &Record<'_>, event: &Event<'_>, envelope: bool, out:
         event.attribute("image").unwrap_or_default(),
         &*String::from_utf8_lossy(&attributes),
     ] {
-        cell(text, out)?;
+        write_cell(text, out)?;
         out.write_all(b",")?;
     }
     write!(out, "{}\r\n", event.time_nano)
 }
 
-/// One cell. What a spreadsheet would take for a formula is made text by a quote before it, as OWASP advises.
-fn cell(text: &str, out: &mut impl Write) -> io::Result<()> {
+/// Writes one cell. A single quote precedes text that a spreadsheet would take for a formula, as OWASP advises.
+fn write_cell(text: &str, out: &mut impl Write) -> io::Result<()> {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
     if !is_formula && !text.contains([',', '"', '\r', '\n']) {
         return out.write_all(text.as_bytes());
     }
-    let mark = if is_formula { "'" } else { "" };
-    write!(out, "\"{mark}{}\"", text.replace('"', "\"\""))
+    let prefix = if is_formula { "'" } else { "" };
+    write!(out, "\"{prefix}{}\"", text.replace('"', "\"\""))
 }
 
 #[cfg(test)]
@@ -59,22 +64,22 @@ mod tests {
     use super::*;
 
     fn cells(texts: &[&str]) -> Vec<String> {
-        let written = |text: &&str| {
+        let render = |text: &&str| {
             let mut out = Vec::new();
-            cell(text, &mut out).unwrap();
+            write_cell(text, &mut out).unwrap();
             String::from_utf8(out).unwrap()
         };
-        texts.iter().map(written).collect()
+        texts.iter().map(render).collect()
     }
 
     #[test]
-    fn a_cell_is_quoted_where_it_must_be() {
+    fn cells_are_quoted_when_needed() {
         assert_eq!(cells(&["", "web", "a b", "ü"]), ["", "web", "a b", "ü"]);
         assert_eq!(cells(&["a,b", "a\"b", "a\nb", "a\r\nb"]), ["\"a,b\"", "\"a\"\"b\"", "\"a\nb\"", "\"a\r\nb\""]);
     }
 
     #[test]
-    fn no_cell_is_a_formula() {
+    fn formulas_are_escaped() {
         assert_eq!(
             cells(&["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "=\"a\"", "a=1"]),
             [
@@ -92,13 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_the_columns_of_the_header() {
+    fn rows_match_the_header() {
         let json = r#"{"Type":"container","Action":"exec_create: sh -c \"a,b\"","Actor":{"ID":"c1","Attributes":{"image":"b","name":"=w","x":"<\n>"}},"time":1}"#;
         let event = Event::parse(json.as_bytes()).unwrap();
         let record = Record { raw: json.as_bytes(), seq: 7, source: "a,b", received_nano: 2_000_000_000 };
         let mut out = Vec::new();
-        header(true, &mut out).unwrap();
-        print(&record, &event, true, &mut out).unwrap();
+        write_header(true, &mut out).unwrap();
+        write_row(&record, &event, true, &mut out).unwrap();
         let attributes = r#""{""image"":""b"",""name"":""=w"",""x"":""\u003c\n\u003e""}""#;
         assert_eq!(
             String::from_utf8(out).unwrap(),

@@ -1,5 +1,6 @@
-//! How events are printed: their own bytes, those in an envelope, the text that the docker client prints, a table, CSV,
-//! or what a Go template makes of them.
+//! Prints events: as sent, in an envelope, as the docker client does, as a table, as CSV, or with a Go template.
+//!
+//! This module does not read stores; callers pass each event as a [`Record`]. Memory does not grow with their number.
 
 mod csv;
 mod table;
@@ -16,19 +17,19 @@ use crate::query::time::rfc3339;
 use table::Table;
 pub use template::{Template, TemplateError};
 
-/// The form of events. With an envelope (sequence, source, time of arrival) come those that have a place for it.
+/// An output format. Some formats can include an envelope: sequence, source and time of arrival.
 #[derive(Debug)]
 pub enum Format {
-    /// The event's own bytes, one a line; in an envelope `{"seq":…,"source":…,"received":…,"event":{…}}`.
+    /// The bytes of the event, one event per line; with an envelope `{"seq":…,"source":…,"received":…,"event":{…}}`.
     Json,
-    /// What `docker events` prints, in local time; has no envelope.
+    /// The output of `docker events`, in local time; without envelope.
     Text,
-    /// Columns for people, in local time; the envelope is columns more. On a terminal no line is longer than it is wide;
-    /// otherwise nothing is cut.
+    /// Columns for people, in local time; the envelope adds columns. On a terminal, lines fit its width; otherwise
+    /// nothing is truncated.
     Table(Option<Terminal>),
-    /// RFC 4180, the columns of the store's view `events`; the envelope is columns more.
+    /// RFC 4180 with the columns of the store's view `events`; the envelope adds columns.
     Csv,
-    /// What `docker events --format` prints; has no envelope.
+    /// The output of `docker events --format`; without envelope.
     Template(Template),
 }
 
@@ -37,115 +38,115 @@ pub enum Format {
 pub struct Terminal {
     /// Width in columns.
     pub width: usize,
-    /// Whether to color the table.
+    /// Colors the table.
     pub colored: bool,
 }
 
-/// The names of the formats that are no template.
-pub const FORMATS: [&str; 4] = ["json", "text", "table", "csv"];
+/// Names of the formats other than templates.
+pub const FORMAT_NAMES: [&str; 4] = ["json", "text", "table", "csv"];
 
-/// An event, and what the store knows of it.
+/// An event and its metadata from the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// The event's own bytes.
+    /// Bytes of the event.
     pub raw: &'a [u8],
-    /// Its place in the order of arrival.
+    /// Sequence number: its position in the order of arrival.
     pub seq: i64,
-    /// The name of its source.
+    /// Name of its source.
     pub source: &'a str,
-    /// When it was read, in nanoseconds since the epoch.
+    /// Time of arrival, in nanoseconds since the epoch.
     pub received_nano: i64,
 }
 
-/// Why an event was not printed.
+/// An event could not be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum PrintError {
-    /// The output says so.
+    /// Writing to the output failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The template can do nothing with this event; what it printed before that stands there.
-    #[error("event {seq} cannot be printed")]
+    /// The template failed on this event. Its output up to the failure is printed.
+    #[error("cannot print event {seq}")]
     Template {
-        /// Its place in the order of arrival.
+        /// Sequence number of the event.
         seq: i64,
-        /// Why not.
+        /// Error of the template.
         source: TemplateError,
     },
 }
 
-/// Prints events, one after the other.
+/// Prints events one by one.
 #[derive(Debug)]
 pub struct Printer<W> {
-    form: Form,
+    state: FormatState,
     envelope: bool,
     out: W,
 }
 
-/// A format, and what is kept from event to event.
+/// A format with its state between events.
 #[derive(Debug)]
-enum Form {
+enum FormatState {
     Json,
     Text,
     Table(Table),
-    /// Whether the names of the columns are still to be printed.
+    /// True until the header is printed.
     Csv(bool),
     Template(Template, Vec<u8>),
 }
 
 impl<W: Write> Printer<W> {
-    /// Prints in this form, with an envelope if it has one.
+    /// Returns a printer for a format. The envelope has no effect on formats without one.
     pub fn new(format: Format, envelope: bool, out: W) -> Self {
-        let form = match format {
-            Format::Json => Form::Json,
-            Format::Text => Form::Text,
-            Format::Table(terminal) => Form::Table(Table::new(terminal, envelope)),
-            Format::Csv => Form::Csv(true),
-            Format::Template(template) => Form::Template(template, Vec::new()),
+        let state = match format {
+            Format::Json => FormatState::Json,
+            Format::Text => FormatState::Text,
+            Format::Table(terminal) => FormatState::Table(Table::new(terminal, envelope)),
+            Format::Csv => FormatState::Csv(true),
+            Format::Template(template) => FormatState::Template(template, Vec::new()),
         };
-        Printer { form, envelope, out }
+        Printer { state, envelope, out }
     }
 
-    /// Prints one event. A table may hold some of the first ones back until [`flush`](Self::flush).
+    /// Prints one event. A table may buffer the first ones until [`flush`](Self::flush).
     ///
     /// # Errors
-    /// Whatever the output says; what a template cannot do.
+    /// The output or the template fails.
     pub fn print(&mut self, record: &Record<'_>) -> Result<(), PrintError> {
         let out = &mut self.out;
-        match &mut self.form {
-            Form::Json if self.envelope => envelope(record, out)?,
-            Form::Json => {
+        match &mut self.state {
+            FormatState::Json if self.envelope => write_envelope(record, out)?,
+            FormatState::Json => {
                 out.write_all(record.raw)?;
                 out.write_all(b"\n")?;
             }
-            Form::Text => text::print(&parsed(record)?, &chrono::Local, out)?,
-            Form::Table(table) => table.print(record, &parsed(record)?, &chrono::Local, out)?,
-            Form::Csv(is_first) => {
+            FormatState::Text => text::write_line(&parse_event(record)?, &chrono::Local, out)?,
+            FormatState::Table(table) => table.print(record, &parse_event(record)?, &chrono::Local, out)?,
+            FormatState::Csv(is_first) => {
                 if std::mem::take(is_first) {
-                    csv::header(self.envelope, out)?;
+                    csv::write_header(self.envelope, out)?;
                 }
-                csv::print(record, &parsed(record)?, self.envelope, out)?;
+                csv::write_row(record, &parse_event(record)?, self.envelope, out)?;
             }
-            Form::Template(template, line) => {
+            FormatState::Template(template, line) => {
                 line.clear();
-                let done = template.apply(&parsed(record)?, line);
+                let result = template.apply(&parse_event(record)?, line);
                 line.push(b'\n');
                 out.write_all(line)?;
-                done.map_err(|source| PrintError::Template { seq: record.seq, source })?;
+                result.map_err(|source| PrintError::Template { seq: record.seq, source })?;
             }
         }
         Ok(())
     }
 
-    /// Gives out what was held back: before waiting for more, and at the end.
+    /// Prints buffered rows. Call it before waiting for more events, and at the end.
     ///
     /// # Errors
-    /// Whatever the output says.
+    /// The output fails.
     pub fn flush(&mut self) -> io::Result<()> {
-        match &mut self.form {
-            Form::Table(table) => table.flush(&mut self.out)?,
-            Form::Csv(is_first) if *is_first => {
+        match &mut self.state {
+            FormatState::Table(table) => table.flush(&mut self.out)?,
+            FormatState::Csv(is_first) if *is_first => {
                 *is_first = false;
-                csv::header(self.envelope, &mut self.out)?;
+                csv::write_header(self.envelope, &mut self.out)?;
             }
             _ => {}
         }
@@ -153,11 +154,11 @@ impl<W: Write> Printer<W> {
     }
 }
 
-fn parsed<'a>(record: &Record<'a>) -> io::Result<Event<'a>> {
+fn parse_event<'a>(record: &Record<'a>) -> io::Result<Event<'a>> {
     Event::parse(record.raw).map_err(io::Error::other)
 }
 
-fn envelope(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
+fn write_envelope(record: &Record<'_>, out: &mut impl Write) -> io::Result<()> {
     #[derive(Serialize)]
     struct Envelope<'a> {
         seq: i64,

@@ -1,4 +1,4 @@
-//! A table for people: columns as wide as the first rows need, and on a terminal no line longer than it.
+//! Prints a table for people. The first rows determine the widths of the columns, and on a terminal each line fits.
 
 use std::borrow::Cow;
 use std::fmt::{Display, Write as _};
@@ -11,46 +11,46 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::{Record, Terminal, text};
 use crate::event::Event;
 
-/// How many rows are looked at before the widths of the columns are settled.
-const LOOKED_AT: usize = 200;
+/// Number of rows that determine the widths of the columns.
+const SAMPLE_ROWS: usize = 200;
 
-/// What stands between two columns.
-const BETWEEN: usize = 2;
+/// Number of spaces between two columns.
+const COLUMN_GAP: usize = 2;
 
-/// The least width that the attributes are shown in, in columns of the terminal.
-const WORTHWHILE: usize = 20;
+/// Width of the attributes on a terminal for which other columns shrink.
+const MIN_ATTRIBUTES_WIDTH: usize = 20;
 
-/// The table, and what is kept of it: the rows that were not printed yet, and the widths.
+/// A table, with its buffered rows until the widths are known.
 #[derive(Debug)]
 pub(super) struct Table {
-    /// The terminal's columns, where there is one.
-    terminal: Option<usize>,
+    /// Width of the terminal, if there is one.
+    terminal_width: Option<usize>,
     colored: bool,
     envelope: bool,
-    waiting: Vec<Row>,
+    buffered_rows: Vec<Row>,
     columns: Option<Vec<Column>>,
 }
 
-/// The cells of a line, and its color.
+/// The cells of a line and its style.
 #[derive(Debug)]
 struct Row {
     cells: Vec<String>,
     style: Style,
 }
 
-/// A column that is shown.
+/// A visible column.
 #[derive(Clone, Copy, Debug)]
 struct Column {
-    /// Its place among the cells of a row.
-    cell: usize,
+    /// Index of its cell in a row.
+    cell_index: usize,
     width: usize,
-    /// Whether its cells have the color of their row, whatever that is.
+    /// True for the column that always has the color of its row.
     is_action: bool,
 }
 
-/// The columns: name, least width, and the most that is reserved where rows need more.
-const ENVELOPE: [(&str, usize, usize); 2] = [("SEQ", 3, 20), ("SOURCE", 6, 16)];
-const COLUMNS: [(&str, usize, usize); 6] =
+/// Columns: name, minimum width, and maximum width to reserve.
+const ENVELOPE_COLUMNS: [(&str, usize, usize); 2] = [("SEQ", 3, 20), ("SOURCE", 6, 16)];
+const EVENT_COLUMNS: [(&str, usize, usize); 6] =
     [("TIME", 4, 35), ("TYPE", 9, 9), ("ACTION", 8, 24), ("ID", 12, 71), ("NAME", 8, 32), ("ATTRIBUTES", 10, 0)];
 
 const GOOD: Style = AnsiColor::Green.on_default();
@@ -61,11 +61,11 @@ const HEADER: Style = Style::new().bold();
 impl Table {
     pub(super) fn new(terminal: Option<Terminal>, envelope: bool) -> Table {
         let colored = terminal.is_some_and(|terminal| terminal.colored);
-        let terminal = terminal.map(|terminal| terminal.width);
-        Table { terminal, colored, envelope, waiting: Vec::new(), columns: None }
+        let terminal_width = terminal.map(|terminal| terminal.width);
+        Table { terminal_width, colored, envelope, buffered_rows: Vec::new(), columns: None }
     }
 
-    /// Prints an event, once the widths are settled.
+    /// Prints an event, or buffers it until the widths are known.
     pub(super) fn print<Z: TimeZone>(
         &mut self,
         record: &Record<'_>,
@@ -78,62 +78,63 @@ impl Table {
     {
         let row = self.row(record, event, zone);
         match &self.columns {
-            Some(columns) => line(columns, &row, self.terminal.is_some(), out),
+            Some(columns) => write_row(columns, &row, self.terminal_width.is_some(), out),
             None => {
-                self.waiting.push(row);
-                if self.waiting.len() < LOOKED_AT { Ok(()) } else { self.flush(out) }
+                self.buffered_rows.push(row);
+                if self.buffered_rows.len() < SAMPLE_ROWS { Ok(()) } else { self.flush(out) }
             }
         }
     }
 
-    /// Settles the widths, and prints what waited for it.
+    /// Computes the widths and prints the buffered rows.
     pub(super) fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
         if self.columns.is_some() {
             return Ok(());
         }
-        let columns = self.settle();
-        let names = self.names().map(|(name, ..)| name.to_owned()).collect();
+        let columns = self.compute_columns();
+        let names = self.column_specs().map(|(name, ..)| name.to_owned()).collect();
         let header = Row { cells: names, style: if self.colored { HEADER } else { Style::new() } };
-        for row in std::iter::once(header).chain(std::mem::take(&mut self.waiting)) {
-            line(&columns, &row, self.terminal.is_some(), out)?;
+        for row in std::iter::once(header).chain(std::mem::take(&mut self.buffered_rows)) {
+            write_row(&columns, &row, self.terminal_width.is_some(), out)?;
         }
         self.columns = Some(columns);
         Ok(())
     }
 
-    fn names(&self) -> impl Iterator<Item = (&'static str, usize, usize)> + use<> {
-        let envelope = if self.envelope { &ENVELOPE[..] } else { &[] };
-        envelope.iter().chain(&COLUMNS).copied()
+    fn column_specs(&self) -> impl Iterator<Item = (&'static str, usize, usize)> + use<> {
+        let envelope = if self.envelope { &ENVELOPE_COLUMNS[..] } else { &[] };
+        envelope.iter().chain(&EVENT_COLUMNS).copied()
     }
 
-    /// The widths that the rows need. What a terminal has no room for is taken from actions and names, as long as the
-    /// attributes have little; where it is too narrow even so, from the right.
-    fn settle(&self) -> Vec<Column> {
+    /// Computes the widths that the rows need. On a narrow terminal, actions and names shrink until the attributes have
+    /// their minimum width. If that is not enough, the rightmost columns shrink or disappear.
+    fn compute_columns(&self) -> Vec<Column> {
         let mut columns: Vec<Column> = Vec::new();
-        for (cell, (name, least, most)) in self.names().enumerate() {
-            // On a terminal a digest is short, and a name in its place is shown as its beginning.
-            let most = if name == "ID" && self.terminal.is_some() { least } else { most };
-            let needed = self.waiting.iter().map(|row| width(&row.cells[cell])).max().unwrap_or(0);
-            let width = needed.clamp(least, most.max(least));
-            columns.push(Column { cell, width, is_action: name == "ACTION" });
+        for (cell_index, (name, min_width, max_width)) in self.column_specs().enumerate() {
+            // On a terminal a digest is shortened to the minimum width, and a name in its place is truncated.
+            let max_width = if name == "ID" && self.terminal_width.is_some() { min_width } else { max_width };
+            let needed = self.buffered_rows.iter().map(|row| display_width(&row.cells[cell_index])).max().unwrap_or(0);
+            let width = needed.clamp(min_width, max_width.max(min_width));
+            columns.push(Column { cell_index, width, is_action: name == "ACTION" });
         }
-        let Some(terminal) = self.terminal else { return columns };
+        let Some(terminal_width) = self.terminal_width else { return columns };
         let attributes = columns.len() - 1;
-        let used = |columns: &[Column]| columns.iter().map(|column| column.width + BETWEEN).sum::<usize>() - BETWEEN;
-        columns[attributes].width = WORTHWHILE;
+        let total_width =
+            |columns: &[Column]| columns.iter().map(|column| column.width + COLUMN_GAP).sum::<usize>() - COLUMN_GAP;
+        columns[attributes].width = MIN_ATTRIBUTES_WIDTH;
         let (name, action) = (attributes - 1, attributes - 3);
-        for (cell, least) in [(action, 16), (name, 16), (action, 11), (name, 12)] {
-            let too_much = used(&columns).saturating_sub(terminal);
-            let column = &mut columns[cell];
-            column.width = column.width.saturating_sub(too_much).max(column.width.min(least));
+        for (index, min_width) in [(action, 16), (name, 16), (action, 11), (name, 12)] {
+            let excess = total_width(&columns).saturating_sub(terminal_width);
+            let column = &mut columns[index];
+            column.width = column.width.saturating_sub(excess).max(column.width.min(min_width));
         }
         columns[attributes].width = 0;
-        let left = terminal.saturating_sub(used(&columns));
-        columns[attributes].width = left;
-        let mut room = terminal;
+        let remaining = terminal_width.saturating_sub(total_width(&columns));
+        columns[attributes].width = remaining;
+        let mut available = terminal_width;
         columns.retain_mut(|column| {
-            column.width = column.width.min(room);
-            room = room.saturating_sub(column.width + BETWEEN);
+            column.width = column.width.min(available);
+            available = available.saturating_sub(column.width + COLUMN_GAP);
             column.width > 0
         });
         columns
@@ -146,24 +147,24 @@ impl Table {
         let mut row = Vec::with_capacity(8);
         if self.envelope {
             row.push(record.seq.to_string());
-            row.push(visible(record.source).into_owned());
+            row.push(escape_control_chars(record.source).into_owned());
         }
         let time = DateTime::from_timestamp_nanos(event.time_nano).with_timezone(zone);
-        row.push(match self.terminal {
+        row.push(match self.terminal_width {
             Some(..100) => time.format("%m-%dT%H:%M:%S").to_string(),
             Some(..140) => time.format("%Y-%m-%dT%H:%M:%S").to_string(),
             Some(_) => time.format("%Y-%m-%dT%H:%M:%S%.3f").to_string(),
-            None => text::time(event.time_nano, zone).to_string(),
+            None => text::format_time(event.time_nano, zone).to_string(),
         });
-        row.push(visible(&event.kind).into_owned());
+        row.push(escape_control_chars(&event.kind).into_owned());
         // A narrow terminal has no room for `health_status: ` before what matters.
         let status =
-            self.terminal.filter(|width| *width < 120).and_then(|_| event.action.strip_prefix("health_status: "));
-        row.push(visible(status.unwrap_or(&event.action)).into_owned());
-        let shown: fn(&str) -> &str = if self.terminal.is_some() { short } else { |id| id };
-        row.push(visible(shown(&event.actor_id)).into_owned());
-        row.push(visible(event.attribute("name").unwrap_or_default()).into_owned());
-        row.push(attributes(event, shown));
+            self.terminal_width.filter(|width| *width < 120).and_then(|_| event.action.strip_prefix("health_status: "));
+        row.push(escape_control_chars(status.unwrap_or(&event.action)).into_owned());
+        let shorten: fn(&str) -> &str = if self.terminal_width.is_some() { short_id } else { |id| id };
+        row.push(escape_control_chars(shorten(&event.actor_id)).into_owned());
+        row.push(escape_control_chars(event.attribute("name").unwrap_or_default()).into_owned());
+        row.push(format_attributes(event, shorten));
         Row { cells: row, style: if self.colored { style(event) } else { Style::new() } }
     }
 }
@@ -181,76 +182,76 @@ fn style(event: &Event<'_>) -> Style {
     }
 }
 
-/// The first twelve digits of an ID, as the docker client shows it; a name is no ID.
-fn short(id: &str) -> &str {
+/// Returns the first twelve digits of an ID, as the docker client prints it. A name is unchanged.
+fn short_id(id: &str) -> &str {
     let digits = id.strip_prefix("sha256:").unwrap_or(id);
     let is_digest = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
     if is_digest { &digits[..12] } else { id }
 }
 
-/// What happened comes first; the name has a column of its own.
-fn attributes(event: &Event<'_>, shown: fn(&str) -> &str) -> String {
-    const FIRST: [&str; 5] = ["exitCode", "signal", "execDuration", "image", "container"];
-    let first = FIRST.iter().filter_map(|key| Some((*key, event.attribute(key)?)));
+/// Formats the attributes, the most important first. The name is left out, because it has its own column.
+fn format_attributes(event: &Event<'_>, shorten: fn(&str) -> &str) -> String {
+    const LEADING_KEYS: [&str; 5] = ["exitCode", "signal", "execDuration", "image", "container"];
+    let leading = LEADING_KEYS.iter().filter_map(|key| Some((*key, event.attribute(key)?)));
     let others = event.attributes.iter().map(|(key, value)| (&**key, &**value));
-    let others = others.filter(|(key, _)| *key != "name" && !FIRST.contains(key));
+    let others = others.filter(|(key, _)| *key != "name" && !LEADING_KEYS.contains(key));
     let mut text = String::new();
-    for (key, value) in first.chain(others) {
+    for (key, value) in leading.chain(others) {
         if !text.is_empty() {
             text.push_str(", ");
         }
-        text.push_str(&visible(key));
+        text.push_str(&escape_control_chars(key));
         text.push('=');
-        text.push_str(&visible(shown(value)));
+        text.push_str(&escape_control_chars(shorten(value)));
     }
     text
 }
 
-/// With escapes in the place of what would do something to a terminal: control characters, marks of direction.
-fn visible(text: &str) -> Cow<'_, str> {
-    let acts = |c: char| {
+/// Escapes characters that would affect a terminal: control characters and direction marks.
+fn escape_control_chars(text: &str) -> Cow<'_, str> {
+    let is_unsafe = |c: char| {
         c.is_control() || matches!(c, '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
     };
-    if !text.contains(acts) {
+    if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
     }
-    let mut shown = String::with_capacity(text.len() + 8);
+    let mut escaped = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if acts(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if is_unsafe(c) { escaped.extend(c.escape_default()) } else { escaped.push(c) }
     }
-    Cow::Owned(shown)
+    Cow::Owned(escaped)
 }
 
-fn width(text: &str) -> usize {
+fn display_width(text: &str) -> usize {
     if text.is_ascii() { text.len() } else { text.width() }
 }
 
-/// A text cut to a width, with `…` where something is missing. An attribute that just fits stays whole.
-fn cut(text: &str, most: usize) -> Cow<'_, str> {
-    if width(text) <= most {
+/// Truncates a text to a width and marks the cut with `…`. An attribute that just fits is not cut.
+fn truncate(text: &str, max_width: usize) -> Cow<'_, str> {
+    if display_width(text) <= max_width {
         return Cow::Borrowed(text);
     }
-    let mut taken = 0;
+    let mut total = 0;
     let fits = |(_, c): &(usize, char)| {
-        taken += c.width().unwrap_or(0);
-        taken < most
+        total += c.width().unwrap_or(0);
+        total < max_width
     };
-    let end = text.char_indices().take_while(fits).last().map_or(0, |(at, c)| at + c.len_utf8());
+    let end = text.char_indices().take_while(fits).last().map_or(0, |(index, c)| index + c.len_utf8());
     let whole = text[end..].find(", ").map_or("", |comma| &text[..end + comma]);
-    if width(whole) == most { Cow::Borrowed(whole) } else { Cow::Owned(format!("{}…", &text[..end])) }
+    if display_width(whole) == max_width { Cow::Borrowed(whole) } else { Cow::Owned(format!("{}…", &text[..end])) }
 }
 
-fn line(columns: &[Column], row: &Row, cuts: bool, out: &mut impl Write) -> io::Result<()> {
+fn write_row(columns: &[Column], row: &Row, should_truncate: bool, out: &mut impl Write) -> io::Result<()> {
     let mut line = String::new();
-    let mut missing = 0;
+    let mut padding = 0;
     for column in columns {
-        let cell = &row.cells[column.cell];
-        line.extend(std::iter::repeat_n(' ', missing));
-        let cell = if cuts { cut(cell, column.width) } else { Cow::Borrowed(&**cell) };
+        let cell = &row.cells[column.cell_index];
+        line.extend(std::iter::repeat_n(' ', padding));
+        let cell = if should_truncate { truncate(cell, column.width) } else { Cow::Borrowed(&**cell) };
         let is_colored = column.is_action || row.style == DIM || row.style == HEADER;
         let style = if is_colored && !cell.is_empty() { row.style } else { Style::new() };
         let _ = write!(line, "{style}{cell}{style:#}");
-        missing = column.width.saturating_sub(width(&cell)) + BETWEEN;
+        padding = column.width.saturating_sub(display_width(&cell)) + COLUMN_GAP;
     }
     out.write_all(line.trim_end_matches(' ').as_bytes())?;
     out.write_all(b"\n")
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_cut_where_there_is_no_terminal() {
+    fn nothing_is_truncated_without_a_terminal() {
         let long = "x".repeat(300);
         let lines = table(None, true, &[event("die", ID, &format!(r#""exitCode":"1","l":"{long}","name":"web""#))]);
         assert_eq!(
@@ -298,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_longer_than_the_terminal() {
+    fn lines_fit_the_terminal() {
         let events = [
             event("die", ID, r#""exitCode":"137","image":"busybox","name":"web""#),
             event(
@@ -308,10 +309,10 @@ mod tests {
             ),
             event("start", ID, ""),
         ];
-        for terminal in 1..300 {
+        for terminal_width in 1..300 {
             for envelope in [false, true] {
-                for line in table(Some(terminal), envelope, &events) {
-                    assert!(line.width() <= terminal, "{terminal}: {line}");
+                for line in table(Some(terminal_width), envelope, &events) {
+                    assert!(line.width() <= terminal_width, "{terminal_width}: {line}");
                 }
             }
         }
@@ -354,23 +355,23 @@ mod tests {
             .collect();
         let (good, bad, plain) = (["[32", "[0"], ["[31", "[0"], []);
         assert_eq!(colors[1..8], [&good[..], &bad, &plain, &plain, &bad, &bad, &good]);
-        assert_eq!(colors[8], ["[2", "[0"].repeat(5), "an exec event is dim as a whole: {colored:?}");
+        assert_eq!(colors[8], ["[2", "[0"].repeat(5), "all columns of an exec event are dim: {colored:?}");
         assert!(colored[6].contains("  \x1b[31munhealthy\x1b[0m  "), "{}", colored[6]);
         let stripped: Vec<String> = colored.iter().map(|line| anstream::adapter::strip_str(line).to_string()).collect();
-        assert_eq!(stripped, table(Some(80), false, &events), "colors take no room");
+        assert_eq!(stripped, table(Some(80), false, &events), "colors do not change the layout");
         assert!(stripped[1].ends_with("  web       image=shop/web:1.5"), "{}", stripped[1]);
     }
 
     #[test]
     fn an_attribute_that_just_fits_is_not_cut() {
-        assert_eq!(cut("image=web:1.5, l=1", 13), "image=web:1.5");
-        assert_eq!(cut("image=web:1.5, l=1", 14), "image=web:1.5…");
-        assert_eq!(cut("image=web:1.5, l=1", 12), "image=web:1…");
-        assert_eq!(cut("image=web:1.5, l=1", 18), "image=web:1.5, l=1");
+        assert_eq!(truncate("image=web:1.5, l=1", 13), "image=web:1.5");
+        assert_eq!(truncate("image=web:1.5, l=1", 14), "image=web:1.5…");
+        assert_eq!(truncate("image=web:1.5, l=1", 12), "image=web:1…");
+        assert_eq!(truncate("image=web:1.5, l=1", 18), "image=web:1.5, l=1");
     }
 
     #[test]
-    fn nothing_reaches_a_terminal_that_acts_on_it() {
+    fn control_characters_are_escaped() {
         let odd = event("a\\u001b[31m", ID, r#""name":"w\n\u0007\u009b1m\u202etxt","k\u0000":"\r""#);
         let lines = table(Some(200), false, &[odd]);
         assert!(lines[1].contains(r"a\u{1b}[31m"), "{}", lines[1]);
@@ -378,9 +379,9 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_no_id() {
-        assert_eq!(short(ID), "cbde801334c3");
-        assert_eq!(short(&format!("sha256:{ID}")), "cbde801334c3");
-        assert_eq!(short("vol-data"), "vol-data");
+    fn names_are_not_shortened() {
+        assert_eq!(short_id(ID), "cbde801334c3");
+        assert_eq!(short_id(&format!("sha256:{ID}")), "cbde801334c3");
+        assert_eq!(short_id("vol-data"), "vol-data");
     }
 }

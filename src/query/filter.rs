@@ -1,19 +1,21 @@
-//! The engine's event filters, key for key and quirk for quirk (moby `daemon/events/filter.go` and
-//! `api/types/filters`; compared with running engines in `tests/engines.rs`).
+//! Event filters with the semantics of the engine, including its peculiarities.
 //!
-//! Keys AND; values of one key OR, but the values of `label` AND; an empty list filters nothing; a key that is not
-//! known is passed over.
+//! They follow moby `daemon/events/filter.go` and `api/types/filters`. `tests/real/engines.rs` compares them with
+//! running engines. Different keys must all match (AND). The values of one key are alternatives (OR), but all values of
+//! `label` must match. A key without values matches every event, and an unknown key is ignored.
+//!
+//! Filters use no HTTP and no SQL. Store queries only narrow a search; [`Filter::matches`] decides.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::reference::strip_tag;
+use super::image_name::strip_tag;
 use crate::event::Event;
-use crate::store::{Actions, ActorTest, Ask, varies};
+use crate::store::{Actions, ActorTest, Query, is_varying};
 
-/// The keys that an engine knows.
+/// The filter keys that engines support.
 pub const KEYS: [&str; 14] = [
     "config",
     "container",
@@ -31,7 +33,7 @@ pub const KEYS: [&str; 14] = [
     "volume",
 ];
 
-/// The types of the events that engines tell, Podman's last.
+/// The event types that engines emit, Podman's last.
 const TYPES: [&str; 14] = [
     "builder",
     "config",
@@ -49,56 +51,56 @@ const TYPES: [&str; 14] = [
     "system",
 ];
 
-/// The keys whose values are the beginning of an actor's ID or name.
+/// The keys whose values match the beginning of an actor's ID or name.
 const PREFIX_KEYS: [&str; 9] =
     ["container", "plugin", "volume", "network", "daemon", "node", "service", "secret", "config"];
 
-/// When one of these is given as it stands here, every value of `event` is the beginning of an action.
+/// If a value of `event` is exactly one of these, all values of `event` match the beginning of an action.
 const FUZZY_ACTIONS: [&str; 3] = ["health_status", "exec_create", "exec_start"];
 
-/// A filter that cannot be understood.
+/// A filter that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
-    /// Not of the form `KEY=VALUE`.
-    #[error("the filter '{0}' is not KEY=VALUE")]
-    Form(String),
-    /// A key that no engine knows.
-    #[error("the filter key '{0}' is not known; the keys are {keys}", keys = KEYS.join(", "))]
-    Key(String),
-    /// JSON that is neither of the two wire forms.
+    /// The text is not `KEY=VALUE`.
+    #[error("invalid filter '{0}': expected KEY=VALUE")]
+    Syntax(String),
+    /// No engine supports the key.
+    #[error("unknown filter key '{0}': expected one of {keys}", keys = KEYS.join(", "))]
+    UnknownKey(String),
+    /// The JSON has neither of the two wire formats.
     #[error("invalid filter")]
-    Wire,
+    Json,
 }
 
-/// Which events to let through. The default lets through all.
+/// A filter for events. The default matches every event.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// By key, the values, each with the flag that the map form gives it. A `false` there makes an engine not take
-    /// the value where it compares whole texts, and take it all the same where it compares beginnings.
+    /// Values by key, each with its flag from the map format. With `false`, an engine ignores the value where it
+    /// compares exactly, and still uses it where it compares prefixes.
     values: BTreeMap<String, BTreeMap<String, bool>>,
 }
 
 impl Filter {
-    /// Adds one `KEY=VALUE` of the command line: the key trimmed and in lower case, the value trimmed, as the docker
-    /// client does; unlike it, a key that no engine knows is refused.
+    /// Adds one `KEY=VALUE` of the command line. Trims both and lowercases the key, as the docker client does. Unlike
+    /// the docker client, rejects keys that no engine supports.
     ///
     /// # Errors
-    /// [`FilterError::Form`] and [`FilterError::Key`].
+    /// [`FilterError::Syntax`] and [`FilterError::UnknownKey`].
     pub fn add(&mut self, text: &str) -> Result<(), FilterError> {
-        let (key, value) = text.split_once('=').ok_or_else(|| FilterError::Form(text.into()))?;
+        let (key, value) = text.split_once('=').ok_or_else(|| FilterError::Syntax(text.into()))?;
         let key = key.trim().to_lowercase();
         if !KEYS.contains(&key.as_str()) {
-            return Err(if key.is_empty() { FilterError::Form(text.into()) } else { FilterError::Key(key) });
+            return Err(if key.is_empty() { FilterError::Syntax(text.into()) } else { FilterError::UnknownKey(key) });
         }
         self.insert(key, value.trim().into());
         Ok(())
     }
 
-    /// Reads the `filters` parameter of a request, in either form: `{"k":["v"]}` or `{"k":{"v":true}}`. Unknown keys
-    /// are kept and mean nothing.
+    /// Parses the `filters` parameter of a request, in either wire format: `{"k":["v"]}` or `{"k":{"v":true}}`.
+    /// Unknown keys have no effect.
     ///
     /// # Errors
-    /// [`FilterError::Wire`].
+    /// [`FilterError::Json`].
     pub fn from_wire(json: &str) -> Result<Filter, FilterError> {
         #[derive(Deserialize)]
         #[serde(untagged)]
@@ -110,7 +112,7 @@ impl Filter {
         if json.is_empty() {
             return Ok(filter);
         }
-        match serde_json::from_str::<Option<Wire>>(json).map_err(|_| FilterError::Wire)? {
+        match serde_json::from_str::<Option<Wire>>(json).map_err(|_| FilterError::Json)? {
             None => {}
             Some(Wire::Maps(maps)) => {
                 for (key, values) in maps {
@@ -134,130 +136,135 @@ impl Filter {
         self.values.entry(key).or_default().insert(value, true);
     }
 
-    /// Whether every event passes.
+    /// Returns true if every event matches.
     pub fn is_empty(&self) -> bool {
         self.values.values().all(BTreeMap::is_empty)
     }
 
-    /// The types it asks for that no engine knows: nothing of them will ever come.
+    /// The requested types that no engine emits. They never match an event.
     pub fn unknown_types(&self) -> impl Iterator<Item = &str> {
-        self.given("type").into_iter().flat_map(BTreeMap::keys).map(String::as_str).filter(|kind| !TYPES.contains(kind))
+        self.values_for("type")
+            .into_iter()
+            .flat_map(BTreeMap::keys)
+            .map(String::as_str)
+            .filter(|kind| !TYPES.contains(kind))
     }
 
-    /// Whether the engine would let this event through.
+    /// Returns true if an engine with this filter would send the event.
     pub fn matches(&self, event: &Event<'_>) -> bool {
         self.matches_action(&event.action)
-            && self.is_exactly("type", &event.kind)
-            && self.is_exactly("scope", &event.scope)
+            && self.matches_exact("type", &event.kind)
+            && self.matches_exact("scope", &event.scope)
             && PREFIX_KEYS.iter().all(|key| self.matches_actor(key, event))
             && self.matches_image(event)
             && self.matches_labels(event)
     }
 
-    /// Narrows an ask: what comes back holds all that this filter lets through.
-    pub fn narrow(&self, ask: &mut Ask) {
-        let whole = |key| -> Vec<String> {
-            self.given(key)
+    /// Narrows a store query. Its result contains at least all events that this filter matches.
+    pub fn narrow(&self, query: &mut Query) {
+        let exact_values = |key| -> Vec<String> {
+            self.values_for(key)
                 .map(|values| values.iter().filter(|v| *v.1).map(|v| v.0.clone()).collect())
                 .unwrap_or_default()
         };
-        ask.types = whole("type");
-        if let Some(values) = self.given("event") {
-            ask.actions = if fuzzy(values) {
-                Actions::BeginningWith(values.keys().cloned().collect())
+        query.types = exact_values("type");
+        if let Some(values) = self.values_for("event") {
+            query.actions = if is_fuzzy(values) {
+                Actions::Prefix(values.keys().cloned().collect())
             } else {
-                Actions::Exactly(whole("event"))
+                Actions::Exact(exact_values("event"))
             };
         }
         for key in PREFIX_KEYS {
-            if let Some(values) = self.given(key) {
-                ask.actors.push(values.keys().cloned().collect());
+            if let Some(values) = self.values_for(key) {
+                query.actors.push(values.keys().cloned().collect());
             }
         }
-        ask.test = self.actor_test();
+        query.actor_test = self.actor_test();
     }
 
-    /// Whether it looks at attributes that vary from event to event of one actor.
-    pub fn looks_at_varying(&self) -> bool {
-        self.given("label").is_some_and(|labels| labels.keys().any(|label| varies(label_key(label))))
+    /// Returns true if the filter uses attributes that vary between the events of one actor.
+    pub fn uses_per_event_attributes(&self) -> bool {
+        self.values_for("label").is_some_and(|labels| labels.keys().any(|label| is_varying(label_key(label))))
     }
 
-    /// What `label` and `image` say of an actor, whatever the event.
+    /// The part of `label` and `image` that depends only on the actor, not on the event.
     fn actor_test(&self) -> Option<ActorTest> {
-        let labels: Vec<(String, Option<String>)> = self.given("label").map_or(Vec::new(), |labels| {
+        let labels: Vec<(String, Option<String>)> = self.values_for("label").map_or(Vec::new(), |labels| {
             let split = |label: &String| match label.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
                 None => (label.clone(), None),
             };
-            labels.keys().map(split).filter(|(key, _)| !varies(key)).collect()
+            labels.keys().map(split).filter(|(key, _)| !is_varying(key)).collect()
         });
-        let images = self.given("image").is_some();
+        let images = self.values_for("image").is_some();
         if labels.is_empty() && !images {
             return None;
         }
         let mut keys: Vec<String> = labels.iter().map(|(key, _)| key.clone()).collect();
-        let first_name = keys.len();
+        let image_keys_start = keys.len();
         if images {
             keys.extend(["image".to_owned(), "name".to_owned()]);
         }
         let filter = self.clone();
         let passes = move |id: &str, values: &[Option<&str>]| {
-            let has = |((_, wanted), value): (&(String, Option<String>), &Option<&str>)| match (wanted, value) {
+            let has_label = |((_, expected), value): (&(String, Option<String>), &Option<&str>)| match (expected, value)
+            {
                 (_, None) => false,
                 (None, Some(_)) => true,
-                (Some(wanted), Some(value)) => wanted == value,
+                (Some(expected), Some(value)) => expected == value,
             };
-            // Of which type the events are is not known here: an image's name is under one key or the other.
-            // One that is absent is empty, and may be asked for as such.
-            let names = || values[first_name..].iter().map(|name| name.unwrap_or_default()).chain([id]);
-            labels.iter().zip(values).all(has) && (!images || names().any(|name| filter.is_image(name)))
+            // The event type is unknown here, so the image's name may be under either key.
+            // An absent name counts as empty, and the filter may contain the empty name.
+            let names = || values[image_keys_start..].iter().map(|name| name.unwrap_or_default()).chain([id]);
+            labels.iter().zip(values).all(has_label) && (!images || names().any(|name| filter.matches_image_name(name)))
         };
-        Some(ActorTest { keys, passes: Arc::new(passes) })
+        Some(ActorTest { keys, matches: Arc::new(passes) })
     }
 
-    /// The values of a key, if it filters anything.
-    fn given(&self, key: &str) -> Option<&BTreeMap<String, bool>> {
+    /// The values of a key, if it has any.
+    fn values_for(&self, key: &str) -> Option<&BTreeMap<String, bool>> {
         self.values.get(key).filter(|values| !values.is_empty())
     }
 
-    fn is_exactly(&self, key: &str, text: &str) -> bool {
-        self.given(key).is_none_or(|values| values.get(text) == Some(&true))
+    fn matches_exact(&self, key: &str, text: &str) -> bool {
+        self.values_for(key).is_none_or(|values| values.get(text) == Some(&true))
     }
 
-    fn begins(&self, key: &str, text: &str) -> bool {
-        self.given(key).is_none_or(|values| values.keys().any(|prefix| text.starts_with(prefix.as_str())))
+    fn matches_prefix(&self, key: &str, text: &str) -> bool {
+        self.values_for(key).is_none_or(|values| values.keys().any(|prefix| text.starts_with(prefix.as_str())))
     }
 
     fn matches_action(&self, action: &str) -> bool {
-        match self.given("event") {
-            Some(values) if fuzzy(values) => self.begins("event", action),
-            _ => self.is_exactly("event", action),
+        match self.values_for("event") {
+            Some(values) if is_fuzzy(values) => self.matches_prefix("event", action),
+            _ => self.matches_exact("event", action),
         }
     }
 
-    /// On events of every type, though the key is named as one.
+    /// Compares events of every type, although the key is named after one type.
     fn matches_actor(&self, key: &str, event: &Event<'_>) -> bool {
-        self.given(key).is_none()
-            || self.begins(key, &event.actor_id)
-            || self.begins(key, event.attribute("name").unwrap_or_default())
+        self.values_for(key).is_none()
+            || self.matches_prefix(key, &event.actor_id)
+            || self.matches_prefix(key, event.attribute("name").unwrap_or_default())
     }
 
     fn matches_image(&self, event: &Event<'_>) -> bool {
-        if self.given("image").is_none() {
+        if self.values_for("image").is_none() {
             return true;
         }
         let attribute = if event.kind == "image" { "name" } else { "image" };
         let image = event.attribute(attribute).unwrap_or_default();
-        self.is_image(&event.actor_id) || self.is_image(image)
+        self.matches_image_name(&event.actor_id) || self.matches_image_name(image)
     }
 
-    /// Whether a name, as it stands or without tag and digest, is one of the images.
-    fn is_image(&self, name: &str) -> bool {
-        self.is_exactly("image", name) || self.is_exactly("image", &strip_tag(name))
+    /// Returns true if a name is one of the images, as written or without tag and digest.
+    fn matches_image_name(&self, name: &str) -> bool {
+        self.matches_exact("image", name) || self.matches_exact("image", &strip_tag(name))
     }
 
     fn matches_labels(&self, event: &Event<'_>) -> bool {
-        let Some(labels) = self.given("label") else { return true };
+        let Some(labels) = self.values_for("label") else { return true };
         labels.keys().all(|label| match label.split_once('=') {
             Some((key, value)) => event.attribute(key) == Some(value),
             None => event.attribute(label).is_some(),
@@ -270,7 +277,7 @@ fn label_key(label: &str) -> &str {
     label.split_once('=').map_or(label, |(key, _)| key)
 }
 
-fn fuzzy(actions: &BTreeMap<String, bool>) -> bool {
+fn is_fuzzy(actions: &BTreeMap<String, bool>) -> bool {
     FUZZY_ACTIONS.iter().any(|action| actions.contains_key(*action))
 }
 
@@ -286,15 +293,15 @@ mod tests {
     const IMAGE: &str = r#"{"Type":"image","Action":"tag","Actor":{"ID":"sha256:9eacf74f8949656da2954e021fa30022f4a01cd9590d64fb7d48486a8905d36b","Attributes":{"name":"docker.io/library/busybox:1"}},"scope":"local","time":1}"#;
     const CONNECT: &str = r#"{"Type":"network","Action":"connect","Actor":{"ID":"net1","Attributes":{"container":"abc","name":"web-net"}},"scope":"local","time":1}"#;
 
-    fn filter(words: &[&str]) -> Filter {
+    fn filter(args: &[&str]) -> Filter {
         let mut filter = Filter::default();
-        words.iter().for_each(|word| filter.add(word).unwrap());
+        args.iter().for_each(|arg| filter.add(arg).unwrap());
         filter
     }
 
     #[test]
-    fn the_engines_quirks() {
-        for (words, json, expected) in [
+    fn filters_match_like_the_engine() {
+        for (args, json, expected) in [
             (&[][..], WEB, true),
             (&["type=container"], WEB, true),
             (&["type=image"], WEB, false),
@@ -302,12 +309,12 @@ mod tests {
             (&["event=exec_create: sh -c id"], WEB, true),
             (&["event=exec"], WEB, false),
             (&["event=exec_create"], WEB, true),
-            // One fuzzy value makes all of them fuzzy.
+            // One fuzzy action makes all values match prefixes.
             (&["event=exec_create", "event=ta"], IMAGE, true),
             (&["event=exec_creat", "event=ta"], IMAGE, false),
             (&["container=we"], WEB, true),
             (&["container=ab"], WEB, true),
-            // Every type, but not through a network event's attribute `container`.
+            // Matches the ID or name on every type, but not the attribute `container` of a network event.
             (&["container=web"], CONNECT, true),
             (&["container=abc"], CONNECT, false),
             (&["container=web", "network=ne"], CONNECT, true),
@@ -329,12 +336,12 @@ mod tests {
             (&["node=x"], WEB, false),
         ] {
             let event = event(json);
-            assert_eq!(filter(words).matches(&event), expected, "{words:?} on {}", event.action);
+            assert_eq!(filter(args).matches(&event), expected, "{args:?} on {}", event.action);
         }
     }
 
     #[test]
-    fn both_wire_forms_mean_the_same_and_false_is_a_quirk() {
+    fn wire_lists_and_maps_are_equivalent_and_false_values_match_like_the_engine() {
         let matches = |json: &str| Filter::from_wire(json).unwrap().matches(&event(WEB));
         for (json, expected) in [
             ("", true),
@@ -345,7 +352,7 @@ mod tests {
             (r#"{"type":["container"]}"#, true),
             (r#"{"type":{"container":true}}"#, true),
             (r#"{"type":{"container":false}}"#, false),
-            // Go reads null as the zero of its type.
+            // Go decodes null as the zero value of its type.
             (r#"{"type":{"container":null}}"#, false),
             (r#"{"type":[null]}"#, false),
             (r#"{"container":{"we":false}}"#, true),
@@ -357,16 +364,16 @@ mod tests {
         for json in
             ["notjson", "[]", "5", r#"{"type":"container"}"#, r#"{"a":["x"],"b":{"y":true}}"#, "{", r#"{"a":[1]}"#]
         {
-            assert_eq!(Filter::from_wire(json), Err(FilterError::Wire), "{json}");
+            assert_eq!(Filter::from_wire(json), Err(FilterError::Json), "{json}");
         }
     }
 
     #[test]
-    fn the_command_line_trims_and_refuses() {
+    fn command_line_filters_are_trimmed_and_unknown_keys_rejected() {
         assert_eq!(filter(&[" TYPE = container "]), filter(&["type=container"]));
         let add = |text: &str| Filter::default().add(text).unwrap_err().to_string();
-        assert_eq!(add("type"), "the filter 'type' is not KEY=VALUE");
-        assert_eq!(add("=x"), "the filter '=x' is not KEY=VALUE");
-        assert!(add("name=x").starts_with("the filter key 'name' is not known; the keys are config, container, "));
+        assert_eq!(add("type"), "invalid filter 'type': expected KEY=VALUE");
+        assert_eq!(add("=x"), "invalid filter '=x': expected KEY=VALUE");
+        assert!(add("name=x").starts_with("unknown filter key 'name': expected one of config, container, "));
     }
 }

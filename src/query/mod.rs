@@ -1,12 +1,12 @@
-//! Filters and times → what to ask of the store, and which of the answers to keep.
+//! Parses filters and times, and turns them into store queries and a predicate for their results.
 //!
-//! The filter's meaning stands once, in [`filter`]; what is asked of the store only narrows. Knows no HTTP and no
-//! terminal.
+//! Filter semantics are defined once, in [`filter`]; a store query only narrows the search. This module is independent
+//! of HTTP, SQL and terminals.
 
 pub mod filter;
-pub mod reference;
+pub mod image_name;
 mod selection;
 pub mod time;
 
 pub use filter::{Filter, FilterError};
-pub use selection::{Cut, Selection, SelectionError};
+pub use selection::{Limit, Selection, SelectionError};

@@ -1,54 +1,54 @@
-//! What a user selects: filters, what is taken away, a window of time, how many.
+//! A user's selection of events: filters, exclusions, a time window, a limit and an order.
 
 use super::Filter;
 use crate::event::Event;
-use crate::store::{Ask, Judge, Order};
+use crate::store::{EventPredicate, Order, Query};
 
-/// Which events, in which order, and how many of them.
+/// A selection of events, with their order and number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// What is let through.
+    /// Events must match this filter.
     pub filter: Filter,
-    /// What is taken away again; each by itself.
+    /// Events that match any one of these are removed.
     pub excludes: Vec<Filter>,
-    /// None of containers' own health checks; what is one, only a store or a recorder can tell.
+    /// Excludes health checks of containers. Only a store or a recorder can recognize them.
     pub no_healthchecks: bool,
-    /// No earlier than this instant, in nanoseconds since the epoch.
+    /// Earliest instant, inclusive, in nanoseconds since the epoch.
     pub since: Option<i64>,
-    /// No later than this instant.
+    /// Latest instant, inclusive.
     pub until: Option<i64>,
-    /// How many.
-    pub cut: Cut,
+    /// Number of events.
+    pub limit: Limit,
     /// Newest first.
     pub reverse: bool,
 }
 
-/// How many events to give.
+/// Number of events to return.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cut {
-    /// All.
+pub enum Limit {
+    /// All events.
     #[default]
     All,
-    /// The first so many, in the order given out.
+    /// The first N events, in output order.
     First(u64),
-    /// The newest so many.
+    /// The newest N events.
     Last(u64),
 }
 
-/// A selection that contradicts itself.
+/// A contradictory selection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectionError {
-    /// The window ends before it begins.
-    #[error("--since is after --until: no time lies between them")]
+    /// The window ends before it starts.
+    #[error("--since is after --until: the window is empty")]
     Window,
 }
 
 impl Selection {
-    /// Sets the window.
+    /// Sets the time window.
     ///
     /// # Errors
     /// [`SelectionError::Window`].
-    pub fn between(mut self, since: Option<i64>, until: Option<i64>) -> Result<Self, SelectionError> {
+    pub fn with_window(mut self, since: Option<i64>, until: Option<i64>) -> Result<Self, SelectionError> {
         if since.zip(until).is_some_and(|(since, until)| since > until) {
             return Err(SelectionError::Window);
         }
@@ -56,45 +56,45 @@ impl Selection {
         Ok(self)
     }
 
-    /// Whether the filters let an event through, whenever it was, be it of a health check or not.
-    pub fn passes(&self, event: &Event<'_>) -> bool {
+    /// Returns true if the filters select an event. Ignores the time window and `no_healthchecks`.
+    pub fn matches(&self, event: &Event<'_>) -> bool {
         self.filter.matches(event) && !self.excludes.iter().any(|exclude| exclude.matches(event))
     }
 
-    /// Whether an instant lies in the window.
-    pub fn spans(&self, instant: i64) -> bool {
+    /// Returns true if the time window contains an instant.
+    pub fn contains_instant(&self, instant: i64) -> bool {
         self.since.is_none_or(|since| instant >= since) && self.until.is_none_or(|until| instant <= until)
     }
 
-    /// Whether any event can be kept back.
-    pub fn is_everything(&self) -> bool {
+    /// Returns true if no filter can reject an event.
+    pub fn is_unfiltered(&self) -> bool {
         self.filter.is_empty() && self.excludes.is_empty()
     }
 
-    /// Whether it looks at attributes that vary from event to event of one actor.
-    pub fn looks_at_varying(&self) -> bool {
-        self.filter.looks_at_varying() || self.excludes.iter().any(Filter::looks_at_varying)
+    /// Returns true if a filter uses attributes that vary between the events of one actor.
+    pub fn uses_per_event_attributes(&self) -> bool {
+        self.filter.uses_per_event_attributes() || self.excludes.iter().any(Filter::uses_per_event_attributes)
     }
 
-    /// How the store is to judge events that may answer, given what lets them through.
-    pub fn judge<'a>(&self, passes: &'a dyn Fn(&Event<'_>) -> bool) -> Judge<'a> {
+    /// Returns the predicate that the store applies to candidate events, given the filter function.
+    pub fn predicate<'a>(&self, matches: &'a dyn Fn(&Event<'_>) -> bool) -> EventPredicate<'a> {
         match () {
-            () if self.is_everything() => Judge::All,
-            () if self.looks_at_varying() => Judge::Each(passes),
-            () => Judge::Alike(passes),
+            () if self.is_unfiltered() => EventPredicate::All,
+            () if self.uses_per_event_attributes() => EventPredicate::PerEvent(matches),
+            () => EventPredicate::PerKindAndActor(matches),
         }
     }
 
-    /// What to ask of the store; the answer holds all that is selected, and perhaps more.
-    pub fn ask(&self, source: Option<i64>) -> Ask {
+    /// Returns the store query. Its result contains all selected events, and possibly more.
+    pub fn to_query(&self, source: Option<i64>) -> Query {
         let Selection { since, until, no_healthchecks, .. } = *self;
-        let mut ask = Ask { source, since, until, no_healthchecks, ..Ask::default() };
-        self.filter.narrow(&mut ask);
-        ask
+        let mut query = Query { source, since, until, exclude_healthchecks: no_healthchecks, ..Query::default() };
+        self.filter.narrow(&mut query);
+        query
     }
 
-    /// The order to read in. The newest ones are found from the end.
+    /// Returns the order to read in. The newest events are read from the end.
     pub fn order(&self) -> Order {
-        if self.reverse || matches!(self.cut, Cut::Last(_)) { Order::TimeReversed } else { Order::Time }
+        if self.reverse || matches!(self.limit, Limit::Last(_)) { Order::TimeReversed } else { Order::Time }
     }
 }

@@ -1,44 +1,44 @@
-//! Times and durations as users write them: whatever the docker client takes, and `d`, `w` and `now` besides.
+//! Parses times and durations as users write them: every format of the docker client, plus `d`, `w` and `now`.
 //!
-//! A time without a zone is local, with the offset that the zone had on that date. (The docker client takes today's
-//! offset, which is an hour off for half of the year.) Instants are nanoseconds since the Unix epoch.
+//! A time without a zone is local and uses the offset of its own date. (The docker client uses today's offset, which is
+//! an hour off for half of the year.) Instants are nanoseconds since the Unix epoch.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Local, MappedLocalTime, NaiveDate, NaiveDateTime, NaiveTime, TimeDelta, TimeZone, Timelike};
 
-const SECOND: i64 = 1_000_000_000;
+const NANOS_PER_SECOND: i64 = 1_000_000_000;
 
-/// A text that is no time, or no duration.
+/// A text that is not a valid time or duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    /// No form of a time.
-    #[error("'{0}' is no time")]
-    Time(String),
+    /// The text has no known time format.
+    #[error("invalid time '{0}'")]
+    InvalidTime(String),
     /// Seconds that do not fit into 64 bits.
-    #[error("the time '{0}' is out of range")]
-    Range(String),
-    /// No duration.
-    #[error("'{0}' is no duration")]
-    Duration(String),
+    #[error("time '{0}' is out of range")]
+    OutOfRange(String),
+    /// The text is not a duration, or is out of range.
+    #[error("invalid duration '{0}'")]
+    InvalidDuration(String),
 }
 
 impl TimeError {
-    /// What is taken.
+    /// Describes the accepted formats.
     pub fn hint(&self) -> &'static str {
         match self {
-            TimeError::Time(_) | TimeError::Range(_) => {
-                "write 2026-11-24T15:04:05Z or a part of it, seconds since 1970, a duration back from now as 1h30m or 7d, or now"
+            TimeError::InvalidTime(_) | TimeError::OutOfRange(_) => {
+                "write 2026-11-24T15:04:05Z or a part of it, Unix seconds, a duration before now such as 1h30m or 7d, or now"
             }
-            TimeError::Duration(_) => "write it as 250ms, 10s, 1h30m, 7d or 2w",
+            TimeError::InvalidDuration(_) => "write a duration such as 250ms, 10s, 1h30m, 7d or 2w",
         }
     }
 }
 
-/// Reads a time, given what time it is now.
+/// Parses a time. Durations count back from `now`.
 ///
 /// # Errors
-/// [`TimeError::Time`] and [`TimeError::Range`].
+/// [`TimeError::InvalidTime`] and [`TimeError::OutOfRange`].
 pub fn parse_time(text: &str, now: i64) -> Result<i64, TimeError> {
     parse_time_in(text, now, &Local)
 }
@@ -48,104 +48,106 @@ fn parse_time_in<Z: TimeZone>(text: &str, now: i64, zone: &Z) -> Result<i64, Tim
         return Ok(now);
     }
     if text != "0"
-        && let Some(back) = duration_nanos(text)
+        && let Some(ago) = parse_duration_nanos(text)
     {
-        return Ok(nearest(i128::from(now) - back));
+        return Ok(clamp_nanos(i128::from(now) - ago));
     }
-    if let Some(instant) = unix_time(text.strip_prefix('+').unwrap_or(text)) {
-        return instant.ok_or_else(|| TimeError::Range(text.into()));
+    if let Some(instant) = parse_unix_time(text.strip_prefix('+').unwrap_or(text)) {
+        return instant.ok_or_else(|| TimeError::OutOfRange(text.into()));
     }
-    let (local, offset) = calendar_time(text).ok_or_else(|| TimeError::Time(text.into()))?;
+    let (local, offset) = parse_calendar_time(text).ok_or_else(|| TimeError::InvalidTime(text.into()))?;
     let seconds = match offset {
-        Some(east) => local.and_utc().timestamp() - east,
-        None => from_local(local, zone).map_or(local.and_utc().timestamp(), |instant| instant.timestamp()),
+        Some(utc_offset) => local.and_utc().timestamp() - utc_offset,
+        None => resolve_local_time(local, zone).map_or(local.and_utc().timestamp(), |instant| instant.timestamp()),
     };
-    Ok(nearest(i128::from(seconds) * i128::from(SECOND) + i128::from(local.nanosecond())))
+    Ok(clamp_nanos(i128::from(seconds) * i128::from(NANOS_PER_SECOND) + i128::from(local.nanosecond())))
 }
 
-/// The nearest instant that 64 bits of nanoseconds hold, in the years 1677 to 2262: nothing was recorded outside.
-fn nearest(nanos: i128) -> i64 {
+/// Clamps to the instants that fit into 64 bits of nanoseconds, in the years 1677 to 2262. No event is outside them.
+fn clamp_nanos(nanos: i128) -> i64 {
     nanos.clamp(i64::MIN.into(), i64::MAX.into()) as i64
 }
 
-/// Reads unix seconds with a fraction, as an engine reads them: the outer `None` is what is no number, the inner what
-/// does not fit. The fraction counts as if padded on the right to nine digits, and longer ones are cut.
-pub fn unix_time(text: &str) -> Option<Option<i64>> {
+/// Parses Unix seconds with a fraction, as an engine does. The outer `None` means that the text is not a number, the
+/// inner one that the number does not fit. A fraction counts as nine digits: shorter ones are padded, longer ones cut.
+pub fn parse_unix_time(text: &str) -> Option<Option<i64>> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if !digits(whole) || !digits(fraction) {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if !is_digits(whole) || !is_digits(fraction) {
         return None;
     }
     let instant = || Some(unix_instant(whole.parse().ok()?, fraction.parse().ok()?, fraction.len()));
     Some(instant())
 }
 
-/// The instant of whole seconds and a fraction of so many digits.
+/// Returns the instant of whole seconds and a fraction with this number of digits.
 pub fn unix_instant(seconds: i64, fraction: i64, digits: usize) -> i64 {
     let scale = 10f64.powi(9 - i32::try_from(digits).unwrap_or(i32::MAX));
     let nanos = (fraction as f64 * scale) as i64;
-    nearest(i128::from(seconds) * i128::from(SECOND) + i128::from(nanos))
+    clamp_nanos(i128::from(seconds) * i128::from(NANOS_PER_SECOND) + i128::from(nanos))
 }
 
-/// RFC 3339, and the parts of it that the docker client takes: a date, with hours, minutes, seconds, a fraction, each
-/// with a zone or without. The time as it is written, and how many seconds its zone is east, if it has one.
-fn calendar_time(text: &str) -> Option<(NaiveDateTime, Option<i64>)> {
-    let plain = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
-    let date = text.get(..10).filter(|date| plain(date))?; // chrono would take spaces and signs.
+/// Parses RFC 3339 and the parts of it that the docker client accepts: a date, optionally with hours, minutes, seconds
+/// and a fraction, each with or without a zone. Returns the time as written, and the seconds its zone is east of UTC.
+fn parse_calendar_time(text: &str) -> Option<(NaiveDateTime, Option<i64>)> {
+    let is_numeric_date = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    let date = text.get(..10).filter(|date| is_numeric_date(date))?; // chrono would accept spaces and signs.
     let date = NaiveDate::parse_from_str(date, "%Y-%m-%d").ok()?;
     let rest = &text[10..];
     let offset_at = rest.find(['Z', '+', '-']).unwrap_or(rest.len());
     let (clock, offset) = rest.split_at(offset_at);
     let time = match clock.strip_prefix('T') {
-        Some(clock) => clock_time(clock)?,
+        Some(clock) => parse_clock_time(clock)?,
         None if clock.is_empty() => NaiveTime::MIN,
         None => return None,
     };
-    let east = match offset {
+    let utc_offset = match offset {
         "" => None,
         "Z" => Some(0),
         _ => {
             let (hours, minutes) = offset[1..].split_once(':')?;
-            // Up to 24 and 60, as Go takes them.
-            let seconds = i64::from(two_digits(hours, 24)?) * 3600 + i64::from(two_digits(minutes, 60)?) * 60;
+            // Go accepts up to 24 and 60.
+            let seconds =
+                i64::from(parse_two_digits(hours, 24)?) * 3600 + i64::from(parse_two_digits(minutes, 60)?) * 60;
             Some(if offset.starts_with('-') { -seconds } else { seconds })
         }
     };
-    Some((date.and_time(time), east))
+    Some((date.and_time(time), utc_offset))
 }
 
-/// `15`, `15:04`, `15:04:05`, `15:04:05.999`; the hour also with one digit, the fraction also behind a comma.
-fn clock_time(text: &str) -> Option<NaiveTime> {
+/// Parses `15`, `15:04`, `15:04:05` or `15:04:05.999`. The hour may have one digit, and a comma may precede
+/// the fraction.
+fn parse_clock_time(text: &str) -> Option<NaiveTime> {
     let (clock, fraction) =
         text.split_once(['.', ',']).map_or((text, None), |(clock, fraction)| (clock, Some(fraction)));
     let mut parts = clock.split(':');
     let hour = parts.next()?;
-    let hour = if hour.len() == 1 { two_digits(&format!("0{hour}"), 23)? } else { two_digits(hour, 23)? };
-    let minute = parts.next().map_or(Some(0), |part| two_digits(part, 59))?;
+    let hour = if hour.len() == 1 { parse_two_digits(&format!("0{hour}"), 23)? } else { parse_two_digits(hour, 23)? };
+    let minute = parts.next().map_or(Some(0), |part| parse_two_digits(part, 59))?;
     let second = parts.next();
     let nanos = match fraction {
         None => 0,
         Some(digits) => {
             second?;
-            let good = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-            good.then(|| format!("{digits:0<9.9}").parse::<u32>().ok())??
+            let is_valid = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+            is_valid.then(|| format!("{digits:0<9.9}").parse::<u32>().ok())??
         }
     };
-    let second = second.map_or(Some(0), |part| two_digits(part, 59))?;
+    let second = second.map_or(Some(0), |part| parse_two_digits(part, 59))?;
     if parts.next().is_some() {
         return None;
     }
     NaiveTime::from_hms_nano_opt(hour.into(), minute.into(), second.into(), nanos)
 }
 
-fn two_digits(text: &str, most: u8) -> Option<u8> {
-    let good = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|value| good && *value <= most)
+fn parse_two_digits(text: &str, max: u8) -> Option<u8> {
+    let is_valid = text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|value| is_valid && *value <= max)
 }
 
-/// The instant of a local time. Of one that comes twice the earlier is taken; one that a clock change skips is read
-/// with the offset that was valid before the change.
-fn from_local<Z: TimeZone>(local: NaiveDateTime, zone: &Z) -> Option<DateTime<Z>> {
+/// Returns the instant of a local time. For a time that occurs twice, returns the earlier instant. A time that a clock
+/// change skips gets the offset from before the change.
+fn resolve_local_time<Z: TimeZone>(local: NaiveDateTime, zone: &Z) -> Option<DateTime<Z>> {
     match zone.from_local_datetime(&local) {
         MappedLocalTime::Single(instant) | MappedLocalTime::Ambiguous(instant, _) => Some(instant),
         MappedLocalTime::None => {
@@ -155,19 +157,19 @@ fn from_local<Z: TimeZone>(local: NaiveDateTime, zone: &Z) -> Option<DateTime<Z>
     }
 }
 
-/// Reads a duration as Go writes them (`1h30m`, `1.5s`, `250ms`), and with `d` and `w`; not negative.
+/// Parses a duration in Go's syntax (`1h30m`, `1.5s`, `250ms`), plus `d` and `w`. It must not be negative.
 ///
 /// # Errors
-/// [`TimeError::Duration`].
+/// [`TimeError::InvalidDuration`].
 pub fn parse_duration(text: &str) -> Result<Duration, TimeError> {
-    duration_nanos(text)
+    parse_duration_nanos(text)
         .and_then(|nanos| u64::try_from(nanos).ok())
         .map(Duration::from_nanos)
-        .ok_or_else(|| TimeError::Duration(text.into()))
+        .ok_or_else(|| TimeError::InvalidDuration(text.into()))
 }
 
-/// A duration in nanoseconds; may be negative.
-fn duration_nanos(text: &str) -> Option<i128> {
+/// Parses a duration, which may be negative, and returns its nanoseconds.
+fn parse_duration_nanos(text: &str) -> Option<i128> {
     let (negative, mut rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
@@ -201,15 +203,15 @@ fn duration_nanos(text: &str) -> Option<i128> {
             return None;
         }
         let fraction = &fraction[..fraction.len().min(18)];
-        let digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<i128>().ok() };
-        total += digits(whole)? * unit + digits(fraction)? * unit / 10i128.pow(fraction.len() as u32);
+        let parse_digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<i128>().ok() };
+        total += parse_digits(whole)? * unit + parse_digits(fraction)? * unit / 10i128.pow(fraction.len() as u32);
         rest = tail;
     }
-    i64::try_from(total).ok()?; // As Go: what does not fit is no duration.
+    i64::try_from(total).ok()?; // As in Go, a duration that does not fit is invalid.
     Some(if negative { -total } else { total })
 }
 
-/// RFC 3339 in UTC with nine digits: how instants are printed.
+/// Formats an instant for output: RFC 3339 in UTC, with nine digits.
 pub fn rfc3339(nanos: i64) -> String {
     DateTime::from_timestamp_nanos(nanos).format("%Y-%m-%dT%H:%M:%S%.9fZ").to_string()
 }
@@ -222,27 +224,27 @@ mod tests {
 
     const NOW: i64 = 1_795_536_545_920_401_530;
 
-    fn at(text: &str) -> Result<i64, TimeError> {
+    fn parse(text: &str) -> Result<i64, TimeError> {
         parse_time_in(text, NOW, &FixedOffset::east_opt(2 * 3600).unwrap())
     }
 
     #[test]
-    fn every_form_of_a_time() {
-        let day = 1_795_478_400 * SECOND; // 2026-11-24T00:00:00Z
-        let hours = 3600 * SECOND;
+    fn every_time_format_is_parsed() {
+        let day = 1_795_478_400 * NANOS_PER_SECOND; // 2026-11-24T00:00:00Z
+        let hours = 3600 * NANOS_PER_SECOND;
         for (text, expected) in [
             ("now", NOW),
             ("0", 0),
-            ("1795536545", 1_795_536_545 * SECOND),
+            ("1795536545", 1_795_536_545 * NANOS_PER_SECOND),
             ("1795536545.920401530", NOW),
-            ("1795536545.5", 1_795_536_545 * SECOND + SECOND / 2),
-            ("1.9204015300000000000", SECOND + 920_401_530),
-            ("10m", NOW - 600 * SECOND),
-            ("-10m", NOW + 600 * SECOND),
-            ("1h30m", NOW - 5400 * SECOND),
-            ("1.5h", NOW - 5400 * SECOND),
-            ("1d", NOW - 86_400 * SECOND),
-            ("1w1d", NOW - 8 * 86_400 * SECOND),
+            ("1795536545.5", 1_795_536_545 * NANOS_PER_SECOND + NANOS_PER_SECOND / 2),
+            ("1.9204015300000000000", NANOS_PER_SECOND + 920_401_530),
+            ("10m", NOW - 600 * NANOS_PER_SECOND),
+            ("-10m", NOW + 600 * NANOS_PER_SECOND),
+            ("1h30m", NOW - 5400 * NANOS_PER_SECOND),
+            ("1.5h", NOW - 5400 * NANOS_PER_SECOND),
+            ("1d", NOW - 86_400 * NANOS_PER_SECOND),
+            ("1w1d", NOW - 8 * 86_400 * NANOS_PER_SECOND),
             ("0s", NOW),
             ("2026-11-24", day - 2 * hours),
             ("2026-11-24Z", day),
@@ -250,28 +252,28 @@ mod tests {
             ("2026-11-24-01:30", day + hours + hours / 2),
             ("2026-11-24T15", day + 13 * hours),
             ("2026-11-24T15Z", day + 15 * hours),
-            ("2026-11-24T15:04", day + 13 * hours + 240 * SECOND),
-            ("2026-11-24T15:04:05", day + 13 * hours + 245 * SECOND),
-            ("2026-11-24T15:04:05.25", day + 13 * hours + 245 * SECOND + SECOND / 4),
-            ("2026-11-24T15:04:05.123456789Z", day + 15 * hours + 245 * SECOND + 123_456_789),
-            ("2026-11-24T15:04:05-07:00", day + 22 * hours + 245 * SECOND),
-            // What Go takes besides.
+            ("2026-11-24T15:04", day + 13 * hours + 240 * NANOS_PER_SECOND),
+            ("2026-11-24T15:04:05", day + 13 * hours + 245 * NANOS_PER_SECOND),
+            ("2026-11-24T15:04:05.25", day + 13 * hours + 245 * NANOS_PER_SECOND + NANOS_PER_SECOND / 4),
+            ("2026-11-24T15:04:05.123456789Z", day + 15 * hours + 245 * NANOS_PER_SECOND + 123_456_789),
+            ("2026-11-24T15:04:05-07:00", day + 22 * hours + 245 * NANOS_PER_SECOND),
+            // Other formats that Go accepts.
             ("2026-11-24T5", day + 3 * hours),
-            ("2026-11-24T5:04:05Z", day + 5 * hours + 245 * SECOND),
-            ("2026-11-24T15:04:05,25Z", day + 15 * hours + 245 * SECOND + SECOND / 4),
-            ("2026-11-24T15:04:05+24:00", day - 9 * hours + 245 * SECOND),
-            ("+1795536545", 1_795_536_545 * SECOND),
-            // What no 64 bits of nanoseconds hold is as far as they go.
+            ("2026-11-24T5:04:05Z", day + 5 * hours + 245 * NANOS_PER_SECOND),
+            ("2026-11-24T15:04:05,25Z", day + 15 * hours + 245 * NANOS_PER_SECOND + NANOS_PER_SECOND / 4),
+            ("2026-11-24T15:04:05+24:00", day - 9 * hours + 245 * NANOS_PER_SECOND),
+            ("+1795536545", 1_795_536_545 * NANOS_PER_SECOND),
+            // Times that do not fit into 64 bits of nanoseconds are clamped.
             ("0001-01-01", i64::MIN),
             ("9999-12-31T23:59:59Z", i64::MAX),
             ("9223372037", i64::MAX),
         ] {
-            assert_eq!(at(text), Ok(expected), "{text}");
+            assert_eq!(parse(text), Ok(expected), "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_time_is_said_to_be_none() {
+    fn invalid_times_are_rejected() {
         for text in [
             "",
             "x",
@@ -301,16 +303,16 @@ mod tests {
             "++5",
             "2026-11-24T15:04:05+25:00",
         ] {
-            assert!(matches!(at(text), Err(TimeError::Time(_))), "{text}: {:?}", at(text));
+            assert!(matches!(parse(text), Err(TimeError::InvalidTime(_))), "{text}: {:?}", parse(text));
         }
         for text in ["99999999999999999999", "9223372036854775808", "1.99999999999999999999"] {
-            assert!(matches!(at(text), Err(TimeError::Range(_))), "{text}: {:?}", at(text));
+            assert!(matches!(parse(text), Err(TimeError::OutOfRange(_))), "{text}: {:?}", parse(text));
         }
     }
 
     #[test]
-    fn a_local_time_has_the_offset_of_its_date() {
-        // Europe/Berlin by hand: chrono's own zone database is the system's, which a test cannot set.
+    fn local_times_use_the_offset_of_their_date() {
+        // Europe/Berlin, written out: chrono uses the system's zone database, which a test cannot replace.
         #[derive(Clone)]
         struct Berlin;
         impl TimeZone for Berlin {
@@ -319,7 +321,7 @@ mod tests {
                 Berlin
             }
             fn offset_from_local_date(&self, _: &NaiveDate) -> MappedLocalTime<FixedOffset> {
-                unreachable!("dates are asked for as times")
+                unreachable!("offsets are requested for times only")
             }
             fn offset_from_local_datetime(&self, local: &NaiveDateTime) -> MappedLocalTime<FixedOffset> {
                 let (winter, summer) = (FixedOffset::east_opt(3600).unwrap(), FixedOffset::east_opt(7200).unwrap());
@@ -335,7 +337,7 @@ mod tests {
                 }
             }
             fn offset_from_utc_date(&self, _: &NaiveDate) -> FixedOffset {
-                unreachable!("dates are asked for as times")
+                unreachable!("offsets are requested for times only")
             }
             fn offset_from_utc_datetime(&self, utc: &NaiveDateTime) -> FixedOffset {
                 let at = |text: &str| NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M").unwrap();
@@ -349,16 +351,16 @@ mod tests {
             ("2026-03-29T02:30", "2026-03-29T01:30Z"),
             ("2026-10-25T02:30", "2026-10-25T00:30Z"),
         ] {
-            assert_eq!(parse_time_in(local, NOW, &Berlin), at(utc), "{local}");
+            assert_eq!(parse_time_in(local, NOW, &Berlin), parse(utc), "{local}");
         }
     }
 
     #[test]
-    fn durations() {
+    fn durations_are_parsed() {
         for (text, nanos) in [
             ("0", 0),
-            ("10s", 10 * SECOND as u64),
-            ("1h30m", 5400 * SECOND as u64),
+            ("10s", 10 * NANOS_PER_SECOND as u64),
+            ("1h30m", 5400 * NANOS_PER_SECOND as u64),
             ("250ms", 250_000_000),
             ("1us1ns", 1001),
         ] {
@@ -371,14 +373,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_reads_back(nanos: i64) {
+        fn printed_times_parse_back(nanos: i64) {
             prop_assume!((-9_000_000_000_000_000_000..9_000_000_000_000_000_000).contains(&nanos));
-            prop_assert_eq!(at(&rfc3339(nanos)), Ok(nanos));
+            prop_assert_eq!(parse(&rfc3339(nanos)), Ok(nanos));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC{0,30}|[0-9TZ:.+hmsdw-]{0,30}") {
-            let _ = at(&text);
+        fn parsing_never_panics(text in "\\PC{0,30}|[0-9TZ:.+hmsdw-]{0,30}") {
+            let _ = parse(&text);
             let _ = parse_duration(&text);
         }
     }

@@ -1,8 +1,10 @@
-//! The history in a store, and what is being recorded into it.
+//! Serves the history in a store, and the events that are being recorded into it.
 //!
-//! A subscriber reads history by itself, as fast as it takes it, and then joins the *tail*: the newest events, read once
-//! for all subscribers. Both go by sequence, so the seam loses and doubles nothing; whoever falls behind the tail reads
-//! the store again. Sequences are those of one file: when another one is at the path, all begins anew.
+//! A subscriber first reads history with its own reader, as fast as the client accepts the data. Then it joins the
+//! *tail*: the newest events, read once for all subscribers. Both go by sequence, so nothing is lost or duplicated
+//! where they meet. A subscriber that falls behind the tail reads the store again.
+//!
+//! Sequences belong to one file: if another store appears at the path, streams are cut and the new store is served.
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,51 +19,51 @@ use std::time::Duration;
 use hyper::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::Identity;
+use super::EngineIdentity;
 use crate::event::Event;
 use crate::query::Selection;
-use crate::store::{Judge, Order, Place, Reader, Snapshot, StoreError, Stored};
+use crate::store::{EventPredicate, FileIdentity, Order, Reader, Snapshot, StoreError, StoredEvent};
 
-/// How often it is looked whether something was committed. An event is to be told within 100 ms of its being stored.
-const GLANCE: Duration = Duration::from_millis(20);
+/// Interval between polls for new commits. An event must be sent within 100 ms after it is stored.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How many bytes of the newest events are held.
-const TAIL: usize = 8 << 20;
+/// Maximum size of the tail, in bytes.
+const MAX_TAIL_BYTES: usize = 8 << 20;
 
-/// How many events a subscriber takes from the tail at a time: what it has taken is held until it is sent.
-const TAKEN: usize = 64;
+/// Maximum number of events that a subscriber takes from the tail at a time. They stay in memory until they are sent.
+const TAIL_BATCH_LEN: usize = 64;
 
-/// How long is waited after the store could not be read.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Delay after a failed read of the store.
+const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How many read the store at once, each on a thread; whoever else wants to waits for its turn. One that takes nothing
-/// is cut off and makes room.
-const READINGS: usize = 64;
+/// Maximum number of concurrent reads of the store, each on a thread. Other subscribers wait for their turn. A client
+/// that accepts no data is disconnected, which frees its permit.
+const MAX_CONCURRENT_READS: usize = 64;
 
-/// What is served of a store.
+/// A store, served to any number of subscribers.
 #[derive(Clone, Debug)]
 pub struct Archive {
     shared: Arc<Shared>,
-    readings: Arc<Semaphore>,
-    _watch: Arc<Watch>,
+    read_permits: Arc<Semaphore>,
+    _poller: Arc<Poller>,
 }
 
-/// A place in what is told.
+/// A position in the stream of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Position {
-    /// Counts the files that were at the path.
-    file: u64,
+    /// Counts the stores that have been at the path.
+    generation: u64,
     seq: i64,
 }
 
-/// What comes after a position.
-pub(super) enum News {
-    /// These events, and the position behind them.
-    Held(Vec<Bytes>, Position),
-    /// The tail does not reach back so far: it is to be read from the store.
-    LetGo,
-    /// There is another store now.
-    OtherStore,
+/// Result of reading the tail after a position.
+pub(super) enum TailRead {
+    /// Events, and the position after them.
+    Events(Vec<Bytes>, Position),
+    /// The tail no longer contains the next events; the store does.
+    Evicted,
+    /// Another store is at the path.
+    StoreReplaced,
 }
 
 #[derive(Debug)]
@@ -69,31 +71,31 @@ struct Shared {
     path: PathBuf,
     selection: Selection,
     tail: Mutex<Tail>,
-    /// The last position in the tail.
+    /// Last position in the tail.
     newest: watch::Sender<Position>,
-    untold_said: AtomicBool,
+    unknown_healthchecks_logged: AtomicBool,
 }
 
 /// The newest events, by sequence.
 #[derive(Debug)]
 struct Tail {
-    place: Place,
+    file_identity: FileIdentity,
     source: Option<i64>,
-    identity: Arc<Identity>,
+    identity: Arc<EngineIdentity>,
     events: VecDeque<(i64, Bytes)>,
     bytes: usize,
-    /// The last sequence that is not held any more: what comes after it is.
-    let_go: i64,
+    /// Last sequence that was evicted. The tail contains everything after it.
+    last_evicted: i64,
 }
 
-/// The thread that looks for new events; it has ended, and closed the store, when this is dropped.
+/// The thread that polls for new events. Dropping this waits until the thread has closed the store and exited.
 #[derive(Debug)]
-struct Watch {
+struct Poller {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Drop for Watch {
+impl Drop for Poller {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
@@ -103,239 +105,261 @@ impl Drop for Watch {
 }
 
 impl Archive {
-    /// Serves what is selected of a store, of one source or of all. Looks for new events until the last clone is
-    /// dropped.
+    /// Serves a selection of a store, of one source or of all. Polls for new events until the last clone is dropped.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn open(path: &Path, selection: Selection, source: Option<&str>) -> Result<Archive, StoreError> {
-        let (reader, tail, now) = begin(path, source)?;
+        let (reader, tail, last_seq) = open_store(path, source)?;
         let shared = Arc::new(Shared {
             path: path.into(),
             selection,
             tail: Mutex::new(tail),
-            newest: watch::channel(Position { file: 0, seq: now }).0,
-            untold_said: AtomicBool::new(false),
+            newest: watch::channel(Position { generation: 0, seq: last_seq }).0,
+            unknown_healthchecks_logged: AtomicBool::new(false),
         });
-        let (stop, stopped) = channel();
-        let (watched, source) = (shared.clone(), source.map(str::to_owned));
+        let (stop, stop_signal) = channel();
+        let (worker, source) = (shared.clone(), source.map(str::to_owned));
         let thread = std::thread::Builder::new()
             .name("tail".into())
-            .spawn(move || watched.watch(reader, source.as_deref(), &stopped))
+            .spawn(move || worker.poll_loop(reader, source.as_deref(), &stop_signal))
             .map_err(|source| StoreError::Io { doing: "read", path: path.into(), source })?;
-        let watch = Watch { stop: Some(stop), thread: Some(thread) };
-        Ok(Archive { shared, readings: Arc::new(Semaphore::new(READINGS)), _watch: Arc::new(watch) })
+        let poller = Poller { stop: Some(stop), thread: Some(thread) };
+        Ok(Archive { shared, read_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_READS)), _poller: Arc::new(poller) })
     }
 
-    /// Who the engine is whose history this is; of several, the one that was reached last.
-    pub(super) fn identity(&self) -> Arc<Identity> {
-        self.shared.tail().identity.clone()
+    /// Identity of the recorded engine; if there are several, of the one that was reached last.
+    pub(super) fn identity(&self) -> Arc<EngineIdentity> {
+        self.shared.lock_tail().identity.clone()
     }
 
-    /// The last position that is known now.
-    pub(super) fn now(&self) -> Position {
+    /// Last known position.
+    pub(super) fn newest_position(&self) -> Position {
         *self.shared.newest.borrow()
     }
 
-    /// Waits until the store may be read.
-    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
-        self.readings.clone().acquire_owned().await.expect("it is never closed")
+    /// Waits for permission to read the store.
+    pub(super) async fn acquire_read_permit(&self) -> OwnedSemaphorePermit {
+        self.read_permits.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
-    /// Calls `each` with the events up to a position that are asked for, in the order of time. Blocks.
-    pub(super) fn history(
+    /// Calls `on_event` with the requested events up to a position, in order of time. Blocks the thread.
+    pub(super) fn read_history(
         &self,
         to: Position,
-        asked: &Selection,
-        each: impl FnMut(&[u8]) -> ControlFlow<()>,
+        requested: &Selection,
+        on_event: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        self.shared.read(to.file, Snapshot { after: 0, to: to.seq }, Order::Time, asked, each)
+        self.shared.read_store(to.generation, Snapshot { after: 0, to: to.seq }, Order::Time, requested, on_event)
     }
 
-    /// The events after a position, as far as they have come.
-    pub(super) fn after(&self, at: Position) -> News {
-        let tail = self.shared.tail();
-        let newest = self.now();
-        if at.file != newest.file {
-            return News::OtherStore;
+    /// Returns the events after a position that have arrived, up to [`TAIL_BATCH_LEN`].
+    pub(super) fn read_tail(&self, position: Position) -> TailRead {
+        let tail = self.shared.lock_tail();
+        let newest = self.newest_position();
+        if position.generation != newest.generation {
+            return TailRead::StoreReplaced;
         }
-        if at.seq < tail.let_go {
-            return News::LetGo;
+        if position.seq < tail.last_evicted {
+            return TailRead::Evicted;
         }
-        let begin = tail.events.partition_point(|(seq, _)| *seq <= at.seq);
-        let end = tail.events.len().min(begin + TAKEN);
-        let events = tail.events.range(begin..end).map(|(_, event)| event.clone()).collect();
-        let behind = match tail.events.get(end) {
-            Some(_) => Position { seq: tail.events[end - 1].0, ..at },
-            None => newest.max(at),
+        let start = tail.events.partition_point(|(seq, _)| *seq <= position.seq);
+        let end = tail.events.len().min(start + TAIL_BATCH_LEN);
+        let events = tail.events.range(start..end).map(|(_, event)| event.clone()).collect();
+        let end_position = match tail.events.get(end) {
+            Some(_) => Position { seq: tail.events[end - 1].0, ..position },
+            None => newest.max(position),
         };
-        News::Held(events, behind)
+        TailRead::Events(events, end_position)
     }
 
-    /// Calls `each` with the events after a position that the tail holds no more, in order of arrival; gives the position
-    /// behind them. Blocks.
-    pub(super) fn missed(
+    /// Calls `on_event` with the events after a position that the tail has evicted, in order of arrival. Returns the
+    /// position after them. Blocks the thread.
+    pub(super) fn read_evicted(
         &self,
-        at: Position,
-        each: impl FnMut(&[u8]) -> ControlFlow<()>,
+        position: Position,
+        on_event: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<Position, StoreError> {
-        let to = self.shared.tail().let_go;
-        self.shared.read(at.file, Snapshot { after: at.seq, to }, Order::Arrival, &Selection::default(), each)?;
-        Ok(Position { seq: to, ..at })
+        let to = self.shared.lock_tail().last_evicted;
+        self.shared.read_store(
+            position.generation,
+            Snapshot { after: position.seq, to },
+            Order::Arrival,
+            &Selection::default(),
+            on_event,
+        )?;
+        Ok(Position { seq: to, ..position })
     }
 
-    /// Waits until something comes after a position.
-    pub(super) async fn came(&self, at: Position) {
+    /// Waits until an event arrives after a position.
+    pub(super) async fn wait_for_newer(&self, position: Position) {
         let mut newest = self.shared.newest.subscribe();
-        // This archive itself holds the sender, so it is never gone.
-        let _ = newest.wait_for(|newest| *newest > at).await;
+        // This archive holds the sender, so the channel stays open.
+        let _ = newest.wait_for(|newest| *newest > position).await;
     }
 }
 
-/// Opens what is at the path: a reader, a tail that is still empty, and the last sequence.
-fn begin(path: &Path, source: Option<&str>) -> Result<(Reader, Tail, i64), StoreError> {
-    let cannot = |source| StoreError::Io { doing: "read", path: path.into(), source };
+/// Opens the store at the path. Returns a reader, an empty tail and the last sequence.
+fn open_store(path: &Path, source: Option<&str>) -> Result<(Reader, Tail, i64), StoreError> {
+    let read_error = |source| StoreError::Io { doing: "read", path: path.into(), source };
     let reader = Reader::open(path)?;
-    let place = Place::of(path).map_err(cannot)?;
+    let file_identity = FileIdentity::of(path).map_err(read_error)?;
     let source = match source {
         None => None,
         Some(name) => {
             let row = reader.sources()?.into_iter().find(|row| row.name == name);
-            Some(row.ok_or_else(|| cannot(io::Error::other(format!("it has no source '{name}'"))))?.id)
+            Some(row.ok_or_else(|| read_error(io::Error::other(format!("the store has no source '{name}'"))))?.id)
         }
     };
-    let identity = identity(&reader, source)?;
-    let now = reader.snapshot(0)?.to;
-    Ok((reader, Tail { place, source, identity, events: VecDeque::new(), bytes: 0, let_go: now }, now))
+    let identity = engine_identity(&reader, source)?;
+    let last_seq = reader.snapshot(0)?.to;
+    Ok((
+        reader,
+        Tail { file_identity, source, identity, events: VecDeque::new(), bytes: 0, last_evicted: last_seq },
+        last_seq,
+    ))
 }
 
-/// Who the source is, or whichever was reached last.
-fn identity(reader: &Reader, source: Option<i64>) -> Result<Arc<Identity>, StoreError> {
+/// Returns the identity of the source, or of the source that was reached last.
+fn engine_identity(reader: &Reader, source: Option<i64>) -> Result<Arc<EngineIdentity>, StoreError> {
     let sources = reader.sources()?;
-    Ok(Arc::new(Identity::of(sources.iter().filter(|row| source.is_none_or(|id| id == row.id)))))
+    Ok(Arc::new(EngineIdentity::from_sources(sources.iter().filter(|row| source.is_none_or(|id| id == row.id)))))
 }
 
 impl Shared {
-    /// Looks for new events until it is stopped.
-    fn watch(&self, mut reader: Reader, source: Option<&str>, stopped: &Receiver<()>) {
-        let mut seen = None;
+    /// Polls for new events until it is stopped.
+    fn poll_loop(&self, mut reader: Reader, source: Option<&str>, stop_signal: &Receiver<()>) {
+        let mut seen_version = None;
         let mut failing = false;
-        let mut wait = GLANCE;
-        while stopped.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-            wait = GLANCE;
-            let looked = if self.tail().place.is_kept() {
-                self.look(&reader, &mut seen, stopped)
+        let mut wait = POLL_INTERVAL;
+        while stop_signal.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+            wait = POLL_INTERVAL;
+            let result = if self.lock_tail().file_identity.is_current() {
+                self.poll(&reader, &mut seen_version, stop_signal)
             } else {
-                begin(&self.path, source).map(|(other, tail, now)| {
-                    tracing::info!("another store is at {}: it is served from now on", self.path.display());
-                    (reader, seen) = (other, None);
-                    let mut held = self.tail();
-                    *held = tail;
-                    let file = self.newest.borrow().file + 1;
-                    self.newest.send_replace(Position { file, seq: now });
+                open_store(&self.path, source).map(|(new_reader, tail, last_seq)| {
+                    tracing::info!("the store at {} was replaced: the server uses the new one", self.path.display());
+                    (reader, seen_version) = (new_reader, None);
+                    let mut current = self.lock_tail();
+                    *current = tail;
+                    let generation = self.newest.borrow().generation + 1;
+                    self.newest.send_replace(Position { generation, seq: last_seq });
                 })
             };
-            match looked {
+            match result {
                 Ok(()) => failing = false,
                 Err(e) => {
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!("{}; it is tried again", crate::error::chain(&e));
+                        tracing::warn!("{}; the server retries every second", crate::error::chain(&e));
                     }
-                    wait = PATIENCE;
+                    wait = READ_RETRY_DELAY;
                 }
             }
         }
     }
 
-    /// Takes what was committed since the last look into the tail.
-    fn look(&self, reader: &Reader, seen: &mut Option<i64>, stopped: &Receiver<()>) -> Result<(), StoreError> {
+    /// Adds the events that were committed since the last poll to the tail.
+    fn poll(
+        &self,
+        reader: &Reader,
+        seen_version: &mut Option<i64>,
+        stop_signal: &Receiver<()>,
+    ) -> Result<(), StoreError> {
         let version = reader.data_version()?;
-        if *seen == Some(version) {
+        if *seen_version == Some(version) {
             return Ok(());
         }
         let snapshot = reader.snapshot(self.newest.borrow().seq)?;
-        let source = self.tail().source;
-        let identity = identity(reader, source)?;
-        self.tail().identity = identity;
-        let passes = |event: &Event<'_>| self.selection.passes(event);
-        let judge = if self.selection.is_everything() { Judge::All } else { Judge::Each(&passes) };
-        let mut news = Vec::new();
-        let looked =
-            reader.events(&self.selection.ask(source), snapshot, Order::Arrival, judge, |stored: Stored<'_>| {
-                news.push((stored.seq, Bytes::copy_from_slice(stored.raw)));
-                if news.len() >= 1_000 {
-                    self.append(news.drain(..), stored.seq);
-                    if stopped.try_recv() == Err(TryRecvError::Disconnected) {
+        let source = self.lock_tail().source;
+        let identity = engine_identity(reader, source)?;
+        self.lock_tail().identity = identity;
+        let matches = |event: &Event<'_>| self.selection.matches(event);
+        let filter =
+            if self.selection.is_unfiltered() { EventPredicate::All } else { EventPredicate::PerEvent(&matches) };
+        let mut new_events = Vec::new();
+        let flow = reader.events(
+            &self.selection.to_query(source),
+            snapshot,
+            Order::Arrival,
+            filter,
+            |stored: StoredEvent<'_>| {
+                new_events.push((stored.seq, Bytes::copy_from_slice(stored.raw)));
+                if new_events.len() >= 1_000 {
+                    self.append(new_events.drain(..), stored.seq);
+                    if stop_signal.try_recv() == Err(TryRecvError::Disconnected) {
                         return ControlFlow::Break(());
                     }
                 }
                 ControlFlow::Continue(())
-            })?;
-        self.say_untold(reader);
-        if looked.is_continue() {
-            self.append(news.into_iter(), snapshot.to);
-            *seen = Some(version);
+            },
+        )?;
+        self.log_unknown_healthchecks(reader);
+        if flow.is_continue() {
+            self.append(new_events.into_iter(), snapshot.to);
+            *seen_version = Some(version);
         }
         Ok(())
     }
 
-    fn append(&self, news: impl Iterator<Item = (i64, Bytes)>, newest: i64) {
-        let mut tail = self.tail();
-        for (seq, event) in news {
+    fn append(&self, new_events: impl Iterator<Item = (i64, Bytes)>, newest: i64) {
+        let mut tail = self.lock_tail();
+        for (seq, event) in new_events {
             tail.bytes += event.len();
             tail.events.push_back((seq, event));
         }
-        while tail.bytes > TAIL {
+        while tail.bytes > MAX_TAIL_BYTES {
             let Some((seq, event)) = tail.events.pop_front() else { break };
             tail.bytes -= event.len();
-            tail.let_go = seq;
+            tail.last_evicted = seq;
         }
-        // Under the lock: whoever looks sees both.
+        // Under the lock, so that readers see both changes together.
         self.newest.send_modify(|position| position.seq = newest);
     }
 
-    /// Says of which events it could not be told whether they are of health checks; once.
-    fn say_untold(&self, reader: &Reader) {
-        let untold = reader.untold();
-        if !untold.is_none() && !self.untold_said.swap(true, Ordering::Relaxed) {
-            tracing::warn!("{untold}");
+    /// Logs once if some events cannot be classified as health checks or not.
+    fn log_unknown_healthchecks(&self, reader: &Reader) {
+        let unknown = reader.unknown_healthchecks();
+        if !unknown.is_empty() && !self.unknown_healthchecks_logged.swap(true, Ordering::Relaxed) {
+            tracing::warn!("{unknown}");
         }
     }
 
-    /// A reader of its own for each, so that none waits for another.
-    fn read(
+    /// Reads the store with a new reader, so that no subscriber waits for another.
+    fn read_store(
         &self,
-        file: u64,
+        generation: u64,
         snapshot: Snapshot,
         order: Order,
-        asked: &Selection,
-        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+        requested: &Selection,
+        mut on_event: impl FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let reader = Reader::open(&self.path)?;
         let source = {
-            let tail = self.tail();
-            if file != self.newest.borrow().file || !tail.place.is_kept() {
-                let source = io::Error::other("another file is there now");
+            let tail = self.lock_tail();
+            if generation != self.newest.borrow().generation || !tail.file_identity.is_current() {
+                let source = io::Error::other("the file was replaced by another one");
                 return Err(StoreError::Io { doing: "read", path: self.path.clone(), source });
             }
             tail.source
         };
-        let mut ask = asked.ask(source);
-        ask.since = ask.since.max(self.selection.since);
-        ask.no_healthchecks |= self.selection.no_healthchecks;
-        ask.until = [ask.until, self.selection.until].into_iter().flatten().min();
-        let passes = |event: &Event<'_>| asked.passes(event) && self.selection.passes(event);
-        let judge = match () {
-            () if asked.is_everything() && self.selection.is_everything() => Judge::All,
-            () if asked.looks_at_varying() || self.selection.looks_at_varying() => Judge::Each(&passes),
-            () => Judge::Alike(&passes),
+        let mut query = requested.to_query(source);
+        query.since = query.since.max(self.selection.since);
+        query.exclude_healthchecks |= self.selection.no_healthchecks;
+        query.until = [query.until, self.selection.until].into_iter().flatten().min();
+        let matches = |event: &Event<'_>| requested.matches(event) && self.selection.matches(event);
+        let filter = match () {
+            () if requested.is_unfiltered() && self.selection.is_unfiltered() => EventPredicate::All,
+            () if requested.uses_per_event_attributes() || self.selection.uses_per_event_attributes() => {
+                EventPredicate::PerEvent(&matches)
+            }
+            () => EventPredicate::PerKindAndActor(&matches),
         };
-        let _ = reader.events(&ask, snapshot, order, judge, |stored: Stored<'_>| each(stored.raw))?;
-        self.say_untold(&reader);
+        let _ = reader.events(&query, snapshot, order, filter, |stored: StoredEvent<'_>| on_event(stored.raw))?;
+        self.log_unknown_healthchecks(&reader);
         Ok(())
     }
 
-    fn tail(&self) -> MutexGuard<'_, Tail> {
+    fn lock_tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().expect("no holder of this lock panics")
     }
 }

@@ -1,4 +1,4 @@
-//! Streams broken on purpose, the same way each time: for the tests of whoever listens.
+//! Breaks streams on purpose, to test clients. The same seed gives the same streams.
 
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
@@ -10,122 +10,122 @@ use hyper::body::Bytes;
 /// One way to break a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FaultKind {
-    /// `cut@N`: after N events the connection ends in the middle of the next one. Once.
+    /// `cut@N`: the connection ends in the middle of the event after event N. Occurs once.
     Cut(usize),
-    /// `stall@N:S`: after N events nothing comes for S seconds. Once.
+    /// `stall@N:S`: nothing is sent for S seconds after event N. Occurs once.
     Stall(usize, Duration),
-    /// `garbage@N`: after N events comes a line that is no event. Once.
+    /// `garbage@N`: a line that is not an event follows event N. Occurs once.
     Garbage(usize),
-    /// `restart@N`: after N events the connection is cut, and the engine has forgotten them. Once.
+    /// `restart@N`: the connection ends after event N, and the first N events are lost. Occurs once.
     Restart(usize),
-    /// `split`: events come in pieces, each a chunk; always.
+    /// `split`: events arrive in pieces, each a chunk. Occurs always.
     Split,
 }
 
-/// A text that is no fault.
+/// A text that is not a fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no fault: write cut@N, stall@N:SECONDS, garbage@N, restart@N or split")]
-pub struct NoFault(String);
+#[error("invalid fault '{0}': write cut@N, stall@N:SECONDS, garbage@N, restart@N or split")]
+pub struct ParseFaultError(String);
 
 impl FromStr for FaultKind {
-    type Err = NoFault;
+    type Err = ParseFaultError;
 
-    fn from_str(text: &str) -> Result<Self, NoFault> {
-        let read = || {
+    fn from_str(text: &str) -> Result<Self, ParseFaultError> {
+        let parse = || {
             if text == "split" {
                 return Some(FaultKind::Split);
             }
-            let (name, place) = text.split_once('@')?;
+            let (name, position) = text.split_once('@')?;
             Some(match name {
-                "cut" => FaultKind::Cut(place.parse().ok()?),
-                "garbage" => FaultKind::Garbage(place.parse().ok()?),
-                "restart" => FaultKind::Restart(place.parse().ok()?),
+                "cut" => FaultKind::Cut(position.parse().ok()?),
+                "garbage" => FaultKind::Garbage(position.parse().ok()?),
+                "restart" => FaultKind::Restart(position.parse().ok()?),
                 "stall" => {
-                    let (place, seconds) = place.split_once(':')?;
+                    let (position, seconds) = position.split_once(':')?;
                     let stall = Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?;
-                    FaultKind::Stall(place.parse().ok()?, stall)
+                    FaultKind::Stall(position.parse().ok()?, stall)
                 }
                 _ => return None,
             })
         };
-        read().ok_or_else(|| NoFault(text.into()))
+        parse().ok_or_else(|| ParseFaultError(text.into()))
     }
 }
 
-/// The faults of an engine; clones share them. Without any, streams are whole.
+/// Faults of an engine, shared by clones. The default has none.
 #[derive(Clone, Debug, Default)]
-pub struct Faults(Option<Arc<Mutex<Pending>>>);
+pub struct Faults(Option<Arc<Mutex<SharedFaults>>>);
 
 #[derive(Debug)]
-struct Pending {
+struct SharedFaults {
     kinds: Vec<FaultKind>,
     rng: Rng,
-    /// So many events were forgotten by restarts.
-    forgotten: usize,
+    /// Number of events that restarts discarded.
+    discarded: usize,
 }
 
 impl Faults {
-    /// These faults; what is random in them comes from the seed alone.
+    /// Returns faults whose random part depends only on the seed.
     pub fn new(kinds: Vec<FaultKind>, seed: u64) -> Faults {
         if kinds.is_empty() {
             return Faults(None);
         }
-        Faults(Some(Arc::new(Mutex::new(Pending { kinds, rng: Rng::with_seed(seed), forgotten: 0 }))))
+        Faults(Some(Arc::new(Mutex::new(SharedFaults { kinds, rng: Rng::with_seed(seed), discarded: 0 }))))
     }
 
-    /// A stream begins.
-    pub(super) fn begin(&self) -> Option<Fault> {
-        let pending = self.0.clone()?;
-        let forgotten = lock(&pending).forgotten;
-        Some(Fault { pending, forgotten, sent: 0 })
+    /// Returns the faults of a new stream, or `None` without faults.
+    pub(super) fn begin_stream(&self) -> Option<StreamFaults> {
+        let shared = self.0.clone()?;
+        let discarded = lock(&shared).discarded;
+        Some(StreamFaults { shared, discarded, sent: 0 })
     }
 }
 
-fn lock(pending: &Mutex<Pending>) -> std::sync::MutexGuard<'_, Pending> {
-    pending.lock().expect("no holder of this lock panics")
+fn lock(shared: &Mutex<SharedFaults>) -> std::sync::MutexGuard<'_, SharedFaults> {
+    shared.lock().expect("no holder of this lock panics")
 }
 
-/// The faults as one stream meets them.
+/// Faults of one stream.
 #[derive(Debug)]
-pub(super) struct Fault {
-    pending: Arc<Mutex<Pending>>,
-    /// So many events were forgotten when the stream began.
-    pub(super) forgotten: usize,
-    /// How many events were sent.
+pub(super) struct StreamFaults {
+    shared: Arc<Mutex<SharedFaults>>,
+    /// Number of events that were discarded before the stream began.
+    pub(super) discarded: usize,
+    /// Number of events sent.
     sent: usize,
 }
 
-/// What to do to a stream.
+/// One action on a stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum StreamAction {
     /// Send these bytes as one chunk.
     Send(Bytes),
-    /// Send nothing for so long.
+    /// Send nothing for this time.
     Wait(Duration),
-    /// Break the connection off.
+    /// Cut the connection.
     Cut,
 }
 
-impl Fault {
-    /// What becomes of the next event.
-    pub(super) fn on(&mut self, chunk: Bytes) -> Vec<Act> {
-        let mut pending = lock(&self.pending);
-        let mut acts = Vec::new();
+impl StreamFaults {
+    /// Returns the actions for the next event.
+    pub(super) fn apply(&mut self, chunk: Bytes) -> Vec<StreamAction> {
+        let mut shared = lock(&self.shared);
+        let mut actions = Vec::new();
         let mut split = false;
         let mut cut = false;
         let sent = self.sent;
         let mut restarted = false;
-        pending.kinds.retain(|kind| match kind {
+        shared.kinds.retain(|kind| match kind {
             FaultKind::Split => {
                 split = true;
                 true
             }
             FaultKind::Stall(at, stall) if *at == sent => {
-                acts.push(Act::Wait(*stall));
+                actions.push(StreamAction::Wait(*stall));
                 false
             }
             FaultKind::Garbage(at) if *at == sent => {
-                acts.push(Act::Send(Bytes::from_static(b"{\"this is\": no event\n")));
+                actions.push(StreamAction::Send(Bytes::from_static(b"{\"this is\": no event\n")));
                 false
             }
             FaultKind::Cut(at) if *at == sent && !cut => {
@@ -139,25 +139,25 @@ impl Fault {
             _ => true,
         });
         if restarted {
-            pending.forgotten = self.forgotten + sent;
+            shared.discarded = self.discarded + sent;
         }
         if cut {
-            let half = pending.rng.usize(1..chunk.len().max(2)).min(chunk.len());
-            acts.push(Act::Send(chunk.slice(..half)));
-            acts.push(Act::Cut);
-            return acts;
+            let prefix_len = shared.rng.usize(1..chunk.len().max(2)).min(chunk.len());
+            actions.push(StreamAction::Send(chunk.slice(..prefix_len)));
+            actions.push(StreamAction::Cut);
+            return actions;
         }
         self.sent += 1;
         if !split {
-            acts.push(Act::Send(chunk));
-            return acts;
+            actions.push(StreamAction::Send(chunk));
+            return actions;
         }
-        let mut left = chunk;
-        while left.len() > 1 && pending.rng.bool() {
-            acts.push(Act::Send(left.split_to(pending.rng.usize(1..left.len()))));
+        let mut rest = chunk;
+        while rest.len() > 1 && shared.rng.bool() {
+            actions.push(StreamAction::Send(rest.split_to(shared.rng.usize(1..rest.len()))));
         }
-        acts.push(Act::Send(left));
-        acts
+        actions.push(StreamAction::Send(rest));
+        actions
     }
 }
 
@@ -165,53 +165,60 @@ impl Fault {
 mod tests {
     use super::*;
 
-    fn bytes(acts: &[Act]) -> Vec<u8> {
-        acts.iter().flat_map(|act| if let Act::Send(bytes) = act { bytes.to_vec() } else { Vec::new() }).collect()
+    fn sent_bytes(actions: &[StreamAction]) -> Vec<u8> {
+        actions
+            .iter()
+            .flat_map(|action| if let StreamAction::Send(bytes) = action { bytes.to_vec() } else { Vec::new() })
+            .collect()
     }
 
     #[test]
-    fn faults_are_read() {
+    fn fault_specs_are_parsed() {
         assert_eq!("cut@3".parse(), Ok(FaultKind::Cut(3)));
         assert_eq!("stall@1:0.5".parse(), Ok(FaultKind::Stall(1, Duration::from_millis(500))));
         assert_eq!("split".parse(), Ok(FaultKind::Split));
-        for wrong in ["", "cut", "cut@", "cut@x", "stall@1", "stall@1:-1", "split@1", "Cut@1"] {
-            assert!(wrong.parse::<FaultKind>().is_err(), "{wrong}");
+        for invalid in ["", "cut", "cut@", "cut@x", "stall@1", "stall@1:-1", "split@1", "Cut@1"] {
+            assert!(invalid.parse::<FaultKind>().is_err(), "{invalid}");
         }
     }
 
     #[test]
-    fn a_stream_is_cut_once_and_in_the_middle_of_an_event() {
+    fn a_stream_is_cut_once_in_the_middle_of_an_event() {
         let faults = Faults::new(vec![FaultKind::Cut(1)], 7);
-        let mut stream = faults.begin().unwrap();
-        assert_eq!(stream.on("one\n".into()), [Act::Send("one\n".into())]);
-        let acts = stream.on("two\n".into());
-        assert_eq!(acts.last(), Some(&Act::Cut));
-        assert!(!bytes(&acts).is_empty() && bytes(&acts).len() < 4 && b"two\n".starts_with(&bytes(&acts)));
-        let mut stream = faults.begin().unwrap();
-        assert_eq!(stream.on("one\n".into()), [Act::Send("one\n".into())]);
-        assert_eq!(stream.on("two\n".into()), [Act::Send("two\n".into())]);
+        let mut stream = faults.begin_stream().unwrap();
+        assert_eq!(stream.apply("one\n".into()), [StreamAction::Send("one\n".into())]);
+        let actions = stream.apply("two\n".into());
+        assert_eq!(actions.last(), Some(&StreamAction::Cut));
+        assert!(
+            !sent_bytes(&actions).is_empty()
+                && sent_bytes(&actions).len() < 4
+                && b"two\n".starts_with(&sent_bytes(&actions))
+        );
+        let mut stream = faults.begin_stream().unwrap();
+        assert_eq!(stream.apply("one\n".into()), [StreamAction::Send("one\n".into())]);
+        assert_eq!(stream.apply("two\n".into()), [StreamAction::Send("two\n".into())]);
     }
 
     #[test]
-    fn pieces_make_the_whole_and_the_seed_makes_the_pieces() {
+    fn split_pieces_add_up_and_depend_only_on_the_seed() {
         let pieces = |seed| {
-            let mut stream = Faults::new(vec![FaultKind::Split], seed).begin().unwrap();
-            (0..50).flat_map(|n| stream.on(format!("event {n}\n").into())).collect::<Vec<_>>()
+            let mut stream = Faults::new(vec![FaultKind::Split], seed).begin_stream().unwrap();
+            (0..50).flat_map(|n| stream.apply(format!("event {n}\n").into())).collect::<Vec<_>>()
         };
         let whole: String = (0..50).map(|n| format!("event {n}\n")).collect();
-        assert_eq!(bytes(&pieces(1)), whole.as_bytes());
+        assert_eq!(sent_bytes(&pieces(1)), whole.as_bytes());
         assert!(pieces(1).len() > 60);
         assert_eq!(pieces(1), pieces(1));
         assert_ne!(pieces(1), pieces(2));
     }
 
     #[test]
-    fn a_restart_forgets() {
+    fn a_restart_discards_earlier_events() {
         let faults = Faults::new(vec![FaultKind::Restart(2)], 0);
-        let mut stream = faults.begin().unwrap();
+        let mut stream = faults.begin_stream().unwrap();
         for n in 0..3 {
-            stream.on(format!("{n}\n").into());
+            stream.apply(format!("{n}\n").into());
         }
-        assert_eq!(faults.begin().unwrap().forgotten, 2);
+        assert_eq!(faults.begin_stream().unwrap().discarded, 2);
     }
 }

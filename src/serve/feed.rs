@@ -1,18 +1,17 @@
-//! Events in order of arrival, held in memory, and whoever follows them.
+//! Events in memory, in order of arrival, for any number of subscribers.
 //!
-//! A follower reads by position, so the seam between what was there before and what comes later is none: it can lose
-//! and double nothing.
+//! A subscriber reads by position, so nothing is lost or duplicated between existing and later events.
 
 use std::sync::{Arc, RwLock};
 
 use hyper::body::Bytes;
 use tokio::sync::watch;
 
-/// Events held in memory; clones share them.
+/// Events in memory, shared by clones.
 #[derive(Clone, Debug)]
 pub struct Feed {
     events: Arc<RwLock<Vec<Bytes>>>,
-    /// How many there are.
+    /// Number of events.
     length: watch::Sender<usize>,
 }
 
@@ -23,32 +22,32 @@ impl Default for Feed {
 }
 
 impl Feed {
-    /// Adds one event, as its bytes without a line's end.
+    /// Adds the bytes of one event, without a line feed.
     pub fn push(&self, event: &[u8]) {
         let mut events = self.events.write().expect("no holder of this lock panics");
         events.push(Bytes::copy_from_slice(event));
         self.length.send_replace(events.len());
     }
 
-    /// How many events there are.
+    /// Returns the number of events.
     pub fn len(&self) -> usize {
         *self.length.borrow()
     }
 
-    /// Whether there are none.
+    /// Returns true if the feed is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The event at a position, if it has come.
-    pub(super) fn at(&self, position: usize) -> Option<Bytes> {
+    /// Returns the event at a position, if it has arrived.
+    pub(super) fn get(&self, position: usize) -> Option<Bytes> {
         self.events.read().expect("no holder of this lock panics").get(position).cloned()
     }
 
-    /// Waits until the event at a position has come.
-    pub(super) async fn came(&self, position: usize) {
+    /// Waits until the event at a position arrives.
+    pub(super) async fn wait_for_event(&self, position: usize) {
         let mut length = self.length.subscribe();
-        // This feed itself holds the sender, so it is never gone.
+        // This feed holds the sender, so the channel stays open.
         let _ = length.wait_for(|length| *length > position).await;
     }
 }

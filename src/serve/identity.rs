@@ -1,65 +1,68 @@
-//! Who an engine says it is: what it was when it was recorded.
+//! Identity of the engine, as it was when it was recorded.
 
 use crate::engine::ApiVersion;
 use crate::store::SourceRow;
 
-/// Who the engine says it is.
+/// Identity of an engine: its ID, name and versions.
 #[derive(Clone, Debug)]
-pub struct Identity {
-    /// The engine's ID.
+pub struct EngineIdentity {
+    /// ID of the engine.
     pub id: String,
-    /// The name of its machine.
+    /// Name of its machine.
     pub name: String,
-    /// The newest version of the API it answers.
+    /// Newest supported API version.
     pub api: ApiVersion,
-    /// The oldest version of the API it answers.
+    /// Oldest supported API version.
     pub oldest_api: ApiVersion,
-    /// Its own version.
+    /// Version of the engine.
     pub version: String,
-    /// All it said on `/version` (JSON), if that is known.
-    pub told: Option<String>,
+    /// Recorded response to `/version` (JSON), if there is one.
+    pub version_response: Option<String>,
 }
 
-/// Who an engine is of whom nothing else is known.
-impl Default for Identity {
+/// Identity of an engine that was not recorded.
+impl Default for EngineIdentity {
     fn default() -> Self {
-        Identity {
+        EngineIdentity {
             id: "00000000-0000-4000-8000-000000000000".into(),
             name: "events".into(),
             api: ApiVersion(1, 51),
             oldest_api: ApiVersion(1, 24),
             version: env!("CARGO_PKG_VERSION").into(),
-            told: None,
+            version_response: None,
         }
     }
 }
 
-impl Identity {
-    /// The engine of these that was reached last, as it was then; files that were imported are nobody's.
-    pub(super) fn of<'a>(sources: impl IntoIterator<Item = &'a SourceRow>) -> Identity {
+impl EngineIdentity {
+    /// Returns the identity of the engine that was reached last, as it was then. Imported files have no engine.
+    pub(super) fn from_sources<'a>(sources: impl IntoIterator<Item = &'a SourceRow>) -> EngineIdentity {
         let engines = sources.into_iter().filter(|source| source.engine_id.is_some());
-        engines.max_by_key(|source| source.contacted_nano).map_or_else(Identity::default, Identity::of_engine)
+        engines
+            .max_by_key(|source| source.connected_nano)
+            .map_or_else(EngineIdentity::default, EngineIdentity::from_source)
     }
 
-    fn of_engine(source: &SourceRow) -> Identity {
+    fn from_source(source: &SourceRow) -> EngineIdentity {
         #[derive(Default, serde::Deserialize)]
         #[serde(default, rename_all = "PascalCase")]
-        struct Told {
+        struct VersionResponse {
             api_version: String,
             #[serde(rename = "MinAPIVersion")]
             min_api_version: String,
             version: String,
         }
-        let told: Told = source.version.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let usual = Identity::default();
-        let version = |text: &str, usual: ApiVersion| text.parse().unwrap_or(usual);
-        Identity {
-            id: source.engine_id.clone().unwrap_or(usual.id),
+        let response: VersionResponse =
+            source.version.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let defaults = EngineIdentity::default();
+        let version = |text: &str, default: ApiVersion| text.parse().unwrap_or(default);
+        EngineIdentity {
+            id: source.engine_id.clone().unwrap_or(defaults.id),
             name: source.name.clone(),
-            api: version(&told.api_version, usual.api),
-            oldest_api: version(&told.min_api_version, usual.oldest_api),
-            version: if told.version.is_empty() { usual.version } else { told.version },
-            told: source.version.clone(),
+            api: version(&response.api_version, defaults.api),
+            oldest_api: version(&response.min_api_version, defaults.oldest_api),
+            version: if response.version.is_empty() { defaults.version } else { response.version },
+            version_response: source.version.clone(),
         }
     }
 }

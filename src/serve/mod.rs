@@ -1,17 +1,18 @@
-//! Answers as a Docker Engine: `/_ping`, `/version`, `/info` and `/events`, from events that were recorded.
+//! An HTTP server that behaves as a Docker Engine: `/_ping`, `/version`, `/info` and `/events`, from recorded events.
 //!
-//! Reads only: everything that would change something is refused, as is everything else an engine can do.
+//! The server is read-only: it never writes to a store. It rejects every request that would change something, and other
+//! endpoints of an engine are not found.
 
+mod api_version;
 mod archive;
 mod events;
 mod fault;
 mod feed;
-mod form;
 mod identity;
-mod listen;
+mod listener;
 mod pages;
-mod play;
-mod target;
+mod playback;
+mod request_target;
 
 use std::sync::Arc;
 
@@ -21,150 +22,154 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::watch;
 
 pub use archive::Archive;
-use events::Answer;
-pub use fault::{FaultKind, Faults, NoFault};
+use events::ResponseBody;
+pub use fault::{FaultKind, Faults, ParseFaultError};
 pub use feed::Feed;
-pub use identity::Identity;
-pub use listen::{Address, ListenError, Listening, NoAddress, Tls};
-pub use pages::{Page, Pages, show};
-pub use play::{NoSpeed, Play, Speed};
-use target::Plus;
+pub use identity::EngineIdentity;
+pub use listener::{Address, ListenError, ParseAddressError, Server, Tls};
+pub use pages::{Page, PageHandler, serve_pages};
+pub use playback::{ParseSpeedError, Playback, Speed};
+use request_target::PlusMode;
 
 use crate::engine::ApiVersion;
 
-const PLAIN: &str = "text/plain; charset=utf-8";
-/// How many connections are held at once; a subscriber is one.
-const CONNECTIONS: usize = 4_096;
+const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
+/// Maximum number of connections. Each subscriber uses one.
+const MAX_CONNECTIONS: usize = 4_096;
 
-/// What an engine tells of.
+/// Source of the events that an engine serves.
 #[derive(Clone, Debug)]
 pub enum History {
-    /// Events held in memory, in the order they came; more may come.
+    /// Events in memory, in order of arrival; more can be added.
     Feed(Feed),
-    /// A store, and what is being recorded into it.
+    /// A store, and the events that are being recorded into it.
     Archive(Archive),
-    /// A recording, for each subscriber from its beginning.
-    Play(Play),
+    /// A recording. Each subscriber gets it from its first event.
+    Playback(Playback),
 }
 
-/// An engine made of events that were recorded.
+/// An engine that serves recorded events.
 #[derive(Debug)]
 pub struct Engine {
-    /// Who it is where its history does not say.
-    identity: Arc<Identity>,
+    /// Identity of the engine, unless its history has one.
+    identity: Arc<EngineIdentity>,
     history: History,
     faults: Faults,
-    /// How many listen to events.
+    /// Number of subscribers to events.
     subscribers: watch::Sender<usize>,
 }
 
 impl Engine {
-    /// An engine that remembers all of this.
+    /// Returns an engine that serves this history.
     pub fn new(history: History) -> Engine {
         Engine { identity: Arc::default(), history, faults: Faults::default(), subscribers: watch::channel(0).0 }
     }
 
-    /// The same as somebody; a store knows itself whose it is.
+    /// Sets the identity of the engine. A store has its own, which is used instead.
     #[must_use]
-    pub fn with_identity(self, identity: Identity) -> Engine {
+    pub fn with_identity(self, identity: EngineIdentity) -> Engine {
         Engine { identity: Arc::new(identity), ..self }
     }
 
-    /// The same with streams that break.
+    /// Sets the faults of the streams.
     #[must_use]
     pub fn with_faults(self, faults: Faults) -> Engine {
         Engine { faults, ..self }
     }
 
-    /// How many listen to events.
+    /// Returns a channel with the number of subscribers to events.
     pub fn subscribers(&self) -> watch::Receiver<usize> {
         self.subscribers.subscribe()
     }
 
-    /// Listens at an address, and answers for as long as it is polled. It listens when this returns.
+    /// Listens on an address. The returned server answers while it is polled; clients can connect from now on.
     ///
     /// # Errors
-    /// It cannot be listened there.
-    pub fn listen(self: Arc<Self>, address: &Address, tls: Option<&Tls>) -> Result<Listening, ListenError> {
-        listen::listen(address, tls.cloned(), CONNECTIONS, Arc::new(move |request| self.answer(&request)))
+    /// The server cannot listen on the address.
+    pub fn listen(self: Arc<Self>, address: &Address, tls: Option<&Tls>) -> Result<Server, ListenError> {
+        listener::listen(address, tls.cloned(), MAX_CONNECTIONS, Arc::new(move |request| self.handle(&request)))
     }
 
-    fn identity(&self) -> Arc<Identity> {
+    fn identity(&self) -> Arc<EngineIdentity> {
         match &self.history {
             History::Archive(archive) => archive.identity(),
-            History::Feed(_) | History::Play(_) => self.identity.clone(),
+            History::Feed(_) | History::Playback(_) => self.identity.clone(),
         }
     }
 
-    fn answer(&self, request: &Request<()>) -> Response<Answer> {
-        if let Some(why) = malformed(request) {
-            return self.whole(StatusCode::BAD_REQUEST, PLAIN, format!("400 Bad Request{why}"));
+    fn handle(&self, request: &Request<()>) -> Response<ResponseBody> {
+        if let Some(reason) = malformed_reason(request) {
+            return self.full_response(StatusCode::BAD_REQUEST, TEXT_PLAIN, format!("400 Bad Request{reason}"));
         }
-        let Ok(path) = target::decoded(request.uri().path(), Plus::Plus) else {
-            return self.whole(StatusCode::BAD_REQUEST, PLAIN, "400 Bad Request".into());
+        let Ok(path) = request_target::percent_decode(request.uri().path(), PlusMode::Literal) else {
+            return self.full_response(StatusCode::BAD_REQUEST, TEXT_PLAIN, "400 Bad Request".into());
         };
-        if let Some(clean) = target::cleaned(&path) {
-            return moved(&clean, request.uri().query());
+        if let Some(clean) = request_target::clean_path(&path) {
+            return redirect(&clean, request.uri().query());
         }
-        let (version, path) = target::split_version(&path);
-        if let Some(refusal) = version.and_then(|(version, text)| self.refuse_version(version, text)) {
-            return refusal;
+        let (version, path) = request_target::split_version(&path);
+        if let Some(response) = version.and_then(|(version, text)| self.check_version(version, text)) {
+            return response;
         }
         let version = version.map(|(version, _)| version);
         let method = request.method();
-        let get = match *method {
+        let is_get = match *method {
             Method::GET => true,
             Method::HEAD => false,
-            Method::OPTIONS => return self.without_body(StatusCode::OK),
+            Method::OPTIONS => return self.empty_response(StatusCode::OK),
             Method::POST | Method::PUT | Method::DELETE | Method::PATCH => {
-                let message = "this is a record of an engine: it can be read, and nothing else";
-                return self.refuse(StatusCode::FORBIDDEN, message);
+                let message = "this server is read-only: it serves recorded events";
+                return self.error_response(StatusCode::FORBIDDEN, message);
             }
-            _ => return self.refuse(StatusCode::NOT_FOUND, "page not found"),
+            _ => return self.error_response(StatusCode::NOT_FOUND, "page not found"),
         };
         match path {
-            // Also to HEAD.
+            // HEAD gets this response too.
             "/_ping" => {
-                let mut pong = self.whole(StatusCode::OK, PLAIN, "OK".into());
-                let headers = pong.headers_mut();
+                let mut response = self.full_response(StatusCode::OK, TEXT_PLAIN, "OK".into());
+                let headers = response.headers_mut();
                 headers.insert("Cache-Control", HeaderValue::from_static("no-cache, no-store, must-revalidate"));
                 headers.insert("Pragma", HeaderValue::from_static("no-cache"));
                 headers.insert("Swarm", HeaderValue::from_static("inactive"));
-                pong
+                response
             }
-            "/version" if get => self.whole(StatusCode::OK, "application/json", format!("{}\n", self.version())),
-            "/info" if get => self.json(StatusCode::OK, &self.info()),
-            "/events" if get => self.events(request, version),
-            // What clients ask beside it.
-            "/containers/json" | "/images/json" if get => self.json(StatusCode::OK, &serde_json::json!([])),
-            "/networks" if get => self.json(StatusCode::OK, &serde_json::json!([])),
-            "/volumes" if get => self.json(StatusCode::OK, &serde_json::json!({"Volumes": [], "Warnings": null})),
-            _ => self.refuse(StatusCode::NOT_FOUND, "page not found"),
+            "/version" if is_get => {
+                self.full_response(StatusCode::OK, "application/json", format!("{}\n", self.version_json()))
+            }
+            "/info" if is_get => self.json_response(StatusCode::OK, &self.info_json()),
+            "/events" if is_get => self.events_response(request, version),
+            // Clients of events request these lists too.
+            "/containers/json" | "/images/json" if is_get => self.json_response(StatusCode::OK, &serde_json::json!([])),
+            "/networks" if is_get => self.json_response(StatusCode::OK, &serde_json::json!([])),
+            "/volumes" if is_get => {
+                self.json_response(StatusCode::OK, &serde_json::json!({"Volumes": [], "Warnings": null}))
+            }
+            _ => self.error_response(StatusCode::NOT_FOUND, "page not found"),
         }
     }
 
-    fn events(&self, request: &Request<()>, version: Option<ApiVersion>) -> Response<Answer> {
-        let accepted = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
-        let lines = version.unwrap_or(self.identity().api) >= ApiVersion(1, 52);
-        let kind = match accepted {
+    fn events_response(&self, request: &Request<()>, version: Option<ApiVersion>) -> Response<ResponseBody> {
+        let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+        let prefers_jsonl = version.unwrap_or(self.identity().api) >= ApiVersion(1, 52);
+        let content_type = match accept {
             Some("application/jsonl") => "application/jsonl",
             Some("application/x-ndjson") => "application/x-ndjson",
             Some("application/json-seq") => "application/json-seq",
-            _ if lines => "application/jsonl",
+            _ if prefers_jsonl => "application/jsonl",
             _ => "application/json",
         };
         let query = request.uri().query().unwrap_or_default();
-        match events::Subscription::from_query(query, version, kind == "application/json-seq") {
+        match events::Subscription::from_query(query, version, content_type == "application/json-seq") {
             Ok(subscription) => {
-                let answer = subscription.answer(self.history.clone(), &self.faults, &self.subscribers);
-                self.with_headers(StatusCode::OK, kind, answer)
+                let body = subscription.into_body(self.history.clone(), &self.faults, &self.subscribers);
+                self.with_headers(StatusCode::OK, content_type, body)
             }
-            Err(refusal) => self.refuse(refusal.status, &refusal.message),
+            Err(error) => self.error_response(error.status, &error.message),
         }
     }
 
-    fn refuse_version(&self, version: ApiVersion, text: &str) -> Option<Response<Answer>> {
-        let Identity { api, oldest_api, .. } = *self.identity();
+    fn check_version(&self, version: ApiVersion, text: &str) -> Option<Response<ResponseBody>> {
+        let EngineIdentity { api, oldest_api, .. } = *self.identity();
         let message = if version > api {
             format!("client version {text} is too new. Maximum supported API version is {api}")
         } else if version < oldest_api {
@@ -174,21 +179,21 @@ impl Engine {
         } else {
             return None;
         };
-        // Clients so old read no JSON here.
+        // Clients this old do not parse JSON here.
         Some(if version < ApiVersion(1, 24) {
-            self.whole(StatusCode::BAD_REQUEST, PLAIN, format!("{message}\n"))
+            self.full_response(StatusCode::BAD_REQUEST, TEXT_PLAIN, format!("{message}\n"))
         } else {
-            self.refuse(StatusCode::BAD_REQUEST, &message)
+            self.error_response(StatusCode::BAD_REQUEST, &message)
         })
     }
 
-    fn version(&self) -> String {
+    fn version_json(&self) -> String {
         let identity = self.identity();
-        let Identity { api, oldest_api, version, told, .. } = &*identity;
-        if let Some(told) = told {
-            return told.clone();
+        let EngineIdentity { api, oldest_api, version, version_response, .. } = &*identity;
+        if let Some(response) = version_response {
+            return response.clone();
         }
-        let usual = serde_json::json!({
+        let default_response = serde_json::json!({
             "Platform": {"Name": "events"},
             "Components": [],
             "Version": version,
@@ -198,49 +203,54 @@ impl Engine {
             "Os": "linux",
             "Arch": match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other },
         });
-        usual.to_string()
+        default_response.to_string()
     }
 
-    fn info(&self) -> serde_json::Value {
+    fn info_json(&self) -> serde_json::Value {
         let identity = self.identity();
         serde_json::json!({
             "ID": identity.id,
             "Name": identity.name,
             "ServerVersion": identity.version,
             "OSType": "linux",
-            // As the lists of both say, which are empty.
+            // Consistent with the empty lists of containers and images.
             "Containers": 0,
             "Images": 0,
             "Debug": false,
         })
     }
 
-    fn json(&self, status: StatusCode, value: &serde_json::Value) -> Response<Answer> {
-        self.whole(status, "application/json", format!("{value}\n"))
+    fn json_response(&self, status: StatusCode, value: &serde_json::Value) -> Response<ResponseBody> {
+        self.full_response(status, "application/json", format!("{value}\n"))
     }
 
-    fn refuse(&self, status: StatusCode, message: &str) -> Response<Answer> {
-        self.json(status, &serde_json::json!({ "message": message }))
+    fn error_response(&self, status: StatusCode, message: &str) -> Response<ResponseBody> {
+        self.json_response(status, &serde_json::json!({ "message": message }))
     }
 
-    fn whole(&self, status: StatusCode, kind: &'static str, body: String) -> Response<Answer> {
-        self.with_headers(status, kind, Answer::Whole(Bytes::from(body).into()))
+    fn full_response(&self, status: StatusCode, content_type: &'static str, body: String) -> Response<ResponseBody> {
+        self.with_headers(status, content_type, ResponseBody::Full(Bytes::from(body).into()))
     }
 
-    fn without_body(&self, status: StatusCode) -> Response<Answer> {
-        let mut response = self.whole(status, PLAIN, String::new());
+    fn empty_response(&self, status: StatusCode) -> Response<ResponseBody> {
+        let mut response = self.full_response(status, TEXT_PLAIN, String::new());
         response.headers_mut().remove(CONTENT_TYPE);
         response
     }
 
-    /// The headers that Docker 28 sends.
-    fn with_headers(&self, status: StatusCode, kind: &'static str, body: Answer) -> Response<Answer> {
+    /// Returns a response with the headers that Docker 28 sends.
+    fn with_headers(
+        &self,
+        status: StatusCode,
+        content_type: &'static str,
+        body: ResponseBody,
+    ) -> Response<ResponseBody> {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
         let api = HeaderValue::try_from(self.identity().api.to_string()).expect("a version is ASCII");
         headers.insert("Api-Version", api);
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert("Docker-Experimental", HeaderValue::from_static("false"));
         headers.insert("Ostype", HeaderValue::from_static("linux"));
         headers.insert(SERVER, HeaderValue::from_static(concat!("events/", env!("CARGO_PKG_VERSION"))));
@@ -248,43 +258,44 @@ impl Engine {
     }
 }
 
-/// What Docker's server, which is Go's, refuses before it is asked anything: the words behind its "400 Bad Request".
-fn malformed(request: &Request<()>) -> Option<&'static str> {
+/// Checks what Docker's HTTP server, which is Go's, rejects before it calls a handler. Returns its text after
+/// "400 Bad Request".
+fn malformed_reason(request: &Request<()>) -> Option<&'static str> {
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (None, _) if request.version() == Version::HTTP_11 => Some(": missing required Host header"),
-        (Some(host), None) if !host.as_bytes().iter().all(is_of_a_host) => Some(": malformed Host header"),
+        (Some(host), None) if !host.as_bytes().iter().all(is_host_byte) => Some(": malformed Host header"),
         (Some(_), Some(_)) => Some(""),
         _ if request.uri().path().is_empty() => Some(""),
         _ => None,
     }
 }
 
-fn is_of_a_host(byte: &u8) -> bool {
+fn is_host_byte(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte)
 }
 
-/// Sends a client elsewhere.
-fn moved(path: &str, query: Option<&str>) -> Response<Answer> {
-    let mut moved = Response::new(Answer::Whole(Bytes::new().into()));
-    *moved.status_mut() = StatusCode::MOVED_PERMANENTLY;
+/// Redirects a client to another path.
+fn redirect(path: &str, query: Option<&str>) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Full(Bytes::new().into()));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
     let query = query.map_or_else(String::new, |query| format!("?{query}"));
-    let to = HeaderValue::try_from(format!("{}{query}", target::encoded(path)));
-    moved.headers_mut().insert(LOCATION, to.expect("a part of a URI is a header's value"));
-    moved
+    let location = HeaderValue::try_from(format!("{}{query}", request_target::percent_encode(path)));
+    response.headers_mut().insert(LOCATION, location.expect("an encoded path is a valid header value"));
+    response
 }
 
-/// One subscriber, counted for as long as it is there.
-struct Counted(watch::Sender<usize>);
+/// Counts a subscriber until it is dropped.
+struct SubscriberGuard(watch::Sender<usize>);
 
-impl Counted {
-    fn new(count: &watch::Sender<usize>) -> Counted {
+impl SubscriberGuard {
+    fn new(count: &watch::Sender<usize>) -> SubscriberGuard {
         count.send_modify(|count| *count += 1);
-        Counted(count.clone())
+        SubscriberGuard(count.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for SubscriberGuard {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }

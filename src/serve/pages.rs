@@ -1,4 +1,6 @@
-//! A few pages of plain text over HTTP: what a program that serves nothing else shows to who watches it.
+//! Serves a few text pages over HTTP, such as the metrics and the health of a recorder.
+//!
+//! The handler determines the content; this module only implements HTTP.
 
 use std::sync::Arc;
 
@@ -7,55 +9,55 @@ use hyper::body::Bytes;
 use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::events::Answer;
-use super::listen::{self, Address, ListenError, Listening};
+use super::events::ResponseBody;
+use super::listener::{self, Address, ListenError, Server};
 
-/// How many connections are held at once: those who watch are few, and what is watched needs its open files itself.
-const CONNECTIONS: usize = 64;
+/// Maximum number of connections. Few clients monitor a program, and it needs its file descriptors for other work.
+const MAX_CONNECTIONS: usize = 64;
 
-/// What is shown.
+/// A page.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// Whether what it says is good: else its status is 503.
-    pub good: bool,
-    /// Its Content-Type.
-    pub kind: &'static str,
-    /// Its text.
-    pub text: String,
+    /// True for status 200, false for status 503.
+    pub healthy: bool,
+    /// Content-Type of the page.
+    pub content_type: &'static str,
+    /// Body of the page.
+    pub body: String,
 }
 
-/// Makes the page at a path, for who accepts this (the `Accept` header); `None` if there is none.
-pub type Pages = dyn Fn(&str, &str) -> Option<Page> + Send + Sync;
+/// Returns the page for a path and an `Accept` header, or `None` if no such page exists.
+pub type PageHandler = dyn Fn(&str, &str) -> Option<Page> + Send + Sync;
 
-/// Shows pages at an address for as long as what is returned is polled. It listens when this returns.
+/// Serves pages at an address while the returned server is polled. Clients can connect as soon as this returns.
 ///
 /// # Errors
-/// It cannot be listened there.
-pub fn show(address: &Address, pages: Arc<Pages>) -> Result<Listening, ListenError> {
-    listen::listen(address, None, CONNECTIONS, Arc::new(move |request| answer(&request, &*pages)))
+/// The server cannot listen on the address.
+pub fn serve_pages(address: &Address, pages: Arc<PageHandler>) -> Result<Server, ListenError> {
+    listener::listen(address, None, MAX_CONNECTIONS, Arc::new(move |request| respond(&request, &*pages)))
 }
 
-fn answer(request: &Request<()>, pages: &Pages) -> Response<Answer> {
+fn respond(request: &Request<()>, pages: &PageHandler) -> Response<ResponseBody> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".into());
-        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refusal;
+        let mut response = text_response(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n".into());
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
     }
     let accepted: Vec<&str> =
         request.headers().get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
     match pages(request.uri().path(), &accepted.join(",")) {
         Some(page) => {
-            let status = if page.good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-            let mut response = plain(status, page.text);
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(page.kind));
+            let status = if page.healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            let mut response = text_response(status, page.body);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(page.content_type));
             response
         }
-        None => plain(StatusCode::NOT_FOUND, "page not found\n".into()),
+        None => text_response(StatusCode::NOT_FOUND, "page not found\n".into()),
     }
 }
 
-fn plain(status: StatusCode, text: String) -> Response<Answer> {
-    let mut response = Response::new(Answer::Whole(Full::new(Bytes::from(text))));
+fn text_response(status: StatusCode, text: String) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Full(Full::new(Bytes::from(text))));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response

@@ -1,22 +1,25 @@
-//! The hash chain: each link covers the one before, the sequence, the source and the exact bytes of an entry.
+//! The hash chain over all entries of the store.
+//!
+//! Each link covers the previous link and the sequence, the source and the exact bytes of an entry. This module only
+//! computes links; it does not know SQL.
 
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-/// A link: the hash of everything up to and with an entry.
+/// Chain link: the hash of everything up to and including an entry.
 pub(super) type Hash = [u8; 32];
 
-/// What the chain begins with.
-pub(super) const BEGINNING: Hash = [0; 32];
+/// Link before the first entry.
+pub(super) const GENESIS_HASH: Hash = [0; 32];
 
-/// A place in the chain: the hash after the entry of a sequence. Written `SEQ:HASH`, in lower-case hexadecimal digits.
+/// Head of the chain: a sequence and the link after its entry. Written `SEQ:HASH`, with lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// The sequence of the entry; 0 before the first.
+    /// Sequence of the entry; 0 before the first entry.
     pub seq: i64,
-    /// The hash of everything up to and with it.
+    /// Hash of everything up to and including the entry.
     pub hash: [u8; 32],
 }
 
@@ -27,67 +30,72 @@ impl Display for Head {
     }
 }
 
-/// A text that is no [`Head`].
+/// Error for a text that is not a [`Head`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no head: it is written SEQ:HASH, a number and 64 lower-case hexadecimal digits")]
-pub struct NoHead(String);
+#[error("'{0}' is not a chain head: expected SEQ:HASH, a number and 64 lower-case hexadecimal digits")]
+pub struct ParseHeadError(String);
 
 impl FromStr for Head {
-    type Err = NoHead;
+    type Err = ParseHeadError;
 
-    fn from_str(text: &str) -> Result<Self, NoHead> {
-        let read = || {
+    fn from_str(text: &str) -> Result<Self, ParseHeadError> {
+        let parse = || {
             let (seq, digits) = text.split_once(':')?;
             if !seq.bytes().all(|byte| byte.is_ascii_digit()) || digits.len() != 64 {
                 return None;
             }
-            let value = |byte: u8| match byte {
+            let hex_digit = |byte: u8| match byte {
                 b'0'..=b'9' => Some(byte - b'0'),
                 b'a'..=b'f' => Some(byte - b'a' + 10),
                 _ => None,
             };
             let mut hash = [0; 32];
             for (byte, pair) in hash.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-                *byte = value(pair[0])? << 4 | value(pair[1])?;
+                *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
             }
             Some(Head { seq: seq.parse().ok()?, hash })
         };
-        read().ok_or_else(|| NoHead(text.into()))
+        parse().ok_or_else(|| ParseHeadError(text.into()))
     }
 }
 
-/// Which table an entry stands in.
+/// Kind of an entry; each kind has its own table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EntryKind {
     Event = 1,
     Gap = 2,
     Rejected = 3,
-    Naming = 4,
-    Seal = 5,
+    SourceName = 4,
+    Checkpoint = 5,
     Healthcheck = 6,
 }
 
-/// One entry of the chain.
+/// Entry of the chain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry<'a> {
-    pub(super) kind: Kind,
+    pub(super) kind: EntryKind,
     pub(super) seq: i64,
-    /// The engine's own ID, or the name of an import.
+    /// ID of the engine, or the name of an import.
     pub(super) source: &'a str,
-    /// What is printed of it: for an event when it was read and the SHA-256 of its bytes, and [`MARK`] if it is marked
-    /// as that of a health check.
+    /// Everything that is printed of the entry. For an event: its time of arrival and the SHA-256 of its bytes, then
+    /// [`HEALTHCHECK_MARKER`] if the event has the health-check flag.
     pub(super) fields: &'a [&'a [u8]],
 }
 
-/// The last of the fields of an event that is marked as that of a health check.
-pub(super) const MARK: &[u8] = b"healthcheck";
+/// Last field of an event that has the health-check flag.
+pub(super) const HEALTHCHECK_MARKER: &[u8] = b"healthcheck";
 
-/// The fields of a seal.
-pub(super) fn seal_fields(upto: Head, events: i64, sealed_nano: i64) -> [Vec<u8>; 4] {
-    [upto.seq.to_le_bytes().into(), upto.hash.into(), events.to_le_bytes().into(), sealed_nano.to_le_bytes().into()]
+/// Returns the fields of a checkpoint.
+pub(super) fn checkpoint_fields(pruned_head: Head, events: i64, created_nano: i64) -> [Vec<u8>; 4] {
+    [
+        pruned_head.seq.to_le_bytes().into(),
+        pruned_head.hash.into(),
+        events.to_le_bytes().into(),
+        created_nano.to_le_bytes().into(),
+    ]
 }
 
-/// The fields of a gap.
+/// Returns the fields of a gap.
 pub(super) fn gap_fields(
     (from, to): (Option<i64>, Option<i64>),
     reason: Option<&str>,
@@ -98,10 +106,10 @@ pub(super) fn gap_fields(
     [instant(from), instant(to), text(reason), text(detail)]
 }
 
-/// The link after `before`.
-pub(super) fn link(before: &Hash, entry: Entry<'_>) -> Hash {
+/// Returns the link that follows `previous`.
+pub(super) fn link(previous: &Hash, entry: Entry<'_>) -> Hash {
     let mut hash = Sha256::new();
-    hash.update(before);
+    hash.update(previous);
     let mut head = [0; 17];
     head[0] = entry.kind as u8;
     head[1..9].copy_from_slice(&entry.seq.to_le_bytes());

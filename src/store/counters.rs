@@ -1,139 +1,142 @@
-//! What a recorder has stored since it began, counted for those who watch it. A bounded number of figures, whatever
-//! engines say.
+//! Counts what a recorder has stored since it started, for its metrics and its status.
+//!
+//! The number of counters is bounded, whatever types and actions engines send. This module does not know how the counts
+//! are exposed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
-use super::{Reason, SourceRow};
+use super::{GapReason, SourceRow};
 use crate::event::Event;
 
-/// How many sources are told apart; a recorder has a few.
-const SOURCES: usize = 64;
+/// Maximum number of sources counted separately; a recorder has a few.
+const MAX_SOURCES: usize = 64;
 
-/// How many kinds of event are told apart of a source; engines have some eighty.
-const KINDS: usize = 128;
+/// Maximum number of types and actions counted separately for one source; engines have about eighty.
+const MAX_TYPE_ACTIONS: usize = 128;
 
-/// The longest type or action that is told apart, in bytes.
-const LONGEST: usize = 64;
+/// Maximum length in bytes of a type or action that is counted separately.
+const MAX_NAME_BYTES: usize = 64;
 
-/// What all else is called.
+/// Name under which everything else is counted.
 const OTHER: &str = "other";
 
-/// A type, and an action without what follows its colon.
-pub type Kind = (String, String);
+/// Type of an event, and its action without the text after the colon.
+pub type TypeAction = (String, String);
 
-/// The figures of all sources, by their names.
+/// Counters of all sources, by name.
 #[derive(Debug, Default)]
 pub struct Counters {
-    sources: Mutex<BTreeMap<String, Counted>>,
+    sources: Mutex<BTreeMap<String, SourceCounters>>,
 }
 
-/// The figures of one source.
+/// Counters of one source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// The engine's own ID.
+pub struct SourceCounters {
+    /// ID of the engine; `None` for imports.
     pub engine_id: Option<String>,
-    /// Events stored, by kind.
-    pub stored: BTreeMap<Kind, u64>,
-    /// Events that came and were stored already.
-    pub known: u64,
-    /// Events stored that the engine's stream had left out.
-    pub healed: u64,
-    /// Events of health checks that were not stored, as was wanted.
-    pub left_out: u64,
-    /// Lines that were no event.
+    /// Number of events stored, by type and action.
+    pub stored: BTreeMap<TypeAction, u64>,
+    /// Number of events that arrived again after they were stored.
+    pub duplicates: u64,
+    /// Number of events stored that were missing from the engine's stream.
+    pub recovered: u64,
+    /// Number of health check events that were not stored because of `--no-healthchecks`.
+    pub excluded_healthchecks: u64,
+    /// Number of rejected lines.
     pub rejected: u64,
-    /// Gaps that have become known, by reason. While an engine is away it is not known yet whether there is one.
+    /// Number of gaps, by reason. While an engine cannot be reached, its gap is not counted: it may be withdrawn.
     pub gaps: BTreeMap<&'static str, u64>,
-    /// The instant of the latest event stored, in nanoseconds since the epoch.
+    /// Time of the latest event stored, in nanoseconds since the epoch.
     pub last_nano: Option<i64>,
 }
 
-impl Counted {
-    /// How many events were stored.
+impl SourceCounters {
+    /// Returns the number of events stored.
     pub fn events(&self) -> u64 {
         self.stored.values().sum()
     }
 }
 
 impl Counters {
-    /// What is known of a source before anything came.
-    pub fn begin(&self, row: &SourceRow) {
+    /// Adds a source with what the store contains of it, before its first event arrives.
+    pub fn add_source(&self, row: &SourceRow) {
         let mut sources = self.sources();
-        let source = of(&mut sources, &row.name);
+        let source = source_entry(&mut sources, &row.name);
         source.engine_id.clone_from(&row.engine_id);
         source.last_nano = source.last_nano.max(row.last_nano);
     }
 
-    /// All figures as they are.
-    pub fn read(&self) -> BTreeMap<String, Counted> {
+    /// Returns a copy of all counters.
+    pub fn snapshot(&self) -> BTreeMap<String, SourceCounters> {
         self.sources().clone()
     }
 
-    /// What one commit has stored.
-    pub(super) fn add(&self, commit: Commit) {
+    /// Adds what one commit stored.
+    pub(super) fn add(&self, commit: CommitCounters) {
         let mut sources = self.sources();
-        for part in commit.sources.into_values() {
-            let source = of(&mut sources, &part.name);
-            source.engine_id = part.engine_id.or(source.engine_id.take());
-            source.known += part.known;
-            source.healed += part.healed;
-            source.left_out += part.left_out;
-            source.rejected += part.rejected;
-            source.last_nano = source.last_nano.max(part.last_nano);
-            for reason in part.gaps {
+        for delta in commit.sources.into_values() {
+            let source = source_entry(&mut sources, &delta.name);
+            source.engine_id = delta.engine_id.or(source.engine_id.take());
+            source.duplicates += delta.duplicates;
+            source.recovered += delta.recovered;
+            source.excluded_healthchecks += delta.excluded_healthchecks;
+            source.rejected += delta.rejected;
+            source.last_nano = source.last_nano.max(delta.last_nano);
+            for reason in delta.gaps {
                 *source.gaps.entry(reason.as_str()).or_default() += 1;
             }
-            for (kind, number) in part.kinds.into_values() {
-                let room = source.stored.len() < KINDS;
-                let kind = if room || source.stored.contains_key(&kind) { kind } else { (OTHER.into(), OTHER.into()) };
-                *source.stored.entry(kind).or_default() += number;
+            for (kind, count) in delta.stored_by_kind.into_values() {
+                let has_capacity = source.stored.len() < MAX_TYPE_ACTIONS;
+                let kind =
+                    if has_capacity || source.stored.contains_key(&kind) { kind } else { (OTHER.into(), OTHER.into()) };
+                *source.stored.entry(kind).or_default() += count;
             }
         }
     }
 
-    fn sources(&self) -> MutexGuard<'_, BTreeMap<String, Counted>> {
-        self.sources.lock().expect("no holder of this lock panics")
+    fn sources(&self) -> MutexGuard<'_, BTreeMap<String, SourceCounters>> {
+        self.sources.lock().expect("no thread panics while it holds this lock")
     }
 }
 
-/// The figures of a source; of one too many, those of all others.
-fn of<'a>(sources: &'a mut BTreeMap<String, Counted>, name: &str) -> &'a mut Counted {
-    let name = if sources.len() < SOURCES || sources.contains_key(name) { name } else { OTHER };
+/// Returns the counters of a source, or those of [`OTHER`] once there are too many sources.
+fn source_entry<'a>(sources: &'a mut BTreeMap<String, SourceCounters>, name: &str) -> &'a mut SourceCounters {
+    let name = if sources.len() < MAX_SOURCES || sources.contains_key(name) { name } else { OTHER };
     sources.entry(name.into()).or_default()
 }
 
-/// What one commit stores, by the rows of the sources.
+/// Changes to the counters by one commit, by the row ID of the source.
 #[derive(Debug, Default)]
-pub(super) struct Commit {
-    sources: HashMap<i64, Part>,
+pub(super) struct CommitCounters {
+    sources: HashMap<i64, SourceDelta>,
 }
 
-/// What one commit stores of one source.
+/// Changes to the counters of one source by one commit.
 #[derive(Debug)]
-pub(super) struct Part {
+pub(super) struct SourceDelta {
     name: String,
     engine_id: Option<String>,
-    /// By shape, which is cheap to tell apart.
-    kinds: HashMap<i64, (Kind, u64)>,
-    pub(super) known: u64,
-    pub(super) healed: u64,
-    pub(super) left_out: u64,
+    /// By the ID of the event kind, which is cheap to compare.
+    stored_by_kind: HashMap<i64, (TypeAction, u64)>,
+    pub(super) duplicates: u64,
+    pub(super) recovered: u64,
+    pub(super) excluded_healthchecks: u64,
     pub(super) rejected: u64,
-    gaps: Vec<Reason>,
+    gaps: Vec<GapReason>,
     last_nano: Option<i64>,
 }
 
-impl Commit {
-    /// The part of a source.
-    pub(super) fn of(&mut self, id: i64, name: &str, engine_id: Option<&str>) -> &mut Part {
-        self.sources.entry(id).or_insert_with(|| Part {
+impl CommitCounters {
+    /// Returns the changes for a source.
+    pub(super) fn source(&mut self, id: i64, name: &str, engine_id: Option<&str>) -> &mut SourceDelta {
+        self.sources.entry(id).or_insert_with(|| SourceDelta {
             name: name.into(),
             engine_id: engine_id.map(Into::into),
-            kinds: HashMap::new(),
-            known: 0,
-            healed: 0,
-            left_out: 0,
+            stored_by_kind: HashMap::new(),
+            duplicates: 0,
+            recovered: 0,
+            excluded_healthchecks: 0,
             rejected: 0,
             gaps: Vec::new(),
             last_nano: None,
@@ -141,24 +144,24 @@ impl Commit {
     }
 }
 
-impl Part {
-    /// An event of this shape.
-    pub(super) fn stores(&mut self, shape: i64, event: &Event<'_>) {
-        self.kinds.entry(shape).or_insert_with(|| (kind(event), 0)).1 += 1;
+impl SourceDelta {
+    /// Counts a stored event of this event kind.
+    pub(super) fn count_event(&mut self, kind_id: i64, event: &Event<'_>) {
+        self.stored_by_kind.entry(kind_id).or_insert_with(|| (type_action(event), 0)).1 += 1;
         self.last_nano = self.last_nano.max(Some(event.time_nano));
     }
 
-    /// A gap that was not known before, or for another reason.
-    pub(super) fn blind(&mut self, reason: Reason) {
-        if reason != Reason::Disconnected {
+    /// Counts a gap that is new or has a new reason.
+    pub(super) fn count_gap(&mut self, reason: GapReason) {
+        if reason != GapReason::Disconnected {
             self.gaps.push(reason);
         }
     }
 }
 
-fn kind(event: &Event<'_>) -> Kind {
+fn type_action(event: &Event<'_>) -> TypeAction {
     let action = event.action.split_once(':').map_or(&*event.action, |(action, _)| action);
-    if event.kind.len() > LONGEST || action.len() > LONGEST {
+    if event.kind.len() > MAX_NAME_BYTES || action.len() > MAX_NAME_BYTES {
         return (OTHER.into(), OTHER.into());
     }
     (event.kind.to_string(), action.to_owned())
@@ -168,38 +171,46 @@ fn kind(event: &Event<'_>) -> Kind {
 mod tests {
     use super::*;
 
-    fn stores(counters: &Counters, source: i64, kinds: impl Iterator<Item = (String, String)>) {
-        let mut commit = Commit::default();
+    fn count_events(counters: &Counters, source: i64, kinds: impl Iterator<Item = (String, String)>) {
+        let mut commit = CommitCounters::default();
         for (shape, (kind, action)) in kinds.enumerate() {
             let line = format!(r#"{{"Type":"{kind}","Action":"{action}","Actor":{{"ID":"a"}},"timeNano":{shape}}}"#);
             let event = Event::parse(line.as_bytes()).unwrap();
-            commit.of(source, &format!("s{source}"), None).stores(shape as i64, &event);
+            commit.source(source, &format!("s{source}"), None).count_event(shape as i64, &event);
         }
         counters.add(commit);
     }
 
     #[test]
-    fn what_follows_the_colon_of_an_action_is_not_told_apart() {
+    fn actions_are_counted_without_the_text_after_the_colon() {
         let counters = Counters::default();
-        let of = |action: &str| ("container".to_owned(), action.to_owned());
-        stores(&counters, 1, [of("exec_start: ls"), of("exec_start: id"), of("start")].into_iter());
-        let counted = &counters.read()["s1"];
-        assert_eq!(counted.stored, BTreeMap::from([(of("exec_start"), 2), (of("start"), 1)]));
+        let container_action = |action: &str| ("container".to_owned(), action.to_owned());
+        count_events(
+            &counters,
+            1,
+            [container_action("exec_start: ls"), container_action("exec_start: id"), container_action("start")]
+                .into_iter(),
+        );
+        let counted = &counters.snapshot()["s1"];
+        assert_eq!(
+            counted.stored,
+            BTreeMap::from([(container_action("exec_start"), 2), (container_action("start"), 1)])
+        );
         assert_eq!(counted.last_nano, Some(2));
     }
 
     #[test]
-    fn a_stranger_who_says_ever_new_things_makes_no_more_figures() {
+    fn the_number_of_counters_is_bounded() {
         let counters = Counters::default();
-        stores(&counters, 0, (0..1000).map(|n| ("t".into(), format!("a{n}"))));
-        stores(&counters, 0, std::iter::once(("t".repeat(65), "a".into())));
+        count_events(&counters, 0, (0..1000).map(|n| ("t".into(), format!("a{n}"))));
+        count_events(&counters, 0, std::iter::once(("t".repeat(65), "a".into())));
         for source in 1..100 {
-            stores(&counters, source, std::iter::once(("t".into(), "a".into())));
+            count_events(&counters, source, std::iter::once(("t".into(), "a".into())));
         }
-        let all = counters.read();
-        assert_eq!(all.len(), SOURCES + 1);
-        assert_eq!(all["s0"].stored.len(), KINDS + 1);
+        let all = counters.snapshot();
+        assert_eq!(all.len(), MAX_SOURCES + 1);
+        assert_eq!(all["s0"].stored.len(), MAX_TYPE_ACTIONS + 1);
         assert_eq!((all["s0"].events(), all["s0"].stored[&(OTHER.into(), OTHER.into())]), (1001, 1001 - 128));
-        assert_eq!(all[OTHER].events(), 100 - SOURCES as u64);
+        assert_eq!(all[OTHER].events(), 100 - MAX_SOURCES as u64);
     }
 }

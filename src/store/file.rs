@@ -1,4 +1,6 @@
-//! Which files are ours, and how one is opened, made and brought to the newest schema.
+//! Recognizes, creates, opens, migrates and closes the SQLite file of a store.
+//!
+//! A file of another program is refused and never changed. Events and queries are the business of other modules.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -8,146 +10,156 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::chain::{BEGINNING, Head};
-use super::held::{Gate, Held};
-use super::place::Place;
+use super::chain::{GENESIS_HASH, Head};
+use super::identity::FileIdentity;
+use super::open_files::{OpenFile, RegistryLock};
 use super::{SourceRow, StoreError, migrate};
 use crate::event::Identity;
 
-/// `PRAGMA application_id` of our files: `EVNT`.
+/// Value of `PRAGMA application_id` in every store: `EVNT`.
 pub const APPLICATION_ID: i32 = i32::from_be_bytes(*b"EVNT");
 
-/// The schema that this program reads and writes; also `PRAGMA user_version`.
-pub(super) const SCHEMA: i64 = 5;
+/// Schema version that this program reads and writes; stored in `PRAGMA user_version`.
+pub(super) const SCHEMA_VERSION: i64 = 5;
 
-/// While many events come, pages are moved from the WAL into the file when there are so many: 32 MB. Each is then moved
-/// once for the many times it was written.
-const CHECKPOINT: u32 = 8_000;
+/// Number of pages in the WAL that starts a checkpoint during a bulk import: 32 MB. A page that was written many times
+/// is then copied into the file once.
+const BULK_AUTOCHECKPOINT_PAGES: u32 = 8_000;
 
-/// How much of the file a reader maps instead of reading page by page, in bytes.
-const MAPPED: i64 = 1 << 30;
+/// Number of bytes of the file that a reader maps into memory instead of reading them page by page.
+const MMAP_BYTES: i64 = 1 << 30;
 
-/// How many containers' health checks a recorder begins with.
-const HEALTHCHECKS: i64 = 10_000;
+/// Maximum number of health check commands that a recorder loads when it starts.
+const MAX_HEALTHCHECKS: i64 = 10_000;
 
-/// How long one statement waits for another program's lock, before it fails and the caller decides.
-pub(super) const BUSY: Duration = Duration::from_secs(5);
+/// Time that a statement waits for another program's lock. Then it fails, and the caller decides.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often it is tried to bring what stands in the WAL of a moved file into it; each time waits for readers.
-const LAST_CHECKPOINTS: u32 = 3;
+/// Attempts to write the WAL of a moved file back into the file. Each attempt waits for readers.
+const CLOSE_CHECKPOINT_ATTEMPTS: u32 = 3;
 
-/// A file open for writing, of the newest schema.
+/// Store that is open for writing, with the newest schema.
 #[derive(Debug)]
 pub struct Store {
     pub(super) connection: Connection,
-    held: Held,
+    open_file: OpenFile,
     path: PathBuf,
-    place: Place,
-    /// The `-wal` and `-shm` files.
-    beside: Vec<Place>,
+    identity: FileIdentity,
+    /// Identities of the `-wal` and `-shm` files.
+    companion_files: Vec<FileIdentity>,
 }
 
 impl Store {
-    /// Makes sure that `path` can become a store open for writing: makes an empty file, mode 0600, if there is none.
+    /// Checks that a store can be opened for writing at `path`. Creates an empty file with mode 0600 if there is none.
     ///
     /// # Errors
-    /// A file that is not ours, or not ours to write, is named and left as it is.
+    /// The file is not a store or cannot be written. It is not changed.
     pub fn prepare(path: &Path) -> Result<(), StoreError> {
-        Store::prepare_within(&Gate::enter(), path)
+        Store::prepare_locked(&RegistryLock::acquire(), path)
     }
 
-    fn prepare_within(gate: &Gate, path: &Path) -> Result<(), StoreError> {
+    fn prepare_locked(registry: &RegistryLock, path: &Path) -> Result<(), StoreError> {
         match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
             Ok(_) => Ok(()),
-            Err(e) if e.kind() == ErrorKind::AlreadyExists => writable(gate, path),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => ensure_writable(registry, path),
             Err(source) if source.kind() == ErrorKind::NotFound => match path.parent() {
                 Some(directory) if !directory.exists() => {
-                    Err(StoreError::NoDirectory { path: path.into(), directory: directory.into() })
+                    Err(StoreError::DirectoryNotFound { path: path.into(), directory: directory.into() })
                 }
-                _ => Err(StoreError::Io { doing: "make", path: path.into(), source }),
+                _ => Err(StoreError::Io { doing: "create", path: path.into(), source }),
             },
-            Err(source) => Err(StoreError::Io { doing: "make", path: path.into(), source }),
+            Err(source) => Err(StoreError::Io { doing: "create", path: path.into(), source }),
         }
     }
 
-    /// Whether a store can be written at `path`: true if one is there, false if it is yet to be made. Changes nothing.
+    /// Checks that a store can be written at `path`, and changes nothing. Returns true if the file exists.
     ///
     /// # Errors
-    /// As [`open_or_create`](Self::open_or_create), also where somebody else holds the file for seconds.
-    pub fn can_be_written(path: &Path) -> Result<bool, StoreError> {
+    /// As [`open_or_create`](Self::open_or_create), or another program holds a lock on the file for seconds.
+    pub fn check_writable(path: &Path) -> Result<bool, StoreError> {
         if !path.exists() {
             let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
-            let made = tempfile::tempfile_in(folder);
-            return made.map(|_| false).map_err(|source| StoreError::Io { doing: "make", path: path.into(), source });
+            let temp_file = tempfile::tempfile_in(folder);
+            return temp_file.map(|_| false).map_err(|source| StoreError::Io {
+                doing: "create",
+                path: path.into(),
+                source,
+            });
         }
-        let mut gate = Gate::enter();
-        writable(&gate, path)?;
+        let mut registry = RegistryLock::acquire();
+        ensure_writable(&registry, path)?;
         let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let _held = gate.hold(path);
-        drop(gate);
-        known_schema(&connection, path)?;
-        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(sqlite("write", path))?;
+        let _open_file = registry.register(path);
+        drop(registry);
+        check_schema_version(&connection, path)?;
+        connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").map_err(sqlite_error("write", path))?;
         Ok(true)
     }
 
-    /// Opens a store that is there for writing, and brings it to the newest schema.
+    /// Opens an existing store for writing, and migrates it to the newest schema.
     ///
     /// # Errors
-    /// A file that is missing, not ours, or not ours to write, is named and left as it is.
+    /// The file does not exist, is not a store, or cannot be written. It is not changed.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        writable(&Gate::enter(), path)?;
+        ensure_writable(&RegistryLock::acquire(), path)?;
         Store::open_or_create(path)
     }
 
-    /// Opens a store for writing, of the newest schema; makes it if there is none.
+    /// Opens a store for writing, and migrates it to the newest schema. Creates the store if there is none.
     ///
     /// # Errors
-    /// As [`prepare`](Self::prepare), and what SQLite says.
+    /// As [`prepare`](Self::prepare), and any error of SQLite.
     pub fn open_or_create(path: &Path) -> Result<Store, StoreError> {
-        let mut gate = Gate::enter();
-        Store::prepare_within(&gate, path)?;
-        // Before it is opened: should another be put there meanwhile, this is not kept.
-        let place = Place::of(path).map_err(|source| StoreError::Io { doing: "open", path: path.into(), source })?;
-        let empty = recognise(&gate, path)? == Kind::Empty;
+        let mut registry = RegistryLock::acquire();
+        Store::prepare_locked(&registry, path)?;
+        // Taken before the file is opened: if another file replaces it in between, the recorder notices the move.
+        let identity =
+            FileIdentity::of(path).map_err(|source| StoreError::Io { doing: "open", path: path.into(), source })?;
+        let is_empty = check_file_kind(&registry, path)? == FileKind::Empty;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let held = gate.hold(path);
-        drop(gate);
-        // Who was killed while making the file may have left one that is empty once SQLite has tidied up behind it.
-        let pages = |db: &Connection| db.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
-        if empty || pages(&connection).map_err(sqlite("open", path))? == 0 {
-            // One transaction: there is no file in which it does not stand whose it is.
+        let open_file = registry.register(path);
+        drop(registry);
+        // A process that was killed while creating the file may have left one that is empty after SQLite's recovery.
+        let page_count = |db: &Connection| db.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
+        if is_empty || page_count(&connection).map_err(sqlite_error("open", path))? == 0 {
+            // One transaction, so that no file with content lacks the application ID.
             connection
                 .execute_batch(&format!(
                     "BEGIN; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {APPLICATION_ID}; COMMIT"
                 ))
-                .map_err(sqlite("make", path))?;
+                .map_err(sqlite_error("create", path))?;
         }
-        known_schema(&connection, path)?;
-        // What was let go of should not be found in the file: its bytes are overwritten.
-        connection.pragma_update(None, "secure_delete", "ON").map_err(sqlite("write", path))?;
+        check_schema_version(&connection, path)?;
+        // Deleted text must not be found in the file, so SQLite overwrites its bytes.
+        connection.pragma_update(None, "secure_delete", "ON").map_err(sqlite_error("write", path))?;
         migrate::migrations()
             .to_latest(&mut connection)
             .map_err(|e| StoreError::Migrate { path: path.into(), source: e.into() })?;
         for (name, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON")] {
-            connection.pragma_update(None, name, value).map_err(sqlite("write", path))?;
+            connection.pragma_update(None, name, value).map_err(sqlite_error("write", path))?;
         }
-        // The first reading opens the WAL.
-        sources(&connection).map_err(sqlite("read", path))?;
-        let beside = ["-wal", "-shm"].iter().filter_map(|suffix| Place::of(&with_suffix(path, suffix)).ok()).collect();
-        Ok(Store { connection, held, path: path.into(), place, beside })
+        // The first read creates the `-wal` and `-shm` files, whose identities are taken next.
+        sources(&connection).map_err(sqlite_error("read", path))?;
+        let companion_files =
+            ["-wal", "-shm"].iter().filter_map(|suffix| FileIdentity::of(&with_suffix(path, suffix)).ok()).collect();
+        Ok(Store { connection, open_file, path: path.into(), identity, companion_files })
     }
 
-    /// Closes the file. One that was moved does not have its WAL beside it any more: what stands there is brought into
-    /// the file, and the names that stayed behind go, lest the next file at the path is taken to belong to them.
+    /// Closes the file.
+    ///
+    /// If the file was moved, its WAL stayed at the old path, and SQLite would not write it back. So this function
+    /// writes the WAL back into the file. Then it removes the old `-wal` and `-shm` files, because SQLite would take
+    /// them for those of the next file at that path.
     pub(super) fn close(self) {
-        if self.place.is_kept() {
+        if self.identity.is_current() {
             return;
         }
         let checkpoint = || -> rusqlite::Result<bool> {
-            for _ in 0..LAST_CHECKPOINTS {
+            for _ in 0..CLOSE_CHECKPOINT_ATTEMPTS {
                 let mut statement = self.connection.prepare("PRAGMA wal_checkpoint(TRUNCATE)")?;
-                let (pages, moved): (i64, i64) = statement.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))?;
-                if pages == moved {
+                let (wal_pages, checkpointed): (i64, i64) =
+                    statement.query_row([], |row| Ok((row.get(1)?, row.get(2)?)))?;
+                if wal_pages == checkpointed {
                     return Ok(true);
                 }
             }
@@ -155,41 +167,43 @@ impl Store {
         };
         match checkpoint() {
             Ok(true) => {}
-            Ok(false) => tracing::error!("{} was moved, and what is in its WAL was not", self.path.display()),
-            Err(e) => tracing::error!("{}", crate::error::chain(&sqlite("write", &self.path)(e))),
+            Ok(false) => tracing::error!("{} was moved, but its WAL could not be written back", self.path.display()),
+            Err(e) => tracing::error!("{}", crate::error::chain(&sqlite_error("write", &self.path)(e))),
         }
         drop(self.connection);
-        drop(self.held);
-        self.beside.iter().for_each(Place::clear);
+        drop(self.open_file);
+        self.companion_files.iter().for_each(FileIdentity::remove_if_current);
     }
 
-    /// Where the file was when it was opened.
-    pub fn place(&self) -> &Place {
-        &self.place
+    /// Returns the identity of the file at the time it was opened.
+    pub fn identity(&self) -> &FileIdentity {
+        &self.identity
     }
 
-    /// Many events will come at once: pages are moved from the WAL into the file less often.
+    /// Prepares for a bulk import: checkpoints run less often.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn expect_many(&self) -> Result<(), StoreError> {
-        self.connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT).map_err(sqlite("write", &self.path))
+    pub fn optimize_for_bulk(&self) -> Result<(), StoreError> {
+        self.connection
+            .pragma_update(None, "wal_autocheckpoint", BULK_AUTOCHECKPOINT_PAGES)
+            .map_err(sqlite_error("write", &self.path))
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The end of the hash chain.
+    /// Returns the head of the hash chain.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn head(&self) -> Result<Head, StoreError> {
-        head(&self.connection).map_err(sqlite("read", &self.path))
+        head(&self.connection).map_err(sqlite_error("read", &self.path))
     }
 
-    /// How containers check their health, as far as it is known: engine, container, command. Of many the newest.
+    /// Returns the known health check commands: engine ID, container ID, command. At most 10,000, the newest first.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -199,66 +213,67 @@ impl Store {
                 "SELECT engine_id, container, command FROM healthcheck JOIN source ON source.id = healthcheck.source
                  WHERE engine_id IS NOT NULL ORDER BY seq DESC LIMIT ?1",
             )?;
-            let rows = statement.query_map([HEALTHCHECKS], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let rows = statement.query_map([MAX_HEALTHCHECKS], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             rows.collect::<rusqlite::Result<_>>()
         };
-        read().map_err(sqlite("read", &self.path))
+        read().map_err(sqlite_error("read", &self.path))
     }
 
-    /// Every source the store knows.
+    /// Returns all sources in the store.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn sources(&self) -> Result<Vec<SourceRow>, StoreError> {
-        sources(&self.connection).map_err(sqlite("read", &self.path))
+        sources(&self.connection).map_err(sqlite_error("read", &self.path))
     }
 }
 
-/// Whether there is an SQLite database at a path, ours or not; told from its first bytes.
+/// Returns true if the file at `path` is an SQLite database, of this program or another, by its first bytes.
 pub fn is_database(path: &Path) -> bool {
     const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-    let gate = Gate::enter();
-    let mut found = [0; MAGIC.len()];
-    gate.holds(path)
+    let registry = RegistryLock::acquire();
+    let mut header = [0; MAGIC.len()];
+    registry.is_open(path)
         || (path.is_file()
-            && File::open(path).is_ok_and(|mut file| file.read_exact(&mut found).is_ok() && found == *MAGIC))
+            && File::open(path).is_ok_and(|mut file| file.read_exact(&mut header).is_ok() && header == *MAGIC))
 }
 
-/// Opens a store for reading: the connection can write nothing into it.
-pub(super) fn open_to_read(path: &Path) -> Result<(Connection, Held), StoreError> {
-    let mut gate = Gate::enter();
-    if recognise(&gate, path)? == Kind::Empty {
+/// Opens a store for reading. The connection cannot write.
+pub(super) fn open_read_only(path: &Path) -> Result<(Connection, OpenFile), StoreError> {
+    let mut registry = RegistryLock::acquire();
+    if check_file_kind(&registry, path)? == FileKind::Empty {
         return Err(StoreError::NotADatabase { path: path.into() });
     }
     // Not SQLITE_OPEN_READONLY: the last such connection leaves its `-wal` and `-shm` files behind.
     let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let held = gate.hold(path);
-    drop(gate);
+    let open_file = registry.register(path);
+    drop(registry);
     if connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).is_err() && !has_wal(path) {
-        // A folder that cannot be written, as on a read-only disk; then nobody writes there and no lock is needed.
+        // The folder cannot be written, as on a read-only filesystem. Then no process writes there, and no lock is
+        // needed.
         let url = format!("file:{}?immutable=1", path.display().to_string().replace('%', "%25").replace('?', "%3f"));
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
         connection = connect(Path::new(&url), flags)?;
     }
     connection
         .pragma_update(None, "query_only", true)
-        .and_then(|()| connection.pragma_update(None, "mmap_size", MAPPED))
-        .map_err(sqlite("read", path))?;
-    let found = known_schema(&connection, path)?;
-    if found < SCHEMA {
-        return Err(StoreError::Older { path: path.into(), found, known: SCHEMA });
+        .and_then(|()| connection.pragma_update(None, "mmap_size", MMAP_BYTES))
+        .map_err(sqlite_error("read", path))?;
+    let found = check_schema_version(&connection, path)?;
+    if found < SCHEMA_VERSION {
+        return Err(StoreError::SchemaTooOld { path: path.into(), found, known: SCHEMA_VERSION });
     }
-    Ok((connection, held))
+    Ok((connection, open_file))
 }
 
-/// Copies a store of whatever schema into an empty file that is there.
-pub(super) fn copy_any(path: &Path, into: &Path) -> Result<(), StoreError> {
-    let mut gate = Gate::enter();
-    recognise(&gate, path)?;
+/// Copies a store of any schema version into an existing empty file.
+pub(super) fn copy_any_version(path: &Path, into: &Path) -> Result<(), StoreError> {
+    let mut registry = RegistryLock::acquire();
+    check_file_kind(&registry, path)?;
     let from = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    let _held = gate.hold(path);
-    drop(gate);
-    from.backup("main", into, None).map_err(sqlite("copy", path))
+    let _open_file = registry.register(path);
+    drop(registry);
+    from.backup("main", into, None).map_err(sqlite_error("copy", path))
 }
 
 fn has_wal(path: &Path) -> bool {
@@ -271,18 +286,18 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Turns an error of SQLite into ours.
-pub(super) fn sqlite<'a>(doing: &'static str, path: &'a Path) -> impl Fn(rusqlite::Error) -> StoreError + 'a {
+/// Returns a function that converts an error of SQLite into a [`StoreError`].
+pub(super) fn sqlite_error<'a>(doing: &'static str, path: &'a Path) -> impl Fn(rusqlite::Error) -> StoreError + 'a {
     move |source| StoreError::Sqlite { doing, path: path.into(), source }
 }
 
-/// The end of the chain, as far as it is stored.
+/// Returns the last stored link of the chain.
 pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
     let last = connection
         .prepare_cached("SELECT seq, hash FROM link ORDER BY seq DESC LIMIT 1")?
         .query_row([], |row| Ok(Head { seq: row.get(0)?, hash: row.get(1)? }))
         .optional()?;
-    Ok(last.unwrap_or(Head { seq: 0, hash: BEGINNING }))
+    Ok(last.unwrap_or(Head { seq: 0, hash: GENESIS_HASH }))
 }
 
 pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow>> {
@@ -302,10 +317,10 @@ pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow
             rejected: row.get(5)?,
             first_nano: row.get(6)?,
             last_nano: row.get(7)?,
-            contacted_nano: row.get(10)?,
+            connected_nano: row.get(10)?,
             skew_nano: row.get(11)?,
             version: row.get(12)?,
-            healthchecks_left_out: row.get(13)?,
+            excluded_healthchecks: row.get(13)?,
             last_seen: seen.0.zip(seen.1).map(|(time_nano, digest)| Identity { time_nano, digest }),
         })
     })?;
@@ -314,26 +329,26 @@ pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow
 
 fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    // As a path it is no name that means something else to SQLite, as `:memory:` does.
-    let named = if flags.contains(OpenFlags::SQLITE_OPEN_URI) { path.to_owned() } else { Path::new(".").join(path) };
-    let connection = Connection::open_with_flags(named, flags).map_err(sqlite("open", path))?;
-    connection.busy_timeout(BUSY).map_err(sqlite("open", path))?;
+    // With `./` before it, no name has a special meaning to SQLite, as `:memory:` would.
+    let target = if flags.contains(OpenFlags::SQLITE_OPEN_URI) { path.to_owned() } else { Path::new(".").join(path) };
+    let connection = Connection::open_with_flags(target, flags).map_err(sqlite_error("open", path))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite_error("open", path))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Kind {
+enum FileKind {
     Empty,
-    Ours,
+    Store,
 }
 
-/// Whose file this is, told from its first hundred bytes, so that nothing of another program's is even opened.
-fn recognise(gate: &Gate, path: &Path) -> Result<Kind, StoreError> {
+/// Checks by its first hundred bytes that a file is a store or empty. So SQLite never opens a file of another program.
+fn check_file_kind(registry: &RegistryLock, path: &Path) -> Result<FileKind, StoreError> {
     let io = |source| StoreError::Io { doing: "open", path: path.into(), source };
     let metadata = match path.metadata() {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Err(StoreError::Missing { path: path.into() });
+            return Err(StoreError::NotFound { path: path.into() });
         }
         other => other.map_err(io)?,
     };
@@ -341,14 +356,14 @@ fn recognise(gate: &Gate, path: &Path) -> Result<Kind, StoreError> {
         return Err(StoreError::IsDirectory { path: path.into() });
     }
     if !metadata.is_file() {
-        return Err(StoreError::NotAFile { path: path.into() });
+        return Err(StoreError::NotRegularFile { path: path.into() });
     }
     if metadata.len() == 0 {
-        return Ok(Kind::Empty);
+        return Ok(FileKind::Empty);
     }
-    // It was looked at when it was opened.
-    if gate.holds(path) {
-        return Ok(Kind::Ours);
+    // The file was checked before the connection opened it.
+    if registry.is_open(path) {
+        return Ok(FileKind::Store);
     }
     let mut header = [0; 100];
     match File::open(path).map_err(io)?.read_exact(&mut header) {
@@ -358,34 +373,37 @@ fn recognise(gate: &Gate, path: &Path) -> Result<Kind, StoreError> {
     if &header[..16] != b"SQLite format 3\0" {
         return Err(StoreError::NotADatabase { path: path.into() });
     }
-    let number = |at: usize| i32::from_be_bytes(header[at..at + 4].try_into().expect("four bytes"));
-    if number(68) != APPLICATION_ID {
-        return Err(StoreError::Foreign { path: path.into() });
+    let header_i32 = |at: usize| i32::from_be_bytes(header[at..at + 4].try_into().expect("the range has four bytes"));
+    if header_i32(68) != APPLICATION_ID {
+        return Err(StoreError::ForeignDatabase { path: path.into() });
     }
-    let found = number(60).into();
-    if found > SCHEMA {
-        return Err(StoreError::Newer { path: path.into(), found, known: SCHEMA });
+    let found = header_i32(60).into();
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::SchemaTooNew { path: path.into(), found, known: SCHEMA_VERSION });
     }
-    Ok(Kind::Ours)
+    Ok(FileKind::Store)
 }
 
-fn known_schema(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
-    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sqlite("open", path))?;
-    if found > SCHEMA {
-        return Err(StoreError::Newer { path: path.into(), found, known: SCHEMA });
+fn check_schema_version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+    let found =
+        connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(sqlite_error("open", path))?;
+    if found > SCHEMA_VERSION {
+        return Err(StoreError::SchemaTooNew { path: path.into(), found, known: SCHEMA_VERSION });
     }
     Ok(found)
 }
 
-/// An existing file may be written by us. One without any write permission is left alone even by root, whom the
-/// system would let: somebody has put it away.
-fn writable(gate: &Gate, path: &Path) -> Result<(), StoreError> {
-    recognise(gate, path)?;
+/// Checks that an existing file may be written.
+///
+/// A file without any write permission is refused even for root, who could write it: someone made it read-only on
+/// purpose.
+fn ensure_writable(registry: &RegistryLock, path: &Path) -> Result<(), StoreError> {
+    check_file_kind(registry, path)?;
     let io = |source| StoreError::Io { doing: "write", path: path.into(), source };
     if path.metadata().map_err(io)?.mode() & 0o222 == 0 {
         return Err(StoreError::ReadOnly { path: path.into() });
     }
-    if gate.holds(path) {
+    if registry.is_open(path) {
         return Ok(());
     }
     OpenOptions::new().write(true).open(path).map(|_| ()).map_err(io)

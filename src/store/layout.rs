@@ -1,28 +1,28 @@
-//! Takes an event apart into what repeats and what varies, and puts it together again, byte for byte.
+//! Splits an event into parts that repeat and parts that vary, and restores its line byte for byte.
 //!
-//! An engine says the same things again and again. What repeats is kept once: the *form* (the line with holes), the
-//! *actor* (its ID and the attributes that stay), and the few attributes that vary stand with the event. Whether the
-//! bytes that come out are those that went in is not argued but tried, each time: see [`super::rows`]. Knows no SQL.
+//! An engine sends the same texts again and again, so repeated parts are stored once: the *line template* (the line
+//! with placeholders) and the *actor* (its ID and its stable attributes). The few attributes that vary are stored with
+//! the event. Each time, [`super::encode`] checks that the parts restore the same bytes. This module does not know SQL.
 
 use std::borrow::Cow;
 
-use crate::event::{Event, is_escaped, quote};
+use crate::event::{Event, needs_escape, write_json_string};
 
-/// The attributes that vary from event to event of one actor; in the order of their keys.
-pub const VARYING: [&str; 5] = ["container", "execDuration", "execID", "exitCode", "signal"];
+/// Keys of the attributes that vary between the events of one actor, sorted.
+pub const VARYING_KEYS: [&str; 5] = ["container", "execDuration", "execID", "exitCode", "signal"];
 
-/// The place of `execID` in [`VARYING`].
-const EXEC_ID: usize = 2;
+/// Index of `execID` in [`VARYING_KEYS`].
+const EXEC_ID_INDEX: usize = 2;
 
-/// Whether an attribute varies from event to event of one actor, for all the store knows.
-pub fn varies(attribute: &str) -> bool {
+/// Returns true if the store treats an attribute as varying between the events of one actor.
+pub fn is_varying(attribute: &str) -> bool {
     matches!(attribute, "container" | "execDuration" | "execID" | "exitCode" | "signal")
 }
 
-/// A place in a form, filled from elsewhere. Written as one control character, which JSON never holds raw.
+/// Placeholder in a line template. Written as one control character, which JSON never contains unescaped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum Hole {
+enum Placeholder {
     Kind = 1,
     Action = 2,
     ActorId = 3,
@@ -32,145 +32,172 @@ enum Hole {
     Nanos = 7,
 }
 
-const HOLES: [Hole; 7] =
-    [Hole::Kind, Hole::Action, Hole::ActorId, Hole::Image, Hole::Attributes, Hole::Seconds, Hole::Nanos];
+const PLACEHOLDERS: [Placeholder; 7] = [
+    Placeholder::Kind,
+    Placeholder::Action,
+    Placeholder::ActorId,
+    Placeholder::Image,
+    Placeholder::Attributes,
+    Placeholder::Seconds,
+    Placeholder::Nanos,
+];
 
-/// Writes the form of an event: its line, with holes for what is kept elsewhere.
-pub fn form_of(event: &Event<'_>, form: &mut String) {
+/// Writes the line template of an event into `template`: its line, with placeholders for values stored elsewhere.
+pub fn extract_template(event: &Event<'_>, template: &mut String) {
     let raw = event.text;
-    let texts = &event.texts;
-    let mut places: Vec<(usize, usize, Hole)> = Vec::with_capacity(9);
-    let mut cut = |text: Option<&str>, hole: Hole| {
+    let texts = &event.raw_values;
+    let mut placeholders: Vec<(usize, usize, Placeholder)> = Vec::with_capacity(9);
+    let mut substitute = |text: Option<&str>, placeholder: Placeholder| {
         if let Some(text) = text {
             let start = text.as_ptr() as usize - raw.as_ptr() as usize;
-            places.push((start, start + text.len(), hole));
+            placeholders.push((start, start + text.len(), placeholder));
         }
     };
-    cut(texts.kind, Hole::Kind);
-    cut(texts.action, Hole::Action);
-    cut(texts.status.filter(|status| Some(*status) == texts.action), Hole::Action);
-    cut(texts.actor_id, Hole::ActorId);
-    cut(texts.id.filter(|id| Some(*id) == texts.actor_id), Hole::ActorId);
-    cut(texts.from.filter(|from| event.attribute("image").is_some_and(|image| is_quoted(from, image))), Hole::Image);
-    cut(texts.attributes.filter(|text| text.starts_with('{')), Hole::Attributes);
-    let mut digits = Digits::default();
-    cut(texts.time_nano.filter(|text| *text == digits.of(event.time_nano)), Hole::Nanos);
-    cut(texts.time.filter(|text| *text == digits.of(event.time_nano.div_euclid(1_000_000_000))), Hole::Seconds);
-    places.sort_unstable_by_key(|place| place.0);
-    form.clear();
+    substitute(texts.kind, Placeholder::Kind);
+    substitute(texts.action, Placeholder::Action);
+    substitute(texts.status.filter(|status| Some(*status) == texts.action), Placeholder::Action);
+    substitute(texts.actor_id, Placeholder::ActorId);
+    substitute(texts.id.filter(|id| Some(*id) == texts.actor_id), Placeholder::ActorId);
+    substitute(
+        texts.from.filter(|from| event.attribute("image").is_some_and(|image| is_json_encoding_of(from, image))),
+        Placeholder::Image,
+    );
+    substitute(texts.attributes.filter(|text| text.starts_with('{')), Placeholder::Attributes);
+    let mut digits = DecimalBuffer::default();
+    substitute(texts.time_nano.filter(|text| *text == digits.format(event.time_nano)), Placeholder::Nanos);
+    substitute(
+        texts.time.filter(|text| *text == digits.format(event.time_nano.div_euclid(1_000_000_000))),
+        Placeholder::Seconds,
+    );
+    placeholders.sort_unstable_by_key(|place| place.0);
+    template.clear();
     let mut at = 0;
-    for (start, end, hole) in places {
-        form.push_str(&raw[at..start]);
-        form.push(hole as u8 as char);
+    for (start, end, placeholder) in placeholders {
+        template.push_str(&raw[at..start]);
+        template.push(placeholder as u8 as char);
         at = end;
     }
-    form.push_str(&raw[at..]);
+    template.push_str(&raw[at..]);
 }
 
-/// Whether a JSON text is this string as an engine writes it.
-fn is_quoted(json: &str, text: &str) -> bool {
+/// Returns true if `json` is the string `text` as an engine encodes it.
+fn is_json_encoding_of(json: &str, text: &str) -> bool {
     let inner = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    inner == Some(text) && !text.bytes().any(is_escaped) || {
+    inner == Some(text) && !text.bytes().any(needs_escape) || {
         let mut quoted = Vec::new();
-        quote(text, &mut quoted);
+        write_json_string(text, &mut quoted);
         quoted == json.as_bytes()
     }
 }
 
-/// A form, ready to be filled.
+/// Line template, parsed and ready for rendering.
 #[derive(Clone, Debug)]
-pub struct Form {
-    /// What stands before each hole, and the hole.
-    pieces: Vec<(Box<str>, Hole)>,
+pub struct LineTemplate {
+    /// Each placeholder, with the text before it.
+    segments: Vec<(Box<str>, Placeholder)>,
     tail: Box<str>,
 }
 
-impl Form {
-    /// Reads a form as [`form_of`] writes it.
-    pub fn read(text: &str) -> Form {
-        let mut pieces = Vec::new();
+impl LineTemplate {
+    /// Parses a line template as [`extract_template`] writes it.
+    pub fn parse(text: &str) -> LineTemplate {
+        let mut segments = Vec::new();
         let mut literal = String::new();
         for c in text.chars() {
-            match HOLES.iter().find(|hole| **hole as u8 as char == c) {
-                Some(hole) => pieces.push((std::mem::take(&mut literal).into(), *hole)),
+            match PLACEHOLDERS.iter().find(|placeholder| **placeholder as u8 as char == c) {
+                Some(placeholder) => segments.push((std::mem::take(&mut literal).into(), *placeholder)),
                 None => literal.push(c),
             }
         }
-        Form { pieces, tail: literal.into() }
+        LineTemplate { segments, tail: literal.into() }
     }
 
-    /// Whether all that is kept elsewhere has a hole: then a line that comes out right proves that what is kept is.
-    pub fn is_whole(&self) -> bool {
-        [Hole::Kind, Hole::Action, Hole::ActorId, Hole::Attributes, Hole::Nanos]
+    /// Returns true if every value stored elsewhere has a placeholder. Then a correctly restored line proves that the
+    /// stored values are correct.
+    pub fn is_complete(&self) -> bool {
+        [Placeholder::Kind, Placeholder::Action, Placeholder::ActorId, Placeholder::Attributes, Placeholder::Nanos]
             .iter()
-            .all(|hole| self.pieces.iter().any(|(_, other)| other == hole))
+            .all(|placeholder| self.segments.iter().any(|(_, other)| other == placeholder))
     }
 
-    /// Puts an event together, at the end of `out`.
-    pub fn fill(&self, kind: &str, action: &str, actor: &Actor, varying: &Varying<'_>, time: i64, out: &mut Vec<u8>) {
-        for (literal, hole) in &self.pieces {
+    /// Appends the restored line of an event to `out`.
+    pub fn render(
+        &self,
+        event_type: &str,
+        action: &str,
+        actor: &Actor,
+        varying: &VaryingAttributes<'_>,
+        time_nano: i64,
+        out: &mut Vec<u8>,
+    ) {
+        for (literal, placeholder) in &self.segments {
             out.extend_from_slice(literal.as_bytes());
-            match hole {
-                Hole::Kind => quote(kind, out),
-                Hole::Action => quote(action, out),
-                Hole::ActorId => out.extend_from_slice(&actor.quoted_id),
-                Hole::Image => out.extend_from_slice(&actor.quoted_image),
-                Hole::Attributes => actor.write_attributes(varying, out),
-                Hole::Seconds => number(time.div_euclid(1_000_000_000), out),
-                Hole::Nanos => number(time, out),
+            match placeholder {
+                Placeholder::Kind => write_json_string(event_type, out),
+                Placeholder::Action => write_json_string(action, out),
+                Placeholder::ActorId => out.extend_from_slice(&actor.quoted_id),
+                Placeholder::Image => out.extend_from_slice(&actor.quoted_image),
+                Placeholder::Attributes => actor.write_attributes(varying, out),
+                Placeholder::Seconds => write_decimal(time_nano.div_euclid(1_000_000_000), out),
+                Placeholder::Nanos => write_decimal(time_nano, out),
             }
         }
         out.extend_from_slice(self.tail.as_bytes());
     }
 }
 
-/// An actor, with the attributes that stay, ready to be written.
+/// Actor with its stable attributes, encoded as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     quoted_id: Box<[u8]>,
     quoted_image: Box<[u8]>,
-    /// The attributes that stay as they are written, in the order of their keys, each with a comma behind it.
-    pairs: Box<[u8]>,
-    /// Where in `pairs` each of [`VARYING`] comes.
-    places: [usize; VARYING.len()],
+    /// The stable attributes as JSON, sorted by key, each followed by a comma.
+    attributes_json: Box<[u8]>,
+    /// Offset in `attributes_json` at which each of [`VARYING_KEYS`] belongs.
+    varying_offsets: [usize; VARYING_KEYS.len()],
 }
 
 impl Actor {
-    /// An actor of this ID; the attributes sorted by key.
+    /// Creates an actor from its ID and its stable attributes, which must be sorted by key.
     pub fn new<'a>(id: &str, attributes: impl Iterator<Item = (&'a str, &'a str)>) -> Actor {
-        let mut pairs = Vec::with_capacity(1024);
-        let mut places = [None; VARYING.len()];
+        let mut attributes_json = Vec::with_capacity(1024);
+        let mut offsets = [None; VARYING_KEYS.len()];
         let mut image = "";
         for (key, value) in attributes {
-            for (place, varying) in places.iter_mut().zip(VARYING) {
+            for (place, varying) in offsets.iter_mut().zip(VARYING_KEYS) {
                 if varying < key {
-                    place.get_or_insert(pairs.len());
+                    place.get_or_insert(attributes_json.len());
                 }
             }
             if key == "image" {
                 image = value;
             }
-            quote(key, &mut pairs);
-            pairs.push(b':');
-            quote(value, &mut pairs);
-            pairs.push(b',');
+            write_json_string(key, &mut attributes_json);
+            attributes_json.push(b':');
+            write_json_string(value, &mut attributes_json);
+            attributes_json.push(b',');
         }
         let quoted = |text: &str| {
             let mut quoted = Vec::with_capacity(text.len() + 2);
-            quote(text, &mut quoted);
+            write_json_string(text, &mut quoted);
             quoted.into_boxed_slice()
         };
-        let places = places.map(|place| place.unwrap_or(pairs.len()));
-        Actor { quoted_id: quoted(id), quoted_image: quoted(image), pairs: pairs.into(), places }
+        let offsets = offsets.map(|place| place.unwrap_or(attributes_json.len()));
+        Actor {
+            quoted_id: quoted(id),
+            quoted_image: quoted(image),
+            attributes_json: attributes_json.into(),
+            varying_offsets: offsets,
+        }
     }
 
-    fn write_attributes(&self, varying: &Varying<'_>, out: &mut Vec<u8>) {
+    fn write_attributes(&self, varying: &VaryingAttributes<'_>, out: &mut Vec<u8>) {
         out.push(b'{');
-        let begin = out.len();
+        let start = out.len();
         let mut at = 0;
-        for ((key, value), place) in VARYING.iter().zip(&varying.0).zip(self.places) {
+        for ((key, value), place) in VARYING_KEYS.iter().zip(&varying.0).zip(self.varying_offsets) {
             if let Some(value) = value {
-                out.extend_from_slice(&self.pairs[at..place]);
+                out.extend_from_slice(&self.attributes_json[at..place]);
                 at = place;
                 out.push(b'"');
                 out.extend_from_slice(key.as_bytes());
@@ -179,75 +206,75 @@ impl Actor {
                 out.push(b',');
             }
         }
-        out.extend_from_slice(&self.pairs[at..]);
-        if out.len() > begin {
-            out.pop(); // The last comma.
+        out.extend_from_slice(&self.attributes_json[at..]);
+        if out.len() > start {
+            out.pop(); // The comma after the last attribute.
         }
         out.push(b'}');
     }
 }
 
-/// The values of [`VARYING`], where an event has them.
+/// Values of [`VARYING_KEYS`] in one event; `None` where the event lacks the attribute.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Varying<'a>(pub(super) [Option<Value<'a>>; VARYING.len()]);
+pub struct VaryingAttributes<'a>(pub(super) [Option<VaryingValue<'a>>; VARYING_KEYS.len()]);
 
-/// A value, in the smallest form that gives it back.
+/// Value of a varying attribute, in the smallest form that restores its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// 64 hexadecimal digits in lower case.
+pub enum VaryingValue<'a> {
+    /// 64 lower-case hexadecimal digits.
     Digest([u8; 32]),
-    /// A decimal number as it is usually written.
+    /// Decimal number without leading zeros or a plus sign.
     Number(i64),
     /// Anything else.
     Text(Cow<'a, str>),
 }
 
-impl<'a> Varying<'a> {
-    /// Those of an event.
-    pub fn of(event: &'a Event<'_>) -> Self {
-        let mut varying = Varying::default();
+impl<'a> VaryingAttributes<'a> {
+    /// Returns the varying attributes of an event.
+    pub fn from_event(event: &'a Event<'_>) -> Self {
+        let mut varying = VaryingAttributes::default();
         for (key, value) in &event.attributes {
-            // By their first letters alone most are none of these.
+            // The first two letters rule out most attributes.
             if let b"co" | b"ex" | b"si" = key.as_bytes().get(..2).unwrap_or_default()
-                && let Some(at) = VARYING.iter().position(|name| name == key)
+                && let Some(index) = VARYING_KEYS.iter().position(|name| name == key)
             {
-                varying.0[at] = Some(Value::of(value));
+                varying.0[index] = Some(VaryingValue::parse(value));
             }
         }
         varying
     }
 
-    /// The `execID`.
-    pub fn exec_id(&self) -> Option<&Value<'a>> {
-        self.0[EXEC_ID].as_ref()
+    /// Returns the `execID`.
+    pub fn exec_id(&self) -> Option<&VaryingValue<'a>> {
+        self.0[EXEC_ID_INDEX].as_ref()
     }
 
-    /// The `execID`, to be changed.
-    pub fn exec_id_mut(&mut self) -> &mut Option<Value<'a>> {
-        &mut self.0[EXEC_ID]
+    /// Returns the `execID` for changing it.
+    pub fn exec_id_mut(&mut self) -> &mut Option<VaryingValue<'a>> {
+        &mut self.0[EXEC_ID_INDEX]
     }
 }
 
-impl<'a> Value<'a> {
-    fn of(text: &'a str) -> Self {
-        if let Some(digest) = digest(text) {
-            return Value::Digest(digest);
+impl<'a> VaryingValue<'a> {
+    fn parse(text: &'a str) -> Self {
+        if let Some(digest) = parse_digest(text) {
+            return VaryingValue::Digest(digest);
         }
         match text.parse() {
-            Ok(number) if Digits::default().of(number) == text => Value::Number(number),
-            _ => Value::Text(text.into()),
+            Ok(number) if DecimalBuffer::default().format(number) == text => VaryingValue::Number(number),
+            _ => VaryingValue::Text(text.into()),
         }
     }
 
     fn write(&self, out: &mut Vec<u8>) {
         match self {
-            Value::Text(text) => quote(text, out),
-            Value::Number(value) => {
+            VaryingValue::Text(text) => write_json_string(text, out),
+            VaryingValue::Number(value) => {
                 out.push(b'"');
-                number(*value, out);
+                write_decimal(*value, out);
                 out.push(b'"');
             }
-            Value::Digest(bytes) => {
+            VaryingValue::Digest(bytes) => {
                 const HEX: &[u8; 16] = b"0123456789abcdef";
                 out.push(b'"');
                 out.extend(bytes.iter().flat_map(|b| [HEX[usize::from(b >> 4)], HEX[usize::from(b & 15)]]));
@@ -257,7 +284,7 @@ impl<'a> Value<'a> {
     }
 }
 
-fn digest(text: &str) -> Option<[u8; 32]> {
+fn parse_digest(text: &str) -> Option<[u8; 32]> {
     let digits: &[u8; 64] = text.as_bytes().try_into().ok()?;
     let digit = |byte: u8| match byte {
         b'0'..=b'9' => Some(byte - b'0'),
@@ -271,19 +298,19 @@ fn digest(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-/// Room for a number in decimal.
+/// Buffer for the decimal digits of an `i64`.
 #[derive(Default)]
-struct Digits([u8; 20]);
+struct DecimalBuffer([u8; 20]);
 
-impl Digits {
-    fn of(&mut self, value: i64) -> &str {
+impl DecimalBuffer {
+    fn format(&mut self, value: i64) -> &str {
         let mut at = self.0.len();
-        let mut rest = value.unsigned_abs();
+        let mut remaining = value.unsigned_abs();
         loop {
             at -= 1;
-            self.0[at] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-            if rest == 0 {
+            self.0[at] = b'0' + (remaining % 10) as u8;
+            remaining /= 10;
+            if remaining == 0 {
                 break;
             }
         }
@@ -291,32 +318,39 @@ impl Digits {
             at -= 1;
             self.0[at] = b'-';
         }
-        std::str::from_utf8(&self.0[at..]).expect("digits are ASCII")
+        std::str::from_utf8(&self.0[at..]).expect("decimal digits are ASCII")
     }
 }
 
-fn number(value: i64, out: &mut Vec<u8>) {
-    out.extend_from_slice(Digits::default().of(value).as_bytes());
+fn write_decimal(value: i64, out: &mut Vec<u8>) {
+    out.extend_from_slice(DecimalBuffer::default().format(value).as_bytes());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Takes a line apart and puts it together.
+    /// Encodes and restores a line.
     fn round_trip(line: &str) -> String {
         let event = Event::parse(line.as_bytes()).unwrap();
-        let mut form = String::new();
-        form_of(&event, &mut form);
-        let stay = event.attributes.iter().filter(|(key, _)| !varies(key));
-        let actor = Actor::new(&event.actor_id, stay.map(|(key, value)| (key.as_ref(), value.as_ref())));
+        let mut template = String::new();
+        extract_template(&event, &mut template);
+        let stable = event.attributes.iter().filter(|(key, _)| !is_varying(key));
+        let actor = Actor::new(&event.actor_id, stable.map(|(key, value)| (key.as_ref(), value.as_ref())));
         let mut out = Vec::new();
-        Form::read(&form).fill(&event.kind, &event.action, &actor, &Varying::of(&event), event.time_nano, &mut out);
+        LineTemplate::parse(&template).render(
+            &event.kind,
+            &event.action,
+            &actor,
+            &VaryingAttributes::from_event(&event),
+            event.time_nano,
+            &mut out,
+        );
         String::from_utf8(out).unwrap()
     }
 
     #[test]
-    fn every_event_that_engines_sent_comes_out_as_it_went_in_without_help() {
+    fn events_of_every_engine_version_round_trip_byte_for_byte() {
         for name in ["docker-20.10.24", "docker-26.1.5", "docker-28.5.2", "docker-29.7.2"] {
             let path = format!("{}/fixtures/{name}.ndjson", env!("CARGO_MANIFEST_DIR"));
             for line in std::fs::read_to_string(path).unwrap().lines() {
@@ -326,20 +360,20 @@ mod tests {
     }
 
     #[test]
-    fn forms_are_few() {
+    fn a_recording_yields_few_line_templates() {
         let path = format!("{}/fixtures/docker-28.5.2.ndjson", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(path).unwrap();
-        let mut forms = std::collections::BTreeSet::new();
+        let mut templates = std::collections::BTreeSet::new();
         for line in text.lines() {
-            let mut form = String::new();
-            form_of(&Event::parse(line.as_bytes()).unwrap(), &mut form);
-            forms.insert(form);
+            let mut template = String::new();
+            extract_template(&Event::parse(line.as_bytes()).unwrap(), &mut template);
+            templates.insert(template);
         }
-        assert!(forms.len() < 8, "{forms:#?}");
+        assert!(templates.len() < 8, "{templates:#?}");
     }
 
     #[test]
-    fn values_come_back_as_they_were() {
+    fn varying_values_round_trip() {
         let digits = "00ff".repeat(16);
         for text in [
             "",
@@ -356,10 +390,10 @@ mod tests {
             &digits.to_uppercase(),
         ] {
             let mut out = Vec::new();
-            Value::of(text).write(&mut out);
+            VaryingValue::parse(text).write(&mut out);
             let read: String = serde_json::from_slice(&out).unwrap();
             assert_eq!(read, text);
         }
-        assert_eq!(Value::of(&digits), Value::Digest([[0, 0xff]; 16].concat().try_into().unwrap()));
+        assert_eq!(VaryingValue::parse(&digits), VaryingValue::Digest([[0, 0xff]; 16].concat().try_into().unwrap()));
     }
 }

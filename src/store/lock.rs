@@ -1,8 +1,8 @@
-//! One recorder a file, and how it is doing.
+//! The recorder's lock: at most one recorder for each store, and its published state.
 //!
-//! Beside the store lies `FILE.lock`, locked (flock) by the recorder while it lives: the system lets go of the lock
-//! of a killed one. In it the recorder writes how it is doing, so that `status` need not ask the database, which may
-//! be locked by somebody else just then.
+//! A recorder locks `FILE.lock`, beside the store, with `flock` for as long as it runs. If it is killed, the system
+//! releases the lock. The recorder writes its state into that file, so that `status` does not need the database, which
+//! another program may have locked.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -13,58 +13,58 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
-use super::place::Place;
+use super::identity::FileIdentity;
 
-/// A reader holds the lock for a moment to see whether it is free; so long a recorder waits for that.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// Time that a recorder waits for the lock. A reader takes the lock for a moment to check if it is free.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How the recorder is doing.
+/// State of a recorder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecorderState {
-    /// Its process.
+    /// Process ID of the recorder.
     pub pid: u32,
-    /// How many events it has read and not yet stored.
+    /// Number of events that were read and are not yet stored.
     pub buffered: usize,
-    /// Whether the store could not be written when that was tried last.
+    /// True if the last attempt to write the store failed.
     #[serde(default)]
     pub failing: bool,
-    /// The hosts it records.
+    /// Hosts that the recorder records.
     pub hosts: Vec<HostState>,
 }
 
-/// How the recorder is doing with one host.
+/// State of one host of a recorder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostState {
-    /// The host as it was given.
+    /// Host as the user gave it.
     pub host: String,
-    /// The engine last reached there.
+    /// ID of the engine reached last at this host.
     pub engine_id: Option<String>,
-    /// Whether its stream is open now.
+    /// True if the event stream is open.
     pub connected: bool,
-    /// Why not, if that is known.
+    /// Reason why the stream is not open, if known.
     #[serde(default)]
     pub trouble: Option<String>,
 }
 
-/// The right to record into a file, for as long as this value lives.
+/// Lock that makes this process the recorder of a store. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct RecorderLock {
     file: File,
     path: PathBuf,
-    place: Place,
-    /// Whether the lock's file was not there before.
-    made: bool,
+    identity: FileIdentity,
+    /// True if the lock file did not exist before.
+    created: bool,
 }
 
 impl RecorderLock {
-    /// Takes the right to record into the store at `path`.
+    /// Acquires the lock of the store at `path`.
     ///
     /// # Errors
-    /// [`StoreError::Recorded`] with the process that has it.
+    /// [`StoreError::AlreadyRecording`], with the process ID of the recorder that holds the lock.
     pub fn acquire(path: &Path) -> Result<RecorderLock, StoreError> {
         let lock = lock_path(path);
         let io = |source| StoreError::Io { doing: "lock", path: lock.clone(), source };
-        let made = !lock.exists();
+        let created = !lock.exists();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -73,44 +73,44 @@ impl RecorderLock {
             .mode(0o600)
             .open(&lock)
             .map_err(io)?;
-        let since = Instant::now();
+        let started = Instant::now();
         loop {
             match file.try_lock() {
                 Ok(()) => break,
-                Err(TryLockError::WouldBlock) if since.elapsed() < PATIENCE => {
+                Err(TryLockError::WouldBlock) if started.elapsed() < LOCK_TIMEOUT => {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 Err(TryLockError::WouldBlock) => {
                     let pid = read_state(&file).map(|state| state.pid);
-                    return Err(StoreError::Recorded { path: path.into(), pid });
+                    return Err(StoreError::AlreadyRecording { path: path.into(), pid });
                 }
                 Err(TryLockError::Error(e)) => return Err(io(e)),
             }
         }
-        let place = Place::of(&lock).map_err(io)?;
-        let mut lock = RecorderLock { file, path: lock, place, made };
+        let identity = FileIdentity::of(&lock).map_err(io)?;
+        let mut lock = RecorderLock { file, path: lock, identity, created };
         lock.publish(&RecorderState { pid: std::process::id(), ..RecorderState::default() })?;
         Ok(lock)
     }
 
-    /// Nothing was recorded after all: the lock's file goes, if it came with the lock.
+    /// Releases the lock because recording did not start. Removes the lock file if this lock created it.
     pub fn abandon(self) {
-        if self.made {
+        if self.created {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 
-    /// Where the lock's file was when it was taken.
-    pub fn place(&self) -> &Place {
-        &self.place
+    /// Returns the identity of the lock file at the time it was locked.
+    pub fn identity(&self) -> &FileIdentity {
+        &self.identity
     }
 
-    /// Says how the recorder is doing.
+    /// Writes the state of the recorder into the lock file.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn publish(&mut self, state: &RecorderState) -> Result<(), StoreError> {
-        let json = serde_json::to_vec(state).expect("a state has no key that is no string");
+        let json = serde_json::to_vec(state).expect("all keys of the state are strings");
         self.file
             .seek(SeekFrom::Start(0))
             .and_then(|_| self.file.write_all(&json))
@@ -119,13 +119,13 @@ impl RecorderLock {
     }
 }
 
-/// How the recorder of the store at `path` is doing; `None` if none runs.
-pub fn recorder(path: &Path) -> Option<RecorderState> {
+/// Returns the state of the recorder of the store at `path`; `None` if none is running.
+pub fn recorder_state(path: &Path) -> Option<RecorderState> {
     let file = File::open(lock_path(path)).ok()?;
     if file.try_lock_shared().is_ok() {
         return None;
     }
-    // Read while it is being written the state may be torn; then it is whole a moment later.
+    // A read during a write may return an incomplete state. The state is complete a moment later.
     for _ in 0..20 {
         if let Some(state) = read_state(&file) {
             return Some(state);
@@ -141,7 +141,7 @@ fn read_state(mut file: &File) -> Option<RecorderState> {
     serde_json::from_slice(&json).ok()
 }
 
-/// The lock belongs to the file, by whatever name it is called.
+/// Returns the path of the lock file. It belongs to the canonical path, so that all names of a store share one lock.
 fn lock_path(path: &Path) -> PathBuf {
     let mut lock = path.canonicalize().unwrap_or_else(|_| path.into()).into_os_string();
     lock.push(".lock");

@@ -1,4 +1,7 @@
-//! What was read and is not yet stored: bounded in bytes, and never a reason for the reader to wait.
+//! Queue of deliveries that were read and are not yet stored.
+//!
+//! The queue is bounded in bytes. A push succeeds or fails immediately, so a session never waits; only an import waits
+//! for space.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -10,116 +13,117 @@ use super::chain::Head;
 use super::counters::Counters;
 use super::writer::Delivery;
 
-/// Fewer events than these may wait a little for more to come.
-const FEW: usize = 1000;
+/// Number of events below which the writer waits a little for more.
+const BATCH_THRESHOLD_EVENTS: usize = 1000;
 
-/// The queue between the streams and the writer.
+/// Queue between the streams and the writer.
 #[derive(Debug)]
 pub struct Queue {
     state: Mutex<State>,
-    /// Signalled to the writer: something came, or nothing more will.
-    filled: Condvar,
-    /// Signalled to the streams: something was stored.
-    drained: Notify,
-    /// The same, to a source that waits.
-    emptied: Condvar,
+    /// Wakes the writer: a delivery was pushed, or the queue was closed.
+    not_empty: Condvar,
+    /// Wakes the sessions: deliveries were stored.
+    not_full_async: Notify,
+    /// Wakes a source that blocks: deliveries were stored.
+    not_full: Condvar,
     budget: usize,
-    /// Whether there is somebody to tell when the store cannot be written, rather than wait for it for ever.
-    attended: bool,
-    /// Where what is stored is counted, if anybody wants to know.
+    /// True if the writer gives up after a while when it cannot write the store. Otherwise it retries without a time
+    /// limit.
+    interactive: bool,
+    /// Counters of the stored entries, if they are needed.
     counters: Option<Arc<Counters>>,
 }
 
-/// How the writer is doing.
+/// Progress of the writer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// How many events are not yet stored.
+    /// Number of events that are not yet stored.
     pub events: usize,
-    /// How many bytes these hold.
+    /// Size of these events, in bytes.
     pub bytes: usize,
-    /// When the first of what is not yet stored was read, in nanoseconds since the epoch.
+    /// Time at which the oldest delivery that is not yet stored was read, in nanoseconds since the epoch.
     pub oldest_nano: Option<i64>,
-    /// How long the writer has been at what it does now; `None` while it has nothing to do.
-    pub busy: Option<Duration>,
-    /// Whether what it did last failed, and is to be tried again.
+    /// Time since the writer began its current work; `None` while it is idle.
+    pub busy_for: Option<Duration>,
+    /// True if the last commit failed and will be retried.
     pub failing: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: VecDeque<Delivery>,
-    /// Bytes and events that are waiting or with the writer.
+    pending: VecDeque<Delivery>,
+    /// Bytes and events that are pending or being written.
     bytes: usize,
     events: usize,
     closed: bool,
     head: Option<Head>,
-    /// When what the writer has was read, and since when it is at it.
-    taken_nano: Option<i64>,
-    busy: Option<Instant>,
+    /// Time at which the deliveries being written were read, and the instant at which the writer took them.
+    in_flight_nano: Option<i64>,
+    busy_since: Option<Instant>,
     failing: bool,
 }
 
-/// The queue holds as much as it may; the delivery comes back.
+/// Error of a push into a full queue; returns the delivery.
 #[derive(Debug)]
 pub struct Full(pub Box<Delivery>);
 
 impl Queue {
-    /// A queue that holds up to `budget` bytes, for a service: a store that cannot be written is waited for.
+    /// Creates a queue of up to `budget` bytes for a service: the writer retries without a time limit.
     pub fn new(budget: usize) -> Self {
-        Queue { attended: false, ..Queue::attended(budget) }
+        Queue { interactive: false, ..Queue::interactive(budget) }
     }
 
-    /// The same for a command that somebody waits for: it fails if the store cannot be written for long.
-    pub fn attended(budget: usize) -> Self {
+    /// Creates a queue for a command that a user waits for: the writer gives up if it cannot write the store for long.
+    pub fn interactive(budget: usize) -> Self {
         Queue {
-            attended: true,
+            interactive: true,
             state: Mutex::default(),
-            filled: Condvar::new(),
-            drained: Notify::new(),
-            emptied: Condvar::new(),
+            not_empty: Condvar::new(),
+            not_full_async: Notify::new(),
+            not_full: Condvar::new(),
             budget,
             counters: None,
         }
     }
 
-    /// The same, and what is stored is counted there.
+    /// Counts what is stored in `counters`.
     #[must_use]
-    pub fn counting(self, counters: Arc<Counters>) -> Self {
+    pub fn with_counters(self, counters: Arc<Counters>) -> Self {
         Queue { counters: Some(counters), ..self }
     }
 
-    /// Where what is stored is counted.
+    /// Counters of the stored entries.
     pub(super) fn counters(&self) -> Option<&Counters> {
         self.counters.as_deref()
     }
 
-    /// Hands a delivery to the writer, at once or not at all. One that alone is over the budget is taken when the
-    /// queue is empty.
+    /// Hands a delivery to the writer, without waiting. A delivery larger than the budget is accepted only into an
+    /// empty queue.
     ///
     /// # Errors
-    /// [`Full`].
+    /// [`Full`] if the delivery does not fit.
     pub fn push(&self, delivery: Delivery) -> Result<(), Full> {
         let mut state = self.state();
         if state.bytes > 0 && state.bytes + delivery.bytes() > self.budget {
             return Err(Full(Box::new(delivery)));
         }
-        let (idle, may_wait) = (state.waiting.is_empty(), self.may_wait(&state));
+        let (was_empty, may_wait) = (state.pending.is_empty(), self.should_batch(&state));
         state.bytes += delivery.bytes();
         state.events += delivery.len();
-        state.waiting.push_back(delivery);
-        // A writer that waits for more is not to be woken for each.
-        if idle || may_wait && !self.may_wait(&state) {
-            self.filled.notify_one();
+        state.pending.push_back(delivery);
+        // A writer that waits for more events need not wake up for each delivery.
+        if was_empty || may_wait && !self.should_batch(&state) {
+            self.not_empty.notify_one();
         }
         Ok(())
     }
 
-    /// Hands a delivery to the writer, and waits for room if there is none: for sources that can wait. Whether the
-    /// writer takes it.
-    pub fn push_waiting(&self, delivery: Delivery) -> bool {
+    /// Hands a delivery to the writer, and blocks while the queue is full: for sources that can wait. Returns false if
+    /// the queue was closed.
+    pub fn push_blocking(&self, delivery: Delivery) -> bool {
         let mut state = self.state();
         while state.bytes > 0 && state.bytes + delivery.bytes() > self.budget && !state.closed {
-            state = self.emptied.wait(state).expect("no holder of this lock panics");
+            state = self.not_full.wait(state).expect("no holder of this lock panics");
         }
         if state.closed {
             return false;
@@ -129,9 +133,9 @@ impl Queue {
     }
 
     /// Waits until the queue is at most half full.
-    pub async fn room(&self) {
+    pub async fn wait_for_space(&self) {
         loop {
-            let mut drained = std::pin::pin!(self.drained.notified());
+            let mut drained = std::pin::pin!(self.not_full_async.notified());
             drained.as_mut().enable();
             if self.state().bytes <= self.budget / 2 {
                 return;
@@ -140,106 +144,114 @@ impl Queue {
         }
     }
 
-    /// Nothing more will come.
+    /// Closes the queue: the writer stores what is pending and stops.
     pub fn close(&self) {
         self.state().closed = true;
-        self.filled.notify_one();
-        self.emptied.notify_all();
+        self.not_empty.notify_one();
+        self.not_full.notify_all();
     }
 
-    /// Whether [`close`](Self::close) was called.
+    /// Returns true if [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
         self.state().closed
     }
 
-    /// Whether a store that cannot be written is given up after a while.
-    pub(super) fn gives_up(&self) -> bool {
-        self.attended || self.is_closed()
+    /// Returns true if the writer gives up after a while when it cannot write the store.
+    pub(super) fn has_retry_deadline(&self) -> bool {
+        self.interactive || self.is_closed()
     }
 
-    /// How many events are not yet stored.
-    pub fn buffered(&self) -> usize {
+    /// Number of events that are not yet stored.
+    pub fn pending_events(&self) -> usize {
         self.state().events
     }
 
-    /// How the writer is doing.
+    /// Progress of the writer.
     pub fn progress(&self) -> Progress {
         let state = self.state();
         Progress {
             events: state.events,
             bytes: state.bytes,
-            oldest_nano: state.taken_nano.or_else(|| Some(state.waiting.front()?.received_nano)),
-            busy: state.busy.map(|since| since.elapsed()),
+            oldest_nano: state.in_flight_nano.or_else(|| Some(state.pending.front()?.received_nano)),
+            busy_for: state.busy_since.map(|since| since.elapsed()),
             failing: state.failing,
         }
     }
 
-    /// The writer could not store what it has, and tries again.
-    pub(super) fn trying_again(&self) {
+    /// Marks the current commit as failed; the writer will retry it.
+    pub(super) fn mark_retrying(&self) {
         let mut state = self.state();
-        (state.busy, state.failing) = (Some(Instant::now()), true);
+        (state.busy_since, state.failing) = (Some(Instant::now()), true);
     }
 
-    /// Waits for deliveries and takes all of them, as far as they hold no more than `events` events (but one
-    /// delivery at least); `None` once the queue is closed and empty. A few are not taken before `when`, for more may
-    /// come. They count as buffered until [`stored`](Self::stored). Where nothing comes until `idle`, it takes none.
-    pub(super) fn take(&self, events: usize, when: Instant, idle: Option<Instant>) -> Option<Vec<Delivery>> {
+    /// Waits for deliveries and takes them, up to `max_events` events but at least one delivery. Returns `None` once
+    /// the queue is closed and empty. A small batch is not taken before `not_before`, because more may arrive. If
+    /// nothing arrives before `idle_deadline`, the batch is empty. Deliveries count as pending until
+    /// [`mark_stored`](Self::mark_stored).
+    pub(super) fn take_batch(
+        &self,
+        max_events: usize,
+        not_before: Instant,
+        idle_deadline: Option<Instant>,
+    ) -> Option<Vec<Delivery>> {
         let mut state = self.state();
-        state.busy = None;
-        while state.waiting.is_empty() {
+        state.busy_since = None;
+        while state.pending.is_empty() {
             if state.closed {
                 return None;
             }
-            state = match idle.map(|idle| idle.saturating_duration_since(Instant::now())) {
-                None => self.filled.wait(state).expect("no holder of this lock panics"),
+            state = match idle_deadline.map(|idle| idle.saturating_duration_since(Instant::now())) {
+                None => self.not_empty.wait(state).expect("no holder of this lock panics"),
                 Some(Duration::ZERO) => {
-                    state.busy = Some(Instant::now());
+                    state.busy_since = Some(Instant::now());
                     return Some(Vec::new());
                 }
-                Some(left) => self.filled.wait_timeout(state, left).expect("no holder of this lock panics").0,
+                Some(remaining) => {
+                    self.not_empty.wait_timeout(state, remaining).expect("no holder of this lock panics").0
+                }
             };
         }
-        while !state.closed && self.may_wait(&state) {
-            let left = when.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+        while !state.closed && self.should_batch(&state) {
+            let remaining = not_before.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 break;
             }
-            state = self.filled.wait_timeout(state, left).expect("no holder of this lock panics").0;
+            state = self.not_empty.wait_timeout(state, remaining).expect("no holder of this lock panics").0;
         }
-        let mut taken: Vec<Delivery> = Vec::new();
+        let mut batch: Vec<Delivery> = Vec::new();
         let mut count = 0;
-        while let Some(next) = state.waiting.front() {
+        while let Some(next) = state.pending.front() {
             count += next.len();
-            if !taken.is_empty() && count > events {
+            if !batch.is_empty() && count > max_events {
                 break;
             }
-            taken.extend(state.waiting.pop_front());
+            batch.extend(state.pending.pop_front());
         }
-        state.busy = Some(Instant::now());
-        state.taken_nano = taken.first().map(|delivery| delivery.received_nano);
-        Some(taken)
+        state.busy_since = Some(Instant::now());
+        state.in_flight_nano = batch.first().map(|delivery| delivery.received_nano);
+        Some(batch)
     }
 
-    /// The end of the hash chain after what was stored last; `None` before anything was.
+    /// Chain head after the last commit; `None` before the first one.
     pub fn head(&self) -> Option<Head> {
         self.state().head
     }
 
-    /// These deliveries are stored, and with them the chain ends so.
-    pub(super) fn stored(&self, deliveries: &[Delivery], head: Head) {
+    /// Marks these deliveries as stored; `head` is the chain head after them.
+    pub(super) fn mark_stored(&self, deliveries: &[Delivery], head: Head) {
         let mut state = self.state();
         state.head = Some(head);
-        (state.busy, state.taken_nano, state.failing) = (Some(Instant::now()), None, false);
+        (state.busy_since, state.in_flight_nano, state.failing) = (Some(Instant::now()), None, false);
         state.bytes -= deliveries.iter().map(Delivery::bytes).sum::<usize>();
         state.events -= deliveries.iter().map(Delivery::len).sum::<usize>();
         drop(state);
-        self.emptied.notify_all();
-        self.drained.notify_waiters();
+        self.not_full.notify_all();
+        self.not_full_async.notify_waiters();
     }
 
-    /// Whether there is so little that it may wait for more to come.
-    fn may_wait(&self, state: &State) -> bool {
-        state.events < FEW && state.bytes <= self.budget / 2
+    /// Returns true if so little is pending that the writer may wait for more.
+    fn should_batch(&self, state: &State) -> bool {
+        state.events < BATCH_THRESHOLD_EVENTS && state.bytes <= self.budget / 2
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -253,24 +265,24 @@ mod tests {
     use crate::store::SourceKey;
 
     #[test]
-    fn a_writer_is_busy_from_what_it_took_until_it_asks_for_more() {
+    fn the_writer_is_busy_until_it_asks_for_the_next_batch() {
         let queue = Queue::new(1 << 20);
         assert_eq!(queue.progress(), Progress::default());
-        let key = SourceKey { engine_id: None, name: "s".into(), renamed: false, host: None };
+        let key = SourceKey { engine_id: None, name: "s".into(), overrides_name: false, host: None };
         assert!(queue.push(Delivery::new(Arc::new(key), 7)).is_ok());
-        let waiting = queue.progress();
-        assert_eq!((waiting.busy, waiting.oldest_nano), (None, Some(7)));
-        let taken = queue.take(10, Instant::now(), None).expect("there is one");
-        let first = queue.progress().busy.expect("it is busy");
+        let progress = queue.progress();
+        assert_eq!((progress.busy_for, progress.oldest_nano), (None, Some(7)));
+        let batch = queue.take_batch(10, Instant::now(), None).expect("a delivery is pending");
+        let first = queue.progress().busy_for.expect("the writer is busy");
         let second = queue.progress();
-        assert!(second.busy.is_some_and(|busy| busy > first) && second.oldest_nano == Some(7));
-        queue.trying_again();
+        assert!(second.busy_for.is_some_and(|busy| busy > first) && second.oldest_nano == Some(7));
+        queue.mark_retrying();
         assert!(queue.progress().failing);
-        queue.stored(&taken, Head { seq: 1, hash: [0; 32] });
-        // It may have more to do before it asks for more.
-        assert!(queue.progress().busy.is_some());
+        queue.mark_stored(&batch, Head { seq: 1, hash: [0; 32] });
+        // The writer may have more work before it takes the next batch.
+        assert!(queue.progress().busy_for.is_some());
         queue.close();
-        assert!(queue.take(10, Instant::now(), None).is_none());
+        assert!(queue.take_batch(10, Instant::now(), None).is_none());
         assert_eq!(queue.progress(), Progress::default());
     }
 }

@@ -1,8 +1,8 @@
-//! Reads the store: events in order, gaps, what was rejected.
+//! Reads the store: events in order, gaps, rejected lines.
 //!
-//! The small tables narrow, the caller decides: [`Ask`] says what shapes and actors can tell, and the caller judges
-//! what is left. No read transaction lasts longer than one step of some thousand rows, so a reader that takes an hour
-//! keeps no checkpoint waiting; and since a sequence once given never changes, what it sees is one moment all the same.
+//! A [`Query`] narrows the search through the small tables, and the caller's predicate decides. A read transaction
+//! covers one batch, which reads at most some thousand rows. So a reader that takes an hour does not delay a WAL
+//! checkpoint. A sequence is given once and its event never changes, so the reader sees one moment nevertheless.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,93 +11,93 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::file::{open_to_read, sources, sqlite};
-use super::healthcheck::{Healthchecks, Untold, Verdict};
-use super::held::Held;
-use super::lines::{EventRow, Lines};
-use super::order::Ordered;
-use super::plan::{Ask, Plan};
-use super::verify::{self, Fault, Verified};
-use super::{GapRow, Head, RejectedRow, Sealed, SourceRow, StoreError, prune};
+use super::decode::{EventDecoder, EventRow};
+use super::file::{open_read_only, sources, sqlite_error};
+use super::healthchecks::{HealthcheckClassifier, UnknownHealthchecks, Verdict};
+use super::merge::MergedRows;
+use super::open_files::OpenFile;
+use super::planner::{Query, QueryPlan};
+use super::verify::{self, Fault, VerifyReport};
+use super::{Checkpoint, GapRow, Head, RejectedRow, SourceRow, StoreError, prune};
 use crate::event::Event;
 
-/// How many events are given out together, and from how many bytes on no more.
-const BATCH: usize = 256;
+/// Maximum number of events in a batch, and the size in bytes at which a batch is complete.
+const BATCH_EVENTS: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// How many judgements of a shape on an actor are remembered.
-const JUDGEMENTS: usize = 100_000;
+/// Maximum number of cached results of a predicate, by event kind and actor.
+const MAX_CACHED_MATCHES: usize = 100_000;
 
-/// In which order to read.
+/// Order of reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// By instant, then by arrival.
+    /// By time, then by arrival.
     Time,
-    /// The same, backwards.
+    /// The reverse of [`Order::Time`].
     TimeReversed,
     /// By arrival.
     Arrival,
 }
 
-/// Which rows are there: those that came after `after`, up to and with `to`.
+/// Range of sequences to read: after `after`, up to and including `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The last sequence not to read.
+    /// Last sequence before the range.
     pub after: i64,
-    /// The last sequence to read.
+    /// Last sequence of the range.
     pub to: i64,
 }
 
-/// Which of the events that may answer do.
+/// Predicate that decides which of the candidate events match.
 #[derive(Clone, Copy)]
-pub enum Judge<'a> {
-    /// All.
+pub enum EventPredicate<'a> {
+    /// Every event matches.
     All,
-    /// Those that pass, whatever attributes vary from event to event of one actor: asked once for each kind of event
-    /// of each actor.
-    Alike(&'a dyn Fn(&Event<'_>) -> bool),
-    /// Those that pass: asked each time.
-    Each(&'a dyn Fn(&Event<'_>) -> bool),
+    /// The events that pass, where the result does not depend on attributes that vary between events of one actor. The
+    /// predicate is called once for each event kind and actor.
+    PerKindAndActor(&'a dyn Fn(&Event<'_>) -> bool),
+    /// The events that pass. The predicate is called for each event.
+    PerEvent(&'a dyn Fn(&Event<'_>) -> bool),
 }
 
-/// What became known of a gap: its end, why it is one (`None`: it is not), and the detail.
-pub type GapKnown = (Option<i64>, Option<String>, Option<String>);
+/// One state of a gap: its end, its reason (`None` if the gap was withdrawn), and the detail.
+pub type GapRevision = (Option<i64>, Option<String>, Option<String>);
 
-/// One event as it is stored; borrowed from the reader.
+/// A stored event, borrowed from the reader.
 #[derive(Clone, Copy, Debug)]
-pub struct Stored<'a> {
-    /// Its place in the order of arrival.
+pub struct StoredEvent<'a> {
+    /// Position in the order of arrival.
     pub seq: i64,
     /// [`SourceRow::id`].
     pub source: i64,
-    /// When it was read, in nanoseconds since the epoch.
+    /// Time of arrival, in nanoseconds since the epoch.
     pub received_nano: i64,
-    /// Whether it was marked as that of a health check.
-    pub marked: bool,
+    /// True if the event has the health-check flag.
+    pub is_healthcheck: bool,
     /// The event's own bytes.
     pub raw: &'a [u8],
 }
 
-/// A store open for reading.
+/// A store that is open for reading.
 #[derive(Debug)]
 pub struct Reader {
     connection: Connection,
-    _held: Held,
+    _open_file: OpenFile,
     path: PathBuf,
-    untold: RefCell<Untold>,
+    unknown_healthchecks: RefCell<UnknownHealthchecks>,
 }
 
 impl Reader {
     /// Opens a store for reading.
     ///
     /// # Errors
-    /// A file that is not there or is not ours is named; none is made.
+    /// The file does not exist or is not a store. No file is created.
     pub fn open(path: &Path) -> Result<Reader, StoreError> {
-        let (connection, held) = open_to_read(path)?;
-        Ok(Reader { connection, _held: held, path: path.into(), untold: RefCell::default() })
+        let (connection, open_file) = open_read_only(path)?;
+        Ok(Reader { connection, _open_file: open_file, path: path.into(), unknown_healthchecks: RefCell::default() })
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -106,15 +106,15 @@ impl Reader {
         &self.connection
     }
 
-    /// Every source, in the order they were first reached.
+    /// Returns every source, in the order in which they were first reached.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`], as for every method here.
     pub fn sources(&self) -> Result<Vec<SourceRow>, StoreError> {
-        sources(&self.connection).map_err(sqlite("read", &self.path))
+        sources(&self.connection).map_err(sqlite_error("read", &self.path))
     }
 
-    /// A number that changes when another connection has committed something. Cheap enough to ask often.
+    /// Returns a number that changes when another connection has committed. The call is cheap enough for polling.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -122,10 +122,10 @@ impl Reader {
         self.connection
             .prepare_cached("PRAGMA data_version")
             .and_then(|mut s| s.query_row([], |row| row.get(0)))
-            .map_err(sqlite("read", &self.path))
+            .map_err(sqlite_error("read", &self.path))
     }
 
-    /// What is there now, after the sequence `after`.
+    /// Returns the range of the events that are stored now, after the sequence `after`.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -134,107 +134,107 @@ impl Reader {
             .prepare_cached("SELECT ifnull(max(seq), 0) FROM event")
             .and_then(|mut s| s.query_row([], |row| row.get(0)))
             .map(|to: i64| Snapshot { after, to: to.max(after) })
-            .map_err(sqlite("read", &self.path))
+            .map_err(sqlite_error("read", &self.path))
     }
 
-    /// Calls `each` with every event of `snapshot` that may answer `ask` and that the judge lets through, in `order`,
-    /// until it breaks.
+    /// Calls `each` with every event of `snapshot` that matches `query` and `predicate`, in `order`, until `each`
+    /// breaks.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn events<B>(
         &self,
-        ask: &Ask,
+        query: &Query,
         snapshot: Snapshot,
         order: Order,
-        judge: Judge<'_>,
-        each: impl FnMut(Stored<'_>) -> ControlFlow<B>,
+        predicate: EventPredicate<'_>,
+        each: impl FnMut(StoredEvent<'_>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, StoreError> {
-        self.read_events(ask, snapshot, order, judge, each).map_err(sqlite("read", &self.path))
+        self.read_events(query, snapshot, order, predicate, each).map_err(sqlite_error("read", &self.path))
     }
 
     fn read_events<B>(
         &self,
-        ask: &Ask,
+        query: &Query,
         snapshot: Snapshot,
         order: Order,
-        judge: Judge<'_>,
-        mut each: impl FnMut(Stored<'_>) -> ControlFlow<B>,
+        predicate: EventPredicate<'_>,
+        mut each: impl FnMut(StoredEvent<'_>) -> ControlFlow<B>,
     ) -> rusqlite::Result<ControlFlow<B>> {
         let db = &self.connection;
-        let plan = Plan::make(db, ask, snapshot)?;
-        let mut ordered = Ordered::new(&plan, order);
-        let mut lines = Lines::new();
-        let mut judged = Judged::new(judge, ask.no_healthchecks);
+        let plan = QueryPlan::build(db, query, snapshot)?;
+        let mut merged = MergedRows::new(&plan, order);
+        let mut decoder = EventDecoder::new();
+        let mut filter = EventFilter::new(predicate, query.exclude_healthchecks);
         let mut batch = Batch::default();
-        // The first ones are given out at once.
-        let mut most = 16;
+        // The first batch is small, so that the first events appear immediately.
+        let mut batch_size = 16;
         loop {
-            // One read transaction a batch, and none while it is given out, which may take as long as it likes.
-            let moment = db.unchecked_transaction()?;
-            // Rows wait from one batch to the next, and what was pruned in between has no actor any more.
-            let oldest: i64 =
+            // One read transaction for each batch. None is open while the caller uses the batch, which can take any
+            // time.
+            let transaction = db.unchecked_transaction()?;
+            // Rows can wait from one batch to the next. If they were pruned in between, their actors no longer exist.
+            let oldest_seq: i64 =
                 db.prepare_cached("SELECT ifnull(min(seq), ?1) FROM event")?.query_row([i64::MAX], |row| row.get(0))?;
             batch.clear();
-            while batch.rows.len() < most && batch.lines.len() < BATCH_BYTES {
-                let Some(row) = ordered.next(db)? else { break };
-                if row.seq >= oldest {
-                    judged.take(db, &mut lines, &row, &mut batch)?;
+            while batch.rows.len() < batch_size && batch.lines.len() < BATCH_BYTES {
+                let Some(row) = merged.next(db)? else { break };
+                if row.seq >= oldest_seq {
+                    filter.push_if_match(db, &mut decoder, &row, &mut batch)?;
                 }
             }
-            moment.finish()?;
+            transaction.finish()?;
             if batch.rows.is_empty() {
                 return Ok(ControlFlow::Continue(()));
             }
-            let mut untold = std::mem::take(&mut batch.untold);
-            for stored in batch.stored() {
-                if let Some(container) = untold.remove(&stored.seq) {
-                    self.untold.borrow_mut().add(container);
+            let mut unknown = std::mem::take(&mut batch.unknown_healthchecks);
+            for stored in batch.events() {
+                if let Some(container) = unknown.remove(&stored.seq) {
+                    self.unknown_healthchecks.borrow_mut().add(container);
                 }
                 if let ControlFlow::Break(value) = each(stored) {
                     return Ok(ControlFlow::Break(value));
                 }
             }
-            most = BATCH;
+            batch_size = BATCH_EVENTS;
         }
     }
 
-    /// Of the events given out by all readings that were to have none of health checks: those of which it could not be
-    /// told.
-    pub fn untold(&self) -> Untold {
-        self.untold.borrow().clone()
+    /// Exec events that could not be classified, in all reads of this reader that exclude health checks.
+    pub fn unknown_healthchecks(&self) -> UnknownHealthchecks {
+        self.unknown_healthchecks.borrow().clone()
     }
 
-    /// How an ask is gone about, a line a step.
+    /// Describes how a query is executed, one line for each step.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn explain(&self, ask: &Ask, order: Order) -> Result<Vec<String>, StoreError> {
+    pub fn explain(&self, query: &Query, order: Order) -> Result<Vec<String>, StoreError> {
         let explain = || {
             let snapshot = Snapshot { after: 0, to: i64::MAX };
-            Plan::make(&self.connection, ask, snapshot)?.explain(&self.connection, order)
+            QueryPlan::build(&self.connection, query, snapshot)?.explain(&self.connection, order)
         };
-        explain().map_err(sqlite("read", &self.path))
+        explain().map_err(sqlite_error("read", &self.path))
     }
 
-    /// Walks the whole hash chain, as it stands now, and calls `each` with what is not as it was stored. The heads that
-    /// were noted earlier must be part of it.
+    /// Verifies the whole hash chain, as it is now, and calls `each` with every fault. The `expected_heads`, which were
+    /// noted earlier, must be part of the chain.
     ///
     /// # Errors
-    /// [`StoreError::Sqlite`] where the file cannot be read at all.
-    pub fn verify(&self, noted: &[Head], each: impl FnMut(Fault)) -> Result<Verified, StoreError> {
-        verify::walk(&self.connection, noted, each).map_err(sqlite("verify", &self.path))
+    /// [`StoreError::Sqlite`] if the file cannot be read at all.
+    pub fn verify(&self, expected_heads: &[Head], each: impl FnMut(Fault)) -> Result<VerifyReport, StoreError> {
+        verify::verify_chain(&self.connection, expected_heads, each).map_err(sqlite_error("verify", &self.path))
     }
 
-    /// All that was ever pruned; `None` if nothing was.
+    /// Returns the newest checkpoint; `None` if nothing was ever pruned.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn pruned(&self) -> Result<Option<Sealed>, StoreError> {
-        prune::sealed(&self.connection).map_err(sqlite("read", &self.path))
+    pub fn latest_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        prune::latest_checkpoint(&self.connection).map_err(sqlite_error("read", &self.path))
     }
 
-    /// Every gap, in the order they were found.
+    /// Returns every gap, in the order of detection.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -254,16 +254,16 @@ impl Reader {
             };
             statement.query_map([], row)?.collect()
         };
-        read().map_err(sqlite("read", &self.path))
+        read().map_err(sqlite_error("read", &self.path))
     }
 
-    /// All that became known of the gap of an engine that begins at an instant, in that order: its end, the reason, and
-    /// the detail. Where there is no reason it was withdrawn.
+    /// Returns all states of an engine's gap that begins at an instant, in the order of storing: end, reason and
+    /// detail. A state without a reason withdraws the gap.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn gap_history(&self, engine_id: &str, from_nano: Option<i64>) -> Result<Vec<GapKnown>, StoreError> {
-        let read = || -> rusqlite::Result<Vec<GapKnown>> {
+    pub fn gap_history(&self, engine_id: &str, from_nano: Option<i64>) -> Result<Vec<GapRevision>, StoreError> {
+        let read = || -> rusqlite::Result<Vec<GapRevision>> {
             let mut statement = self.connection.prepare_cached(
                 "SELECT to_nano, reason, detail FROM gap JOIN source ON source.id = gap.source
                  WHERE engine_id = ?1 AND from_nano IS ?2 ORDER BY seq",
@@ -271,10 +271,10 @@ impl Reader {
             let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
             statement.query_map(params![engine_id, from_nano], row)?.collect()
         };
-        read().map_err(sqlite("read", &self.path))
+        read().map_err(sqlite_error("read", &self.path))
     }
 
-    /// Calls `each` with what was noted of the health checks of containers: the source, the container, and the command.
+    /// Calls `each` with every health check command: the source, the container, and the command.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -288,11 +288,11 @@ impl Reader {
             }
             Ok(())
         };
-        read().map_err(sqlite("read", &self.path))
+        read().map_err(sqlite_error("read", &self.path))
     }
 
-    /// The containers an engine had when it was last asked: when that was, in nanoseconds since the epoch, and the JSON
-    /// array that [`Delivery::containers`](super::Delivery::containers) gave.
+    /// Returns the latest list of containers of an engine: its time in nanoseconds since the epoch, and the JSON array
+    /// of [`Delivery::containers`](super::Delivery::containers).
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -303,10 +303,10 @@ impl Reader {
                  WHERE engine_id = ?1",
             )
             .and_then(|mut s| s.query_row([engine_id], |row| Ok((row.get(0)?, row.get(1)?))).optional())
-            .map_err(sqlite("read", &self.path))
+            .map_err(sqlite_error("read", &self.path))
     }
 
-    /// Calls `each` with everything that was no event, in the order it came, until it breaks.
+    /// Calls `each` with every rejected line, in the order of arrival, until `each` breaks.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
@@ -333,19 +333,18 @@ impl Reader {
             }
             Ok(ControlFlow::Continue(()))
         };
-        read().map_err(sqlite("read", &self.path))
+        read().map_err(sqlite_error("read", &self.path))
     }
 }
 
-/// Events that are given out together.
+/// Events that are passed to the caller together.
 #[derive(Default)]
 struct Batch {
-    /// Sequence, source, when it was read, whether it is marked, and where its line ends.
+    /// Sequence, source, time of arrival, health-check flag, and the end of the line in `lines`.
     rows: Vec<(i64, i64, i64, bool, usize)>,
     lines: Vec<u8>,
-    /// Those, by sequence, of which it cannot be told whether they are of health checks, though that was asked: their
-    /// containers.
-    untold: HashMap<i64, (i64, String)>,
+    /// Containers of the events that could not be classified although health checks are excluded, by sequence.
+    unknown_healthchecks: HashMap<i64, (i64, String)>,
 }
 
 impl Batch {
@@ -354,75 +353,91 @@ impl Batch {
         self.lines.clear();
     }
 
-    fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
+    fn events(&self) -> impl Iterator<Item = StoredEvent<'_>> {
         let mut start = 0;
-        self.rows.iter().map(move |(seq, source, received_nano, marked, end)| {
+        self.rows.iter().map(move |(seq, source, received_nano, is_healthcheck, end)| {
             let raw = &self.lines[start..*end];
             start = *end;
-            Stored { seq: *seq, source: *source, received_nano: *received_nano, marked: *marked, raw }
+            StoredEvent {
+                seq: *seq,
+                source: *source,
+                received_nano: *received_nano,
+                is_healthcheck: *is_healthcheck,
+                raw,
+            }
         })
     }
 }
 
-/// The judge, and what it said.
-struct Judged<'a> {
-    judge: Judge<'a>,
-    /// Of the events of a shape on an actor, where they are alike.
-    known: HashMap<(i64, i64), bool>,
-    /// Where those of health checks are not let through.
-    healthchecks: Option<Healthchecks>,
+/// A predicate with its cached results.
+struct EventFilter<'a> {
+    predicate: EventPredicate<'a>,
+    /// Results by event kind and actor, for [`EventPredicate::PerKindAndActor`].
+    cached_matches: HashMap<(i64, i64), bool>,
+    /// Classifies events if those of health checks are excluded.
+    classifier: Option<HealthcheckClassifier>,
     line: Vec<u8>,
 }
 
-impl<'a> Judged<'a> {
-    fn new(judge: Judge<'a>, no_healthchecks: bool) -> Self {
-        let healthchecks = no_healthchecks.then(Healthchecks::default);
-        Judged { judge, known: HashMap::new(), healthchecks, line: Vec::new() }
+impl<'a> EventFilter<'a> {
+    fn new(predicate: EventPredicate<'a>, exclude_healthchecks: bool) -> Self {
+        let classifier = exclude_healthchecks.then(HealthcheckClassifier::default);
+        EventFilter { predicate, cached_matches: HashMap::new(), classifier, line: Vec::new() }
     }
 
-    /// Puts an event into the batch, if it passes.
-    fn take(&mut self, db: &Connection, lines: &mut Lines, row: &EventRow, batch: &mut Batch) -> rusqlite::Result<()> {
-        let healthcheck = match &mut self.healthchecks {
-            Some(healthchecks) => healthchecks.judge(db, row)?,
+    /// Adds an event to the batch if it matches.
+    fn push_if_match(
+        &mut self,
+        db: &Connection,
+        decoder: &mut EventDecoder,
+        row: &EventRow,
+        batch: &mut Batch,
+    ) -> rusqlite::Result<()> {
+        let verdict = match &mut self.classifier {
+            Some(classifier) => classifier.classify(db, row)?,
             None => Verdict::Other,
         };
-        if healthcheck == Verdict::HealthCheck {
+        if verdict == Verdict::Healthcheck {
             return Ok(());
         }
-        let key = (row.shape, row.actor);
-        let known = if let Judge::Alike(_) = self.judge { self.known.get(&key).copied() } else { None };
-        if known == Some(false) {
+        let key = (row.kind_id, row.actor);
+        let cached = if let EventPredicate::PerKindAndActor(_) = self.predicate {
+            self.cached_matches.get(&key).copied()
+        } else {
+            None
+        };
+        if cached == Some(false) {
             return Ok(());
         }
-        lines.put_together(db, row, &mut self.line)?;
-        let passes = match self.judge {
-            Judge::All => true,
-            Judge::Each(passes) => judge_line(&self.line, row.seq, passes),
-            Judge::Alike(_) if known.is_some() => true,
-            Judge::Alike(passes) => {
-                if self.known.len() >= JUDGEMENTS {
-                    self.known.clear();
+        decoder.decode(db, row, &mut self.line)?;
+        let is_match = match self.predicate {
+            EventPredicate::All => true,
+            EventPredicate::PerEvent(matches) => line_matches(&self.line, row.seq, matches),
+            EventPredicate::PerKindAndActor(_) if cached.is_some() => true,
+            EventPredicate::PerKindAndActor(matches) => {
+                if self.cached_matches.len() >= MAX_CACHED_MATCHES {
+                    self.cached_matches.clear();
                 }
-                *self.known.entry(key).or_insert_with(|| judge_line(&self.line, row.seq, passes))
+                *self.cached_matches.entry(key).or_insert_with(|| line_matches(&self.line, row.seq, matches))
             }
         };
-        if passes {
-            if let (Verdict::Untold, Some(healthchecks)) = (healthcheck, &mut self.healthchecks) {
-                batch.untold.insert(row.seq, healthchecks.container_of(db, row.actor)?);
+        if is_match {
+            if let (Verdict::Unknown, Some(classifier)) = (verdict, &mut self.classifier) {
+                batch.unknown_healthchecks.insert(row.seq, classifier.container_of(db, row.actor)?);
             }
             batch.lines.extend_from_slice(&self.line);
-            let (source, received_nano) = (lines.source(db, row)?, lines.received_nano(db, row)?);
-            batch.rows.push((row.seq, source, received_nano, lines.marked(db, row)?, batch.lines.len()));
+            let (source, received_nano) = (decoder.source(db, row)?, decoder.received_nano(db, row)?);
+            batch.rows.push((row.seq, source, received_nano, decoder.is_healthcheck(db, row)?, batch.lines.len()));
         }
         Ok(())
     }
 }
 
-fn judge_line(line: &[u8], seq: i64, passes: &dyn Fn(&Event<'_>) -> bool) -> bool {
+fn line_matches(line: &[u8], seq: i64, matches: &dyn Fn(&Event<'_>) -> bool) -> bool {
     match Event::parse(line) {
-        Ok(event) => passes(&event),
+        Ok(event) => matches(&event),
         Err(e) => {
-            tracing::error!("what is stored as event {seq} is none: {e}");
+            tracing::error!("the stored line of event {seq} is not an event: {e}");
             false
         }
     }

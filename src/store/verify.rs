@@ -1,8 +1,8 @@
-//! Walks the hash chain from its beginning and proves, entry by entry, that what is printed is what was stored.
+//! Verifies the hash chain from its beginning, entry by entry: what a query prints must be what was stored.
 //!
-//! A link covers the bytes of an entry, its place, its source and the link before it. Beside the chain stands what only
-//! serves to find events again: a query would not show an event that its shape, its actor, its stretch or an index
-//! denies, so each of these must agree with the event's own bytes.
+//! A link covers the bytes of an entry, its sequence, its source and the previous link. Other data is outside the chain
+//! and only helps to find events. But a query does not show an event that its kind, its actor, its block or an index
+//! hides. So each of these must match the event's own bytes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::{Display, Formatter};
@@ -10,60 +10,60 @@ use std::fmt::{Display, Formatter};
 use rusqlite::{Connection, OptionalExtension, Row, Rows};
 use sha2::{Digest, Sha256};
 
-use super::chain::{self, BEGINNING, Entry, Hash, Head, Kind, MARK};
+use super::blocks::{self, Block, parse_ids};
+use super::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
+use super::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
+use super::encode::HEALTHCHECK_EXEC;
 use super::file;
-use super::layout::{Actor, Form, varies};
-use super::lines::{COLUMNS, EventRow, Lines};
-use super::rows::EXEC_OF_HEALTHCHECK;
-use super::stretch::{self, Stretch, ids};
+use super::layout::{Actor, LineTemplate, is_varying};
 use super::{SourceRow, migrate};
 use crate::event::Event;
 
-/// So many sequences are read in one transaction, so that the writer can go on.
-const STEP: i64 = 4_096;
+/// Number of sequences read in one transaction, so that the writer can continue.
+const STEP_ENTRIES: i64 = 4_096;
 
-/// Something that is not as it was stored.
+/// A difference between the store and what was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// What SQLite itself finds wrong with the file: a damaged page, an index that leaves out a row.
-    Damaged(String),
-    /// A table, index, view or trigger of ours is not as the program made it, is missing, or was added.
+    /// Corruption that SQLite itself finds: a damaged page, or an index that lacks a row.
+    Corrupt(String),
+    /// A table, index, view or trigger of the schema was changed, removed or added.
     Schema(String),
-    /// A row of a table that does not agree with the entries it belongs to.
+    /// A row that does not match the entries it belongs to.
     Row {
-        /// The table.
+        /// Table of the row.
         table: &'static str,
-        /// The row's key.
+        /// Key of the row.
         row: i64,
-        /// What is wrong with it.
-        what: String,
+        /// Problem with the row.
+        problem: String,
     },
-    /// Entries that are not there any more.
+    /// Entries that are missing.
     Missing {
-        /// The first sequence.
+        /// First sequence.
         first: i64,
-        /// The last one.
+        /// Last sequence.
         last: i64,
     },
-    /// Among these entries at least one is not as it was stored.
+    /// A range of entries in which at least one was changed.
     Changed {
-        /// The first sequence of them.
+        /// First sequence.
         first: i64,
-        /// The last one.
+        /// Last sequence.
         last: i64,
     },
-    /// A head that was noted lies in what was pruned: it can be proven no more.
+    /// An expected head is in the pruned part and can no longer be verified.
     Pruned {
-        /// The head that was noted.
-        noted: Head,
-        /// The last sequence that was pruned.
-        upto: i64,
+        /// The expected head.
+        expected: Head,
+        /// Last pruned sequence.
+        last_seq: i64,
     },
-    /// A head that was noted is not part of the chain.
-    NotTheHead {
-        /// The head that was noted.
-        noted: Head,
-        /// The chain's hash there, if it reaches so far.
+    /// An expected head is not part of the chain.
+    HeadMismatch {
+        /// The expected head.
+        expected: Head,
+        /// The chain's link at that sequence, if the chain reaches it.
         found: Option<Hash>,
     },
 }
@@ -71,93 +71,97 @@ pub enum Fault {
 impl Display for Fault {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
-            Fault::Damaged(what) => write!(f, "the file is damaged: {what}"),
+            Fault::Corrupt(what) => write!(f, "the file is damaged: {what}"),
             Fault::Schema(what) => write!(f, "{what}"),
-            Fault::Row { table, row, what } => write!(f, "{table} {row}: {what}"),
+            Fault::Row { table, row, problem } => write!(f, "{table} {row}: {problem}"),
             Fault::Missing { first, last } if first == last => write!(f, "sequence {first} is missing"),
             Fault::Missing { first, last } => write!(f, "sequences {first} to {last} are missing"),
             Fault::Changed { first, last } if first == last => write!(f, "sequence {first} was changed"),
             Fault::Changed { first, last } => write!(f, "one of the sequences {first} to {last} was changed"),
-            Fault::Pruned { noted, upto } => {
-                write!(f, "the head {noted} cannot be proven: everything up to sequence {upto} was pruned")
+            Fault::Pruned { expected, last_seq } => {
+                write!(f, "the head {expected} cannot be verified: everything up to sequence {last_seq} was pruned")
             }
-            Fault::NotTheHead { noted, found: None } => {
-                write!(f, "the chain does not reach the head {noted}: its end was cut off")
+            Fault::HeadMismatch { expected, found: None } => {
+                write!(f, "the chain does not reach the head {expected}: the end of the chain was removed")
             }
-            Fault::NotTheHead { noted, found: Some(found) } => {
+            Fault::HeadMismatch { expected, found: Some(found) } => {
                 write!(
                     f,
-                    "the head {noted} is not part of the chain: there it is {}",
-                    Head { seq: noted.seq, hash: *found }
+                    "the head {expected} is not part of the chain: the head at that sequence is {}",
+                    Head { seq: expected.seq, hash: *found }
                 )
             }
         }
     }
 }
 
-/// What was found by a walk.
+/// Result of a verification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// The end of the chain.
+pub struct VerifyReport {
+    /// End of the chain.
     pub head: Head,
-    /// How many entries there are: events, gaps, rejected lines, names, health checks.
+    /// Number of entries: events, gaps, rejected lines, names, health checks.
     pub entries: u64,
-    /// How many faults were found.
+    /// Number of faults.
     pub faults: u64,
 }
 
-/// Walks the whole chain, as it stands when the walk begins, and calls `each` with what does not hold. The heads that
-/// were noted earlier must be part of it. Where a pruning beside it takes away what is yet to be walked, the walk begins
-/// again at the seal that took its place.
-pub(super) fn walk(db: &Connection, noted: &[Head], each: impl FnMut(Fault)) -> rusqlite::Result<Verified> {
-    Walk::new(db, noted, each).run()
+/// Verifies the whole chain, as it is at the start, and calls `on_fault` with every fault. The `expected_heads`, which
+/// were noted earlier, must be part of the chain. If pruning deletes entries before they are verified, verification
+/// starts again at the new checkpoint.
+pub(super) fn verify_chain(
+    db: &Connection,
+    expected_heads: &[Head],
+    on_fault: impl FnMut(Fault),
+) -> rusqlite::Result<VerifyReport> {
+    Verifier::new(db, expected_heads, on_fault).run()
 }
 
-/// The walk along the chain.
-struct Walk<'a, F> {
+/// State of a verification.
+struct Verifier<'a, F> {
     db: &'a Connection,
-    each: F,
+    on_fault: F,
     faults: u64,
     entries: u64,
-    lines: Lines,
+    decoder: EventDecoder,
     line: Vec<u8>,
     sources: BTreeMap<i64, Source>,
-    noted: BTreeMap<i64, Vec<Hash>>,
-    /// Up to where the chain goes, and how it ends.
+    expected_heads: BTreeMap<i64, Vec<Hash>>,
+    /// End of the chain when verification started.
     head: Head,
-    /// Where it begins: what stood before was pruned.
-    sealed: Head,
-    /// The last sequence walked, and the hash there.
+    /// Head at which the chain begins; the entries up to it were pruned.
+    checkpoint: Head,
+    /// Last verified sequence, and the chain's hash there.
     seq: i64,
     hash: Hash,
-    /// The sequence of the last link that is stored, and whether a fault was named since.
-    linked: i64,
-    named: bool,
-    doubt: Option<Doubt>,
-    stretches: VecDeque<Stretch>,
-    span: Span,
-    /// Shapes and actors that agree with an event already.
-    shapes: HashMap<i64, Said>,
+    /// Sequence of the last stored link, and true if a fault was reported since.
+    last_link_seq: i64,
+    fault_reported: bool,
+    suspect: Option<SuspectLink>,
+    blocks: VecDeque<Block>,
+    block_progress: BlockProgress,
+    /// Event kinds and actors that already matched an event.
+    kinds: HashMap<i64, StoredKind>,
     actors: HashSet<i64>,
 }
 
-/// A link that did not hold. The next one tells whether the entries before it were changed, or the link itself.
-struct Doubt {
+/// A link that does not match. The next link shows whether the entries before it were changed, or the link itself.
+struct SuspectLink {
     first: i64,
     last: i64,
-    /// The chain as it comes out of the entries, past the link.
+    /// The chain computed from the entries, continued past the link.
     hash: Hash,
 }
 
-/// A source as its row tells of it, and what was found of it.
+/// A source as recorded in its row, and as computed from its entries.
 struct Source {
-    told: SourceRow,
-    found: Told,
+    recorded: SourceRow,
+    computed: SourceStats,
 }
 
-/// What a source's row repeats of its entries.
+/// Values in the row of a source that its entries determine.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Told {
+struct SourceStats {
     name: Option<String>,
     events: u64,
     rejected: u64,
@@ -165,134 +169,140 @@ struct Told {
     last_nano: Option<i64>,
 }
 
-/// What a shape says of its events.
+/// Row of an event kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Said {
-    kind: String,
+struct StoredKind {
+    event_type: String,
     action: String,
     scope: String,
-    exec: bool,
-    /// Whether its events are marked as those of health checks.
-    marked: bool,
-    /// Whether the line is put together of shape and actor, with a hole for all of it: then what comes out right
-    /// proves both.
-    whole: bool,
+    has_exec_id: bool,
+    /// True if its events have the health-check flag.
+    is_healthcheck: bool,
+    /// True if the line is rendered from kind and actor, with a placeholder for every value. A correct line then proves
+    /// both.
+    is_complete: bool,
 }
 
-/// What is walked of a stretch.
+/// Verified part of a block.
 #[derive(Debug, Default)]
-struct Span {
-    stretch: Option<Stretch>,
+struct BlockProgress {
+    block: Option<Block>,
     events: i64,
-    shapes: BTreeSet<i64>,
+    kinds: BTreeSet<i64>,
 }
 
-impl<'a, F: FnMut(Fault)> Walk<'a, F> {
-    fn new(db: &'a Connection, noted: &[Head], each: F) -> Self {
-        let mut walk = Walk {
+impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
+    fn new(db: &'a Connection, expected_heads: &[Head], on_fault: F) -> Self {
+        let mut verifier = Verifier {
             db,
-            each,
+            on_fault,
             faults: 0,
             entries: 0,
-            lines: Lines::new(),
+            decoder: EventDecoder::new(),
             line: Vec::new(),
             sources: BTreeMap::new(),
-            noted: BTreeMap::new(),
-            head: Head { seq: 0, hash: BEGINNING },
-            sealed: Head { seq: 0, hash: BEGINNING },
+            expected_heads: BTreeMap::new(),
+            head: Head { seq: 0, hash: GENESIS_HASH },
+            checkpoint: Head { seq: 0, hash: GENESIS_HASH },
             seq: 0,
-            hash: BEGINNING,
-            linked: 0,
-            named: false,
-            doubt: None,
-            stretches: VecDeque::new(),
-            span: Span::default(),
-            shapes: HashMap::new(),
+            hash: GENESIS_HASH,
+            last_link_seq: 0,
+            fault_reported: false,
+            suspect: None,
+            blocks: VecDeque::new(),
+            block_progress: BlockProgress::default(),
+            kinds: HashMap::new(),
             actors: HashSet::new(),
         };
-        for head in noted {
-            walk.noted.entry(head.seq).or_default().push(head.hash);
+        for head in expected_heads {
+            verifier.expected_heads.entry(head.seq).or_default().push(head.hash);
         }
-        walk
+        verifier
     }
 
-    /// Begins at the newest seal: the caller's transaction is the moment in which what grows is read.
+    /// Begins at the newest checkpoint. The caller's transaction makes all tables that grow show the same moment.
     fn begin(&mut self) -> rusqlite::Result<()> {
         self.head = file::head(self.db)?;
-        self.sealed = self.newest_seal()?.unwrap_or(self.sealed);
-        (self.seq, self.linked, self.hash) = (self.sealed.seq, self.sealed.seq, self.sealed.hash);
-        (self.entries, self.named, self.doubt) = (0, false, None);
-        self.stretches = stretch::all(self.db, 0)?.into();
-        self.span = Span::default();
-        match odd(file::sources(self.db))? {
+        self.checkpoint = self.latest_checkpoint()?.unwrap_or(self.checkpoint);
+        (self.seq, self.last_link_seq, self.hash) = (self.checkpoint.seq, self.checkpoint.seq, self.checkpoint.hash);
+        (self.entries, self.fault_reported, self.suspect) = (0, false, None);
+        self.blocks = blocks::load_after(self.db, 0)?.into();
+        self.block_progress = BlockProgress::default();
+        match readable(file::sources(self.db))? {
             Some(sources) => {
-                self.sources =
-                    sources.into_iter().map(|told| (told.id, Source { told, found: Told::default() })).collect();
+                self.sources = sources
+                    .into_iter()
+                    .map(|recorded| (recorded.id, Source { recorded, computed: SourceStats::default() }))
+                    .collect();
             }
-            None => self.fault(Fault::Schema("the table source cannot be read".into())),
+            None => self.report_fault(Fault::Schema("the table source cannot be read".into())),
         }
-        self.reached(self.seq);
+        self.check_expected_heads(self.seq);
         Ok(())
     }
 
-    fn newest_seal(&self) -> rusqlite::Result<Option<Head>> {
-        let seal = self
+    fn latest_checkpoint(&self) -> rusqlite::Result<Option<Head>> {
+        let checkpoint = self
             .db
             .prepare_cached("SELECT upto, hash FROM seal ORDER BY seq DESC LIMIT 1")?
             .query_row([], |row| Ok(Head { seq: row.get(0)?, hash: row.get(1)? }));
-        Ok(odd(seal.optional())?.flatten())
+        Ok(readable(checkpoint.optional())?.flatten())
     }
 
-    fn fault(&mut self, fault: Fault) {
+    fn report_fault(&mut self, fault: Fault) {
         self.faults += 1;
-        (self.each)(fault);
+        (self.on_fault)(fault);
     }
 
-    /// A fault at the entry that is walked: the link after it need not be named too.
-    fn fault_here(&mut self, fault: Fault) {
-        self.named = true;
-        self.fault(fault);
+    /// Reports a fault of the current entry; the next link is then not reported too.
+    fn report_entry_fault(&mut self, fault: Fault) {
+        self.fault_reported = true;
+        self.report_fault(fault);
     }
 
-    fn row(&mut self, table: &'static str, row: i64, what: impl Into<String>) {
-        self.fault_here(Fault::Row { table, row, what: what.into() });
+    fn report_row_fault(&mut self, table: &'static str, row: i64, problem: impl Into<String>) {
+        self.report_entry_fault(Fault::Row { table, row, problem: problem.into() });
     }
 
-    fn run(mut self) -> rusqlite::Result<Verified> {
-        self.schema()?;
-        self.integrity()?;
-        let moment = self.db.unchecked_transaction()?;
+    fn run(mut self) -> rusqlite::Result<VerifyReport> {
+        self.check_schema()?;
+        self.check_integrity()?;
+        let transaction = self.db.unchecked_transaction()?;
         self.begin()?;
-        self.outside()?;
-        moment.finish()?;
+        self.check_outside_entries()?;
+        transaction.finish()?;
         while self.seq < self.head.seq {
-            let moment = self.db.unchecked_transaction()?;
-            if self.newest_seal()?.is_some_and(|seal| seal.seq > self.seq) {
+            let transaction = self.db.unchecked_transaction()?;
+            if self.latest_checkpoint()?.is_some_and(|seal| seal.seq > self.seq) {
                 self.begin()?;
             }
-            self.step((self.seq + STEP).min(self.head.seq))?;
-            moment.finish()?;
+            self.verify_up_to((self.seq + STEP_ENTRIES).min(self.head.seq))?;
+            transaction.finish()?;
         }
-        self.settle_doubt();
-        self.end_of_stretch();
-        for stretch in std::mem::take(&mut self.stretches) {
-            self.fault(Fault::Row { table: "stretch", row: stretch.first_seq, what: "it holds no events".into() });
+        self.resolve_suspect();
+        self.finish_block();
+        for block in std::mem::take(&mut self.blocks) {
+            self.report_fault(Fault::Row {
+                table: "stretch",
+                row: block.first_seq,
+                problem: "the block has no events".into(),
+            });
         }
-        for (seq, hashes) in std::mem::take(&mut self.noted) {
+        for (seq, hashes) in std::mem::take(&mut self.expected_heads) {
             for hash in hashes {
-                if seq < self.sealed.seq {
-                    self.fault(Fault::Pruned { noted: Head { seq, hash }, upto: self.sealed.seq });
+                if seq < self.checkpoint.seq {
+                    self.report_fault(Fault::Pruned { expected: Head { seq, hash }, last_seq: self.checkpoint.seq });
                     continue;
                 }
-                self.fault(Fault::NotTheHead { noted: Head { seq, hash }, found: None });
+                self.report_fault(Fault::HeadMismatch { expected: Head { seq, hash }, found: None });
             }
         }
-        self.sources_are_told_right();
-        Ok(Verified { head: self.head, entries: self.entries, faults: self.faults })
+        self.check_sources();
+        Ok(VerifyReport { head: self.head, entries: self.entries, faults: self.faults })
     }
 
-    /// Ours must be as the migrations make it. What others add of their own is theirs, but for what acts on our tables.
-    fn schema(&mut self) -> rusqlite::Result<()> {
+    /// Checks that the schema is as the migrations create it. Other programs may add objects, but no triggers.
+    fn check_schema(&mut self) -> rusqlite::Result<()> {
         type Objects = BTreeMap<(String, String), (String, Option<String>)>;
         let objects = |db: &Connection| -> rusqlite::Result<Objects> {
             db.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'")?
@@ -302,49 +312,55 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
         let mut fresh = Connection::open_in_memory()?;
         migrate::migrations().to_latest(&mut fresh).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
         let (ours, mut found) = (objects(&fresh)?, objects(self.db)?);
-        for ((kind, name), made) in ours {
+        for ((kind, name), expected) in ours {
             match found.remove(&(kind.clone(), name.clone())) {
-                None => self.fault(Fault::Schema(format!("the {kind} {name} is missing"))),
-                Some(other) if other != made => self.fault(Fault::Schema(format!("the {kind} {name} was changed"))),
+                None => self.report_fault(Fault::Schema(format!("the {kind} {name} is missing"))),
+                Some(other) if other != expected => {
+                    self.report_fault(Fault::Schema(format!("the {kind} {name} was changed")));
+                }
                 Some(_) => {}
             }
         }
         for ((kind, name), (table, _)) in found.into_iter().filter(|((kind, _), _)| kind == "trigger") {
-            self.fault(Fault::Schema(format!("the {kind} {name} on {table} was added")));
+            self.report_fault(Fault::Schema(format!("the {kind} {name} on {table} was added")));
         }
         Ok(())
     }
 
-    /// What SQLite checks: the pages, and that each index has every row.
-    fn integrity(&mut self) -> rusqlite::Result<()> {
+    /// Runs SQLite's own check: of the pages, and that each index has every row.
+    fn check_integrity(&mut self) -> rusqlite::Result<()> {
         let mut check = self.db.prepare("PRAGMA integrity_check(100)")?;
         let mut rows = check.query([])?;
         while let Some(row) = rows.next()? {
-            let what: String = row.get(0)?;
-            if what != "ok" {
-                self.fault(Fault::Damaged(what));
+            let problem: String = row.get(0)?;
+            if problem != "ok" {
+                self.report_fault(Fault::Corrupt(problem));
             }
         }
         Ok(())
     }
 
-    /// Entries that stand outside of the chain: before its beginning or behind its end.
-    fn outside(&mut self) -> rusqlite::Result<()> {
+    /// Finds entries outside the chain: before its beginning or after its end.
+    fn check_outside_entries(&mut self) -> rusqlite::Result<()> {
         for (table, _) in TABLES {
             let mut outside =
                 self.db.prepare(&format!("SELECT seq FROM {table} WHERE seq <= ?1 OR seq > ?2 LIMIT 100"))?;
             let outside = outside
-                .query_map([self.sealed.seq, self.head.seq], |row| row.get(0))?
+                .query_map([self.checkpoint.seq, self.head.seq], |row| row.get(0))?
                 .collect::<rusqlite::Result<Vec<i64>>>()?;
             for seq in outside {
-                self.fault(Fault::Row { table, row: seq, what: "it is not in the chain: it was put in".into() });
+                self.report_fault(Fault::Row {
+                    table,
+                    row: seq,
+                    problem: "the row is not in the chain: it was inserted".into(),
+                });
             }
         }
         Ok(())
     }
 
-    /// Walks up to and with the sequence `to`.
-    fn step(&mut self, to: i64) -> rusqlite::Result<()> {
+    /// Verifies up to and including the sequence `to`.
+    fn verify_up_to(&mut self, to: i64) -> rusqlite::Result<()> {
         let range = [self.seq + 1, to];
         let mut links: BTreeMap<i64, Option<Hash>> = BTreeMap::new();
         {
@@ -354,8 +370,8 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
                 links.insert(row.get(0)?, row.get(1).ok());
             }
         }
-        let mut others: BTreeMap<i64, Vec<(&'static str, Kind)>> = BTreeMap::new();
-        for (table, kind) in TABLES.into_iter().filter(|(_, kind)| *kind != Kind::Event) {
+        let mut others: BTreeMap<i64, Vec<(&'static str, EntryKind)>> = BTreeMap::new();
+        for (table, kind) in TABLES.into_iter().filter(|(_, kind)| *kind != EntryKind::Event) {
             let mut seqs = self.db.prepare_cached(&format!("SELECT seq FROM {table} WHERE seq BETWEEN ?1 AND ?2"))?;
             let mut seqs = seqs.query(range)?;
             while let Some(row) = seqs.next()? {
@@ -363,185 +379,197 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
             }
         }
         let db = self.db;
-        let mut events = db.prepare_cached(&format!("SELECT {COLUMNS} FROM event WHERE seq BETWEEN ?1 AND ?2"))?;
+        let mut events =
+            db.prepare_cached(&format!("SELECT {EVENT_COLUMNS} FROM event WHERE seq BETWEEN ?1 AND ?2"))?;
         let mut events = events.query(range)?;
         let mut event = next_event(&mut events)?;
         let mut missing: Option<i64> = None;
         for seq in range[0]..=to {
-            let here = event.as_ref().is_some_and(|(at, _)| *at == seq);
+            let has_event = event.as_ref().is_some_and(|(at, _)| *at == seq);
             let other = others.remove(&seq);
-            if !here && other.is_none() {
+            if !has_event && other.is_none() {
                 missing.get_or_insert(seq);
             } else if let Some(first) = missing.take() {
-                self.fault_here(Fault::Missing { first, last: seq - 1 });
+                self.report_entry_fault(Fault::Missing { first, last: seq - 1 });
             }
-            if here {
+            if has_event {
                 let row = event.take().and_then(|(_, row)| row);
-                self.event(seq, row)?;
+                self.check_event(seq, row)?;
                 event = next_event(&mut events)?;
             }
-            for (at, (table, kind)) in other.into_iter().flatten().enumerate() {
-                if here || at > 0 {
-                    self.row(table, seq, "the sequence stands twice: it was put in");
+            for (index, (table, kind)) in other.into_iter().flatten().enumerate() {
+                if has_event || index > 0 {
+                    self.report_row_fault(table, seq, "the sequence is already used: the row was inserted");
                 } else {
-                    self.other(seq, table, kind)?;
+                    self.check_other_entry(seq, table, kind)?;
                 }
             }
             self.seq = seq;
             if let Some(link) = links.remove(&seq) {
                 if let Some(first) = missing.take() {
-                    self.fault_here(Fault::Missing { first, last: seq });
+                    self.report_entry_fault(Fault::Missing { first, last: seq });
                 }
-                self.link(seq, link);
+                self.check_link(seq, link);
             }
-            self.reached(seq);
+            self.check_expected_heads(seq);
         }
         if let Some(first) = missing {
-            self.fault_here(Fault::Missing { first, last: to });
+            self.report_entry_fault(Fault::Missing { first, last: to });
         }
         Ok(())
     }
 
-    /// An event: its bytes go into the chain, and what serves to find it must agree with them.
-    fn event(&mut self, seq: i64, row: Option<EventRow>) -> rusqlite::Result<()> {
+    /// Verifies an event: appends its bytes to the chain and checks whatever helps to find it.
+    fn check_event(&mut self, seq: i64, row: Option<EventRow>) -> rusqlite::Result<()> {
         let Some(row) = row else {
-            self.row("event", seq, "it cannot be read");
+            self.report_row_fault("event", seq, "the row cannot be read");
             return Ok(());
         };
-        self.within_stretch(&row);
+        self.check_block(&row);
         let mut line = std::mem::take(&mut self.line);
         let read = (|| {
-            self.lines.put_together(self.db, &row, &mut line)?;
-            Ok((self.lines.source(self.db, &row)?, self.lines.received_nano(self.db, &row)?))
+            self.decoder.decode(self.db, &row, &mut line)?;
+            Ok((self.decoder.source(self.db, &row)?, self.decoder.received_nano(self.db, &row)?))
         })();
-        match odd(read)? {
+        match readable(read)? {
             Some((source, received_nano)) => {
                 let digest: Hash = Sha256::digest(&line).into();
-                let marked = match self.shapes.get(&row.shape) {
-                    Some(said) => said.marked,
-                    None => odd(Said::read(self.db, row.shape))?.is_some_and(|said| said.marked),
+                let is_healthcheck = match self.kinds.get(&row.kind_id) {
+                    Some(kind) => kind.is_healthcheck,
+                    None => readable(StoredKind::read(self.db, row.kind_id))?.is_some_and(|said| said.is_healthcheck),
                 };
-                let (received, fields) = (received_nano.to_le_bytes(), if marked { 3 } else { 2 });
-                self.chained(Kind::Event, seq, source, &[&received[..], &digest, MARK][..fields]);
-                if let Some(Source { found, .. }) = self.sources.get_mut(&source) {
+                let (received_bytes, field_count) = (received_nano.to_le_bytes(), if is_healthcheck { 3 } else { 2 });
+                self.append_entry(
+                    EntryKind::Event,
+                    seq,
+                    source,
+                    &[&received_bytes[..], &digest, HEALTHCHECK_MARKER][..field_count],
+                );
+                if let Some(Source { computed: found, .. }) = self.sources.get_mut(&source) {
                     found.events += 1;
                     found.first_nano = Some(found.first_nano.map_or(row.time_nano, |first| first.min(row.time_nano)));
                     found.last_nano = Some(found.last_nano.map_or(row.time_nano, |last| last.max(row.time_nano)));
                 }
-                if let Some(what) =
-                    odd(self.disagrees(&row, &line))?.unwrap_or(Some("it refers to rows that are not there".into()))
+                if let Some(mismatch) =
+                    readable(self.find_mismatch(&row, &line))?.unwrap_or(Some("the row refers to missing rows".into()))
                 {
-                    self.row("event", seq, what);
+                    self.report_row_fault("event", seq, mismatch);
                 }
             }
-            None => self.row("event", seq, "it refers to rows that are not there"),
+            None => self.report_row_fault("event", seq, "the row refers to missing rows"),
         }
         self.line = line;
         Ok(())
     }
 
-    /// What of that which serves to find an event does not agree with its bytes.
-    fn disagrees(&mut self, row: &EventRow, line: &[u8]) -> rusqlite::Result<Option<String>> {
-        let (said, known) = match self.shapes.remove(&row.shape) {
-            Some(said) => (said, true),
-            None => (Said::read(self.db, row.shape)?, false),
+    /// Returns the first value that helps to find an event but does not match the event's bytes.
+    fn find_mismatch(&mut self, row: &EventRow, line: &[u8]) -> rusqlite::Result<Option<String>> {
+        let (kind, kind_checked) = match self.kinds.remove(&row.kind_id) {
+            Some(kind) => (kind, true),
+            None => (StoredKind::read(self.db, row.kind_id)?, false),
         };
-        let known_actor = self.actors.contains(&row.actor);
-        let (whole, exec) = (said.whole, said.exec);
-        let mut wrong = (exec != row.has_exec_id()).then_some("exec");
-        if !(whole && known && known_actor) {
-            let Ok(event) = Event::parse(line) else { return Ok(Some("it is no event".into())) };
-            let said_of = (said.kind == event.kind, said.action == event.action, said.scope == event.scope);
-            wrong = wrong.or(match said_of {
+        let actor_checked = self.actors.contains(&row.actor);
+        let (is_complete, has_exec_id) = (kind.is_complete, kind.has_exec_id);
+        let mut mismatch = (has_exec_id != row.has_exec_id()).then_some("exec");
+        if !(is_complete && kind_checked && actor_checked) {
+            let Ok(event) = Event::parse(line) else { return Ok(Some("the line is not an event".into())) };
+            let matches = (kind.event_type == event.kind, kind.action == event.action, kind.scope == event.scope);
+            mismatch = mismatch.or(match matches {
                 (false, ..) => Some("type"),
                 (_, false, _) => Some("action"),
                 (.., false) => Some("scope"),
                 _ => None,
             });
-            let stay = event.attributes.iter().filter(|(key, _)| !varies(key));
-            let actor = Actor::new(&event.actor_id, stay.map(|(key, value)| (&**key, &**value)));
-            if *self.lines.actor(self.db, row.actor)?.1 != actor {
-                wrong = wrong.or(Some("actor"));
+            let stable = event.attributes.iter().filter(|(key, _)| !is_varying(key));
+            let actor = Actor::new(&event.actor_id, stable.map(|(key, value)| (&**key, &**value)));
+            if *self.decoder.actor(self.db, row.actor)?.1 != actor {
+                mismatch = mismatch.or(Some("actor"));
             }
             if row.time_nano != event.time_nano {
-                wrong = wrong.or(Some("time_nano"));
+                mismatch = mismatch.or(Some("time_nano"));
             }
         }
-        self.shapes.insert(row.shape, said);
-        if wrong.is_none() {
+        self.kinds.insert(row.kind_id, kind);
+        if mismatch.is_none() {
             self.actors.insert(row.actor);
         }
-        Ok(wrong.map(|column| format!("its {column} does not agree with its own bytes")))
+        Ok(mismatch.map(|column| format!("the stored {column} does not match the bytes of the event")))
     }
 
-    /// The stretch that an event is in must span it.
-    fn within_stretch(&mut self, row: &EventRow) {
-        while self.span.stretch.as_ref().is_none_or(|stretch| stretch.last_seq < row.seq) {
-            self.end_of_stretch();
-            match self.stretches.pop_front() {
-                Some(stretch) => self.span.stretch = Some(stretch),
+    /// Checks that an event is in a block, and that its time is within the block's range.
+    fn check_block(&mut self, row: &EventRow) {
+        while self.block_progress.block.as_ref().is_none_or(|stretch| stretch.last_seq < row.seq) {
+            self.finish_block();
+            match self.blocks.pop_front() {
+                Some(block) => self.block_progress.block = Some(block),
                 None => break,
             }
         }
-        let Some(stretch) = self.span.stretch.as_ref().filter(|stretch| stretch.first_seq <= row.seq) else {
-            return self.row("event", row.seq, "no stretch holds it");
+        let Some(block) = self.block_progress.block.as_ref().filter(|stretch| stretch.first_seq <= row.seq) else {
+            return self.report_row_fault("event", row.seq, "no block contains the event");
         };
-        let first = stretch.first_seq;
-        if !(stretch.min_nano..=stretch.max_nano).contains(&row.time_nano) {
-            self.row("stretch", first, format!("it does not span the instant of event {}", row.seq));
-        }
-        self.span.events += 1;
-        self.span.shapes.insert(row.shape);
-    }
-
-    fn end_of_stretch(&mut self) {
-        let Span { stretch: Some(stretch), events, shapes } = std::mem::take(&mut self.span) else { return };
-        let row = stretch.first_seq;
-        if events != stretch.events {
-            self.row(
+        let first = block.first_seq;
+        if !(block.min_nano..=block.max_nano).contains(&row.time_nano) {
+            self.report_row_fault(
                 "stretch",
-                row,
-                format!("it says that it holds {} events, and there are {events}", stretch.events),
+                first,
+                format!("the time of event {} is outside the range of the block", row.seq),
             );
         }
-        let told: rusqlite::Result<Option<String>> =
+        self.block_progress.events += 1;
+        self.block_progress.kinds.insert(row.kind_id);
+    }
+
+    fn finish_block(&mut self) {
+        let BlockProgress { block: Some(stretch), events, kinds } = std::mem::take(&mut self.block_progress) else {
+            return;
+        };
+        let row = stretch.first_seq;
+        if events != stretch.events {
+            self.report_row_fault(
+                "stretch",
+                row,
+                format!("the row counts {} events, but the block has {events}", stretch.events),
+            );
+        }
+        let kinds_json: rusqlite::Result<Option<String>> =
             self.db.query_row("SELECT shapes FROM stretch WHERE first_seq = ?1", [row], |row| row.get(0));
-        if let Ok(Some(told)) = told
-            && !shapes.is_subset(&ids(&told).collect())
+        if let Ok(Some(kinds_json)) = kinds_json
+            && !kinds.is_subset(&parse_ids(&kinds_json).collect())
         {
-            self.row("stretch", row, "it does not tell of all shapes in it");
+            self.report_row_fault("stretch", row, "the row does not list all event kinds of the block");
         }
     }
 
-    /// What is no event: a gap, a rejected line, a name, a health check.
-    fn other(&mut self, seq: i64, table: &'static str, kind: Kind) -> rusqlite::Result<()> {
+    /// Verifies an entry that is not an event: a gap, a rejected line, a name, a checkpoint, a health check.
+    fn check_other_entry(&mut self, seq: i64, table: &'static str, kind: EntryKind) -> rusqlite::Result<()> {
         let db = self.db;
         let columns = match kind {
-            Kind::Event => return Ok(()),
-            Kind::Gap => "source, from_nano, to_nano, reason, detail",
-            Kind::Rejected => "source, received_nano, error, bytes",
-            Kind::Naming => "source, name",
-            Kind::Seal => "0, upto, hash, events, sealed_nano",
-            Kind::Healthcheck => "source, container, command",
+            EntryKind::Event => return Ok(()),
+            EntryKind::Gap => "source, from_nano, to_nano, reason, detail",
+            EntryKind::Rejected => "source, received_nano, error, bytes",
+            EntryKind::SourceName => "source, name",
+            EntryKind::Checkpoint => "0, upto, hash, events, sealed_nano",
+            EntryKind::Healthcheck => "source, container, command",
         };
         let entry = |row: &Row<'_>| -> rusqlite::Result<(i64, Vec<Vec<u8>>)> {
             let text = |at: usize| row.get::<_, Option<String>>(at);
             let fields = match kind {
-                Kind::Event => Vec::new(),
-                Kind::Gap => {
+                EntryKind::Event => Vec::new(),
+                EntryKind::Gap => {
                     let fields =
                         chain::gap_fields((row.get(1)?, row.get(2)?), text(3)?.as_deref(), text(4)?.as_deref());
                     fields.into()
                 }
-                Kind::Rejected => {
+                EntryKind::Rejected => {
                     let received: i64 = row.get(1)?;
                     vec![received.to_le_bytes().into(), row.get::<_, String>(2)?.into(), row.get(3)?]
                 }
-                Kind::Naming => vec![row.get::<_, String>(1)?.into()],
-                Kind::Healthcheck => vec![row.get::<_, String>(1)?.into(), row.get::<_, String>(2)?.into()],
-                Kind::Seal => {
+                EntryKind::SourceName => vec![row.get::<_, String>(1)?.into()],
+                EntryKind::Healthcheck => vec![row.get::<_, String>(1)?.into(), row.get::<_, String>(2)?.into()],
+                EntryKind::Checkpoint => {
                     let upto = Head { seq: row.get(1)?, hash: row.get(2)? };
-                    chain::seal_fields(upto, row.get(3)?, row.get(4)?).into()
+                    chain::checkpoint_fields(upto, row.get(3)?, row.get(4)?).into()
                 }
             };
             Ok((row.get(0)?, fields))
@@ -549,135 +577,143 @@ impl<'a, F: FnMut(Fault)> Walk<'a, F> {
         let read = db
             .prepare_cached(&format!("SELECT {columns} FROM {table} WHERE seq = ?1"))
             .and_then(|mut statement| statement.query_row([seq], entry));
-        let Some((source, fields)) = odd(read)? else {
-            self.row(table, seq, "it cannot be read");
+        let Some((source, fields)) = readable(read)? else {
+            self.report_row_fault(table, seq, "the row cannot be read");
             return Ok(());
         };
-        if kind == Kind::Gap {
-            // In the chain an empty text is the same as none, so the program stores none.
+        if kind == EntryKind::Gap {
+            // In the chain an empty text equals no text, so the writer never stores an empty one.
             let empty = db
                 .prepare_cached("SELECT 1 FROM gap WHERE seq = ?1 AND (reason = '' OR detail = '')")?
                 .exists([seq])?;
             if empty {
-                self.row(table, seq, "it was changed");
+                self.report_row_fault(table, seq, "the row was changed");
             }
         }
-        if let Some(Source { found, .. }) = self.sources.get_mut(&source) {
+        if let Some(Source { computed: found, .. }) = self.sources.get_mut(&source) {
             match kind {
-                Kind::Naming => found.name = Some(String::from_utf8_lossy(&fields[0]).into_owned()),
-                Kind::Rejected => found.rejected += 1,
-                Kind::Event | Kind::Gap | Kind::Seal | Kind::Healthcheck => {}
+                EntryKind::SourceName => found.name = Some(String::from_utf8_lossy(&fields[0]).into_owned()),
+                EntryKind::Rejected => found.rejected += 1,
+                EntryKind::Event | EntryKind::Gap | EntryKind::Checkpoint | EntryKind::Healthcheck => {}
             }
         }
         let fields: Vec<&[u8]> = fields.iter().map(|field| &field[..]).collect();
-        self.chained(kind, seq, source, &fields);
+        self.append_entry(kind, seq, source, &fields);
         Ok(())
     }
 
-    /// Appends an entry to the chain that is recomputed.
-    fn chained(&mut self, kind: Kind, seq: i64, source: i64, fields: &[&[u8]]) {
-        let name = self.sources.get(&source).map_or("", |source| source.told.chain_name());
+    /// Appends an entry to the recomputed chain.
+    fn append_entry(&mut self, kind: EntryKind, seq: i64, source: i64, fields: &[&[u8]]) {
+        let name = self.sources.get(&source).map_or("", |source| source.recorded.chain_name());
         let entry = Entry { kind, seq, source: name, fields };
         self.hash = chain::link(&self.hash, entry);
-        if let Some(doubt) = &mut self.doubt {
-            doubt.hash = chain::link(&doubt.hash, entry);
+        if let Some(suspect) = &mut self.suspect {
+            suspect.hash = chain::link(&suspect.hash, entry);
         }
         self.entries += 1;
     }
 
-    /// A link that is stored: does it hold?
-    fn link(&mut self, seq: i64, stored: Option<Hash>) {
-        let first = self.linked + 1;
-        self.linked = seq;
-        let named = std::mem::take(&mut self.named);
+    /// Compares a stored link with the recomputed chain.
+    fn check_link(&mut self, seq: i64, stored: Option<Hash>) {
+        let first = self.last_link_seq + 1;
+        self.last_link_seq = seq;
+        let fault_reported = std::mem::take(&mut self.fault_reported);
         let Some(stored) = stored else {
-            return self.fault(Fault::Row { table: "link", row: seq, what: "it is no hash".into() });
+            return self.report_fault(Fault::Row { table: "link", row: seq, problem: "the link is not a hash".into() });
         };
         let computed = std::mem::replace(&mut self.hash, stored);
-        if let Some(doubt) = self.doubt.take() {
-            if computed != stored && doubt.hash == stored {
-                return self.fault(Fault::Row { table: "link", row: doubt.last, what: "it was changed".into() });
+        if let Some(suspect) = self.suspect.take() {
+            if computed != stored && suspect.hash == stored {
+                return self.report_fault(Fault::Row {
+                    table: "link",
+                    row: suspect.last,
+                    problem: "the link was changed".into(),
+                });
             }
-            self.fault(Fault::Changed { first: doubt.first, last: doubt.last });
+            self.report_fault(Fault::Changed { first: suspect.first, last: suspect.last });
         }
-        if computed != stored && !named {
-            self.doubt = Some(Doubt { first, last: seq, hash: computed });
-        }
-    }
-
-    fn settle_doubt(&mut self) {
-        if let Some(Doubt { first, last, .. }) = self.doubt.take() {
-            self.fault(Fault::Changed { first, last });
+        if computed != stored && !fault_reported {
+            self.suspect = Some(SuspectLink { first, last: seq, hash: computed });
         }
     }
 
-    /// A place in the chain is reached: heads that were noted there must be its own.
-    fn reached(&mut self, seq: i64) {
+    fn resolve_suspect(&mut self) {
+        if let Some(SuspectLink { first, last, .. }) = self.suspect.take() {
+            self.report_fault(Fault::Changed { first, last });
+        }
+    }
+
+    /// Compares the expected heads of a sequence with the chain.
+    fn check_expected_heads(&mut self, seq: i64) {
         let here = self.hash;
-        for hash in self.noted.remove(&seq).into_iter().flatten().filter(|noted| *noted != here) {
+        for hash in self.expected_heads.remove(&seq).into_iter().flatten().filter(|noted| *noted != here) {
             let found = Some(here);
-            self.fault(Fault::NotTheHead { noted: Head { seq, hash }, found });
+            self.report_fault(Fault::HeadMismatch { expected: Head { seq, hash }, found });
         }
     }
 
-    /// What a source's row repeats must be so.
-    fn sources_are_told_right(&mut self) {
-        for (id, Source { told, found }) in std::mem::take(&mut self.sources) {
-            // Past a limit rejected lines are only counted.
-            let rejected = told.rejected.min(found.rejected);
-            let SourceRow { name, events, first_nano, last_nano, .. } = told;
-            let told = Told { name: Some(name), events, rejected, first_nano, last_nano };
-            if told.name != found.name {
-                let was = found.name.unwrap_or_default();
-                self.row(
+    /// Checks that the rows of the sources match their entries.
+    fn check_sources(&mut self) {
+        for (id, Source { recorded, computed }) in std::mem::take(&mut self.sources) {
+            // Beyond a limit, rejected lines are counted but not stored.
+            let rejected = recorded.rejected.min(computed.rejected);
+            let SourceRow { name, events, first_nano, last_nano, .. } = recorded;
+            let recorded = SourceStats { name: Some(name), events, rejected, first_nano, last_nano };
+            if recorded.name != computed.name {
+                let computed_name = computed.name.unwrap_or_default();
+                self.report_row_fault(
                     "source",
                     id,
-                    format!("it is called '{}', and was named '{was}'", told.name.unwrap_or_default()),
+                    format!(
+                        "the name is '{}', but the last stored name is '{computed_name}'",
+                        recorded.name.unwrap_or_default()
+                    ),
                 );
-            } else if told != found {
-                self.row("source", id, "it does not tell of its events and rejected lines as they are");
+            } else if recorded != computed {
+                self.report_row_fault("source", id, "the counts or times do not match the events and rejected lines");
             }
         }
     }
 }
 
-impl Said {
-    fn read(db: &Connection, shape: i64) -> rusqlite::Result<Said> {
+impl StoredKind {
+    fn read(db: &Connection, shape: i64) -> rusqlite::Result<StoredKind> {
         let mut statement = db.prepare_cached(
             "SELECT type, action, scope, exec, form.text FROM shape LEFT JOIN form ON form.id = shape.form WHERE shape.id = ?1",
         )?;
         statement.query_row([shape], |row| {
             let form: Option<String> = row.get(4)?;
-            Ok(Said {
-                kind: row.get(0)?,
+            Ok(StoredKind {
+                event_type: row.get(0)?,
                 action: row.get(1)?,
                 scope: row.get(2)?,
-                exec: row.get(3)?,
-                marked: row.get::<_, i64>(3)? == EXEC_OF_HEALTHCHECK,
-                whole: form.is_some_and(|form| Form::read(&form).is_whole()),
+                has_exec_id: row.get(3)?,
+                is_healthcheck: row.get::<_, i64>(3)? == HEALTHCHECK_EXEC,
+                is_complete: form.is_some_and(|form| LineTemplate::parse(&form).is_complete()),
             })
         })
     }
 }
 
-/// Everything that is in the chain.
-const TABLES: [(&str, Kind); 6] = [
-    ("event", Kind::Event),
-    ("gap", Kind::Gap),
-    ("rejected", Kind::Rejected),
-    ("naming", Kind::Naming),
-    ("seal", Kind::Seal),
-    ("healthcheck", Kind::Healthcheck),
+/// Tables of the entries of the chain.
+const TABLES: [(&str, EntryKind); 6] = [
+    ("event", EntryKind::Event),
+    ("gap", EntryKind::Gap),
+    ("rejected", EntryKind::Rejected),
+    ("naming", EntryKind::SourceName),
+    ("seal", EntryKind::Checkpoint),
+    ("healthcheck", EntryKind::Healthcheck),
 ];
 
-/// The next event's sequence, and its row if it can be read.
+/// Returns the next event's sequence, and its row if the row can be read.
 fn next_event(rows: &mut Rows<'_>) -> rusqlite::Result<Option<(i64, Option<EventRow>)>> {
     let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some((row.get(0)?, odd(EventRow::read(row))?)))
+    Ok(Some((row.get(0)?, readable(EventRow::read(row))?)))
 }
 
-/// A value that cannot be read because it is not what was stored there; any other error is one of the file.
-fn odd<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+/// Returns `None` for a value that cannot be read because it was changed. An error of SQLite concerns the file and is
+/// returned.
+fn readable<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
     match read {
         Err(e @ rusqlite::Error::SqliteFailure(..)) => Err(e),
         other => Ok(other.ok()),

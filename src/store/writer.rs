@@ -1,8 +1,8 @@
-//! The one writer: takes deliveries from the queue and commits them in groups.
+//! The only writer of events: takes deliveries from the queue and commits them in groups.
 //!
-//! A delivery is never split between two commits, so what must appear together (a gap and the first events after it)
-//! goes into one. A commit is on the disk before it counts (`synchronous=FULL`). A commit that fails is tried again
-//! until it succeeds: meanwhile the deliveries wait in memory.
+//! A delivery is never split between two commits, so a gap and the first events after it are in one. A commit counts
+//! once it is on the disk (`synchronous=FULL`). The writer retries a failed commit until it succeeds; until then,
+//! deliveries wait in memory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,117 +11,118 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::chain::Kind;
-use super::counters::{Commit, Part};
-use super::file::sqlite;
-use super::keep::{self, Keep, Keeper, Step};
-use super::lines::{COLUMNS, EventRow, Lines};
+use super::chain::EntryKind;
+use super::counters::{CommitCounters, SourceDelta};
+use super::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
+use super::dedupe::GenerationalCache;
+use super::encode::{EventEncoder, InsertStatements, SHARED_ARRIVAL_MIN_EVENTS};
+use super::file::sqlite_error;
 use super::prune;
-use super::recent::Recent;
-use super::rows::{Inserts, Rows, TOGETHER};
-use super::{Queue, Reason, Store, StoreError};
+use super::retention::{self, Retainer, Retention, StepOutcome};
+use super::{GapReason, Queue, Store, StoreError};
 use crate::error::chain;
-use crate::event::{Event, Events, Identity, REDACTED, is_redacted, may_be_same};
+use crate::event::{Event, EventBatch, Identity, REDACTED, is_redacted, may_be_same};
 
-/// How many events one commit takes at most, unless one delivery alone has more.
-const GROUP: usize = 10_000;
+/// Maximum number of events in one commit, unless a single delivery has more.
+const MAX_COMMIT_EVENTS: usize = 10_000;
 
-/// Small commits begin no sooner after one another, lest a busy stream wears out the disk. What comes alone is committed
-/// at once.
-const BETWEEN: Duration = Duration::from_millis(25);
+/// Minimum time between the starts of small commits, so that a busy stream does not wear out the disk. A delivery that
+/// arrives after a pause is committed immediately.
+const MIN_COMMIT_INTERVAL: Duration = Duration::from_millis(25);
 
-/// How long a writer that is closing or attended tries.
-const LAST_TRY: Duration = Duration::from_secs(30);
+/// Time for which the writer retries a commit when the queue is closed or interactive.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Names a source; the same engine is the same source wherever it is reached.
+/// Key of a source. An engine is the same source wherever it is reached.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceKey {
-    /// The engine's own ID; `None` for imports, which are told apart by name.
+    /// The engine's own ID; `None` for imports, which are distinguished by name.
     pub engine_id: Option<String>,
-    /// What to call it: an engine's own name, or one that a user gave. If another source has it, it is told apart by
-    /// the beginning of the ID, and an import by `-imported`.
+    /// Name of the source: the engine's own, or one given by a user. If another source has that name, the beginning of
+    /// the ID is appended, or `-imported` for an import.
     pub name: String,
-    /// Whether to call it so from now on even if it has a name already.
-    pub renamed: bool,
-    /// Where it is reached now; `None` where that is not known, and what is known stays.
+    /// True if the name replaces one that the source already has.
+    pub overrides_name: bool,
+    /// Host at which the source is reached now; with `None`, the stored host stays.
     pub host: Option<String>,
 }
 
-/// What one reading brought from one source.
+/// Data read from one source; never split between two commits.
 #[derive(Debug)]
 pub struct Delivery {
-    /// Where it came from.
+    /// Source of the data.
     pub source: Arc<SourceKey>,
-    /// When it was read, in nanoseconds since the epoch.
+    /// Time of arrival, in nanoseconds since the epoch.
     pub received_nano: i64,
-    /// When each of the events was read, in their order, where that was not at one instant.
-    pub each_received_nano: Vec<i64>,
-    /// Events that were told before: they are stored if they are not, unless they were let go of.
-    pub again: Events,
-    /// Events behind those; the ones that are stored already are dropped.
-    pub events: Events,
-    /// How many of them the stream had left out.
-    pub healed: u64,
-    /// What was no event.
+    /// Time of arrival of each event, in the order of the events, if they did not arrive together.
+    pub event_received_nanos: Vec<i64>,
+    /// Events that arrived before. Those that are not stored are stored now, unless they were pruned.
+    pub replayed: EventBatch,
+    /// Events after those; the ones that are already stored are dropped.
+    pub events: EventBatch,
+    /// Number of these events that the stream had left out.
+    pub recovered: u64,
+    /// Lines that are not events.
     pub rejected: Vec<Rejection>,
-    /// The last event seen, stored or not, if that has changed.
+    /// The last event seen, stored or not, if it changed.
     pub last_seen: Option<Identity>,
-    /// What has become known of a gap; stored before the events.
+    /// Change of a gap; stored before the events.
     pub gap: Option<GapChange>,
-    /// Whether the source was reached anew.
-    pub contacted: bool,
-    /// How far the source's clock is ahead of ours, if it was asked, in nanoseconds.
+    /// True if a new connection to the source was made.
+    pub connected: bool,
+    /// Time by which the source's clock is ahead of the recorder's, in nanoseconds, if it was requested.
     pub skew_nano: Option<i64>,
-    /// What the source says of itself on `/version`, as JSON, if it was asked.
+    /// The source's answer to `/version`, as JSON, if it was requested.
     pub version: Option<String>,
-    /// The containers the source has now, as a JSON array, if it was asked.
+    /// Current containers of the source, as a JSON array, if they were requested.
     pub containers: Option<String>,
-    /// Containers that were seen, each with the command that checks its health, as exec events repeat it; empty: none.
+    /// Containers and their health check commands, as exec events repeat them; an empty command means no health check.
     pub healthchecks: Vec<(String, String)>,
-    /// How many events of health checks were left out.
-    pub left_out: u64,
+    /// Number of health check events that were excluded.
+    pub excluded_healthchecks: u64,
 }
 
 impl Delivery {
-    /// One that says nothing yet.
+    /// Creates an empty delivery.
     pub fn new(source: Arc<SourceKey>, received_nano: i64) -> Self {
         Delivery {
             source,
             received_nano,
-            each_received_nano: Vec::new(),
-            again: Events::default(),
-            events: Events::default(),
-            healed: 0,
+            event_received_nanos: Vec::new(),
+            replayed: EventBatch::default(),
+            events: EventBatch::default(),
+            recovered: 0,
             rejected: Vec::new(),
             last_seen: None,
             gap: None,
-            contacted: false,
+            connected: false,
             skew_nano: None,
             version: None,
             containers: None,
             healthchecks: Vec::new(),
-            left_out: 0,
+            excluded_healthchecks: 0,
         }
     }
 
-    /// What it costs to keep, in bytes.
+    /// Memory that the delivery takes, in bytes.
     pub fn bytes(&self) -> usize {
         let rejected: usize = self.rejected.iter().map(|r| r.bytes.len() + r.error.len() + 48).sum();
-        let noted: usize = self.healthchecks.iter().map(|(id, command)| id.len() + command.len() + 48).sum();
+        let healthchecks: usize = self.healthchecks.iter().map(|(id, command)| id.len() + command.len() + 48).sum();
         let containers = self.containers.as_ref().map_or(0, String::len);
-        let events = self.again.size() + self.events.size() + self.each_received_nano.len() * size_of::<i64>();
-        size_of::<Self>() + events + rejected + noted + containers
+        let events =
+            self.replayed.heap_size() + self.events.heap_size() + self.event_received_nanos.len() * size_of::<i64>();
+        size_of::<Self>() + events + rejected + healthchecks + containers
     }
 
-    /// How many events there are in it.
+    /// Number of events.
     pub fn len(&self) -> usize {
-        self.again.len() + self.events.len()
+        self.replayed.len() + self.events.len()
     }
 
-    /// Whether it says nothing.
+    /// Returns true if the delivery contains nothing to store.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-            && self.healed == 0
+            && self.recovered == 0
             && self.rejected.is_empty()
             && self.last_seen.is_none()
             && self.gap.is_none()
@@ -129,168 +130,171 @@ impl Delivery {
             && self.version.is_none()
             && self.containers.is_none()
             && self.healthchecks.is_empty()
-            && self.left_out == 0
+            && self.excluded_healthchecks == 0
     }
 }
 
-/// Bytes that are no event.
+/// Bytes that are not an event.
 #[derive(Clone, Debug)]
 pub struct Rejection {
-    /// The bytes, cut to what is kept.
+    /// The bytes, truncated to the limit.
     pub bytes: Box<[u8]>,
-    /// What is wrong with them.
+    /// Reason why they are not an event.
     pub error: String,
 }
 
 impl Rejection {
-    /// The same without its bytes, where they may hold what must not be stored.
+    /// Removes the bytes, where they may contain text that must not be stored.
     #[must_use]
     pub fn redacted(self) -> Rejection {
         Rejection { bytes: REDACTED.as_bytes().into(), ..self }
     }
 }
 
-/// A gap begins behind the last instant seen, so that instant (or its absence) names it: what is found out later
-/// about the blindness behind the same instant changes the same gap.
+/// Change of a gap. A gap begins after the last instant seen, and that instant (or its absence) identifies it. Later
+/// findings about the same instant change the same gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GapChange {
-    /// The record is blind from this instant on; to when, if it is known.
-    Blind {
+    /// Events after this instant are or may be missing, up to an end if it is known.
+    Reported {
         /// The last instant seen.
         from: Option<i64>,
-        /// The end of it; `None` while it lasts.
+        /// End of the gap; `None` while it is open.
         to: Option<i64>,
-        /// Why.
-        reason: Reason,
-        /// More, for a person.
+        /// Reason for the gap.
+        reason: GapReason,
+        /// Further detail, for a person.
         detail: Option<String>,
     },
-    /// It has turned out that nothing was missed behind this instant.
+    /// No events are missing after this instant.
     Withdrawn {
         /// The last instant seen.
         from: Option<i64>,
     },
 }
 
-/// What was made of deliveries.
+/// Result of storing deliveries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
+pub struct WriteStats {
     /// Events stored.
     pub events: u64,
-    /// Events dropped because they were there already.
-    pub known: u64,
-    /// Events dropped because they are older than what is kept.
-    pub old: u64,
+    /// Events dropped because they are already stored.
+    pub duplicates: u64,
+    /// Events dropped because they were pruned before or are older than what is kept.
+    pub expired: u64,
     /// Rejected lines stored.
     pub rejected: u64,
 }
 
-impl std::ops::AddAssign for Stored {
-    fn add_assign(&mut self, more: Stored) {
-        self.events += more.events;
-        self.known += more.known;
-        self.old += more.old;
-        self.rejected += more.rejected;
+impl std::ops::AddAssign for WriteStats {
+    fn add_assign(&mut self, other: WriteStats) {
+        self.events += other.events;
+        self.duplicates += other.duplicates;
+        self.expired += other.expired;
+        self.rejected += other.rejected;
     }
 }
 
-/// How a writer ended.
+/// Final result of a writer.
 #[derive(Debug)]
-pub struct Outcome {
-    /// All it stored.
-    pub stored: Stored,
-    /// What it could not store, if anything.
-    pub failed: Option<WriteFailed>,
+pub struct WriterOutcome {
+    /// Everything that the writer stored.
+    pub stored: WriteStats,
+    /// Error, if the writer could not store the rest.
+    pub error: Option<WriteError>,
 }
 
-/// The writer was to end and could not store what it still had.
+/// The writer stopped before it could store everything.
 #[derive(Debug, thiserror::Error)]
-#[error("{events} events could not be stored")]
-pub struct WriteFailed {
-    /// How many.
+#[error("cannot store {events} events")]
+pub struct WriteError {
+    /// Number of events that are not stored.
     pub events: usize,
-    /// Why.
+    /// Error of the last attempt.
     pub source: StoreError,
 }
 
-/// How many rejected lines of a source are kept unless told otherwise.
-pub const REJECTED_ROWS: u64 = 10_000;
+/// Default number of rejected lines that are stored for each source.
+pub const DEFAULT_MAX_REJECTED: u64 = 10_000;
 
-/// How much is stored and kept; by default all.
+/// Limits of what is stored and kept; unlimited by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many rejected lines of a source; more are only counted.
-    pub rejected: u64,
-    /// How much stays.
-    pub keep: Keep,
+    /// Maximum number of rejected lines stored for each source; more are only counted.
+    pub max_rejected: u64,
+    /// Retention of events.
+    pub retention: Retention,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { rejected: u64::MAX, keep: Keep::default() }
+        Limits { max_rejected: u64::MAX, retention: Retention::default() }
     }
 }
 
-/// Starts the thread that stores what comes down the queue, until the queue is closed and empty; and lets go of what is
-/// not kept.
-pub fn spawn_writer(store: Store, queue: Arc<Queue>, limits: Limits) -> JoinHandle<Outcome> {
+/// Starts the writer thread. It stores the deliveries of the queue until the queue is closed and empty, and deletes
+/// what exceeds the retention limits.
+pub fn spawn_writer(store: Store, queue: Arc<Queue>, limits: Limits) -> JoinHandle<WriterOutcome> {
     std::thread::Builder::new()
         .name("writer".into())
-        .spawn(move || run(Writer::new(store, limits), &queue))
-        .expect("the system starts a thread")
+        .spawn(move || run_writer(Writer::new(store, limits), &queue))
+        .expect("the system can start a thread")
 }
 
-fn run(mut writer: Writer, queue: &Queue) -> Outcome {
-    let outcome = write(&mut writer, queue);
+fn run_writer(mut writer: Writer, queue: &Queue) -> WriterOutcome {
+    let outcome = write_loop(&mut writer, queue);
     writer.store.close();
     outcome
 }
 
-fn write(writer: &mut Writer, queue: &Queue) -> Outcome {
-    let mut total = Stored::default();
-    let mut next = Instant::now();
-    while let Some(deliveries) = queue.take(GROUP, next, writer.keeper.as_ref().map(Keeper::next)) {
+fn write_loop(writer: &mut Writer, queue: &Queue) -> WriterOutcome {
+    let mut total = WriteStats::default();
+    let mut next_commit_at = Instant::now();
+    while let Some(deliveries) =
+        queue.take_batch(MAX_COMMIT_EVENTS, next_commit_at, writer.retainer.as_ref().map(Retainer::next_step_at))
+    {
         if deliveries.is_empty() {
-            writer.let_go(queue);
+            writer.apply_retention(queue);
             continue;
         }
-        next = Instant::now() + BETWEEN;
+        next_commit_at = Instant::now() + MIN_COMMIT_INTERVAL;
         let stored = match writer.store(&deliveries, queue) {
             Ok(stored) => stored,
-            Err(e) => match persist(writer, &deliveries, queue, e) {
+            Err(e) => match retry_until_stored(writer, &deliveries, queue, e) {
                 Ok(stored) => stored,
                 Err(source) => {
                     queue.close();
-                    let failed = Some(WriteFailed { events: queue.buffered(), source });
-                    return Outcome { stored: total, failed };
+                    let failed = Some(WriteError { events: queue.pending_events(), source });
+                    return WriterOutcome { stored: total, error: failed };
                 }
             },
         };
         total += stored;
-        queue.stored(&deliveries, writer.rows.head());
-        writer.let_go(queue);
+        queue.mark_stored(&deliveries, writer.encoder.head());
+        writer.apply_retention(queue);
     }
-    Outcome { stored: total, failed: None }
+    WriterOutcome { stored: total, error: None }
 }
 
-/// Tries again until it works or, when the queue is closing or attended, until there is no time left.
-fn persist(
+/// Retries until the commit succeeds. If the queue is closed or interactive, the writer gives up after
+/// [`RETRY_TIMEOUT`].
+fn retry_until_stored(
     writer: &mut Writer,
     deliveries: &[Delivery],
     queue: &Queue,
     mut error: StoreError,
-) -> Result<Stored, StoreError> {
+) -> Result<WriteStats, StoreError> {
     let path = writer.store.path().display().to_string();
-    tracing::error!("{}; what is read waits in memory and is tried again", chain(&error));
-    let mut wait = Duration::from_millis(50);
-    let mut closing: Option<Instant> = None;
+    tracing::error!("{}; the writer retries, and unstored data waits in memory", chain(&error));
+    let mut delay = Duration::from_millis(50);
+    let mut closing_since: Option<Instant> = None;
     loop {
-        if queue.gives_up() && closing.get_or_insert_with(Instant::now).elapsed() > LAST_TRY {
+        if queue.has_retry_deadline() && closing_since.get_or_insert_with(Instant::now).elapsed() > RETRY_TIMEOUT {
             return Err(error);
         }
-        queue.trying_again();
-        std::thread::sleep(wait);
-        wait = (wait * 2).min(Duration::from_secs(1));
+        queue.mark_retrying();
+        std::thread::sleep(delay);
+        delay = (delay * 2).min(Duration::from_secs(1));
         match writer.store(deliveries, queue) {
             Ok(stored) => {
                 tracing::info!("{path} can be written again; nothing was lost");
@@ -301,173 +305,188 @@ fn persist(
     }
 }
 
-/// How many instants are remembered at which events of a source are stored.
-const INSTANTS: usize = 64;
+/// Number of instants for which the stored events of a source are cached.
+const INSTANT_CACHE_SIZE: usize = 64;
 
-/// What the writer knows of a source between commits.
+/// State of a source that the writer keeps between commits.
 #[derive(Debug)]
-struct Source {
+struct SourceState {
     id: i64,
-    /// What the hash chain calls it: the engine's own ID, or the name of an import.
+    /// Name in the hash chain: the engine's own ID, or the name of an import.
     chain_name: String,
-    /// What the store calls it.
+    /// Name in the store.
     name: String,
-    /// As it was called and where it was reached when it was last looked at.
+    /// Key at the time when the source was last looked up.
     key: Arc<SourceKey>,
-    /// No event later than this is stored: a later one is new without looking.
-    newest: i64,
-    /// Where something was pruned: what is older than this and was told before was let go of.
-    let_go: Option<i64>,
-    /// How many rejected lines are kept of it.
+    /// Time of the newest stored event; a later event is new without a lookup.
+    newest_nano: i64,
+    /// Time of the oldest stored event if events were pruned; a replayed event before it was pruned.
+    pruned_before_nano: Option<i64>,
+    /// Number of rejected lines that are stored.
     rejected: u64,
-    /// What is stored at an instant, for those looked at last.
-    at: Recent<i64, AtInstant>,
+    /// Stored events of the instants that were looked up last.
+    events_at: GenerationalCache<i64, InstantEvents>,
 }
 
-/// The events of a source that are stored at one instant.
+/// Stored events of a source at one instant.
 #[derive(Debug, Default)]
-struct AtInstant {
+struct InstantEvents {
     digests: HashSet<[u8; 16]>,
-    /// Whether something was taken out of any of them.
-    redacted: bool,
+    /// True if a part of one of them was redacted.
+    has_redacted: bool,
 }
 
-impl AtInstant {
+impl InstantEvents {
     fn add(&mut self, digest: [u8; 16], redacted: bool) {
         self.digests.insert(digest);
-        self.redacted |= redacted;
+        self.has_redacted |= redacted;
     }
 }
 
 struct Writer {
     store: Store,
-    /// By what makes a source the same one: whether it is an engine, and its ID or its name.
-    sources: HashMap<(bool, String), Source>,
-    rows: Rows,
-    lines: Lines,
+    /// Sources by what identifies them: true for an engine, and its ID or its name.
+    sources: HashMap<(bool, String), SourceState>,
+    encoder: EventEncoder,
+    decoder: EventDecoder,
     limits: Limits,
-    /// Lets go of what is not kept.
-    keeper: Option<Keeper>,
-    /// Changes when another connection has written: then what is remembered of where things end no longer holds.
+    /// Deletes what exceeds the retention limits.
+    retainer: Option<Retainer>,
+    /// `PRAGMA data_version`, which changes when another connection has written. The caches are then no longer valid.
     data_version: i64,
 }
 
 impl Writer {
     fn new(store: Store, limits: Limits) -> Self {
         Writer {
-            keeper: Keeper::new(limits.keep, store.path().into()),
+            retainer: Retainer::new(limits.retention, store.path().into()),
             store,
             sources: HashMap::new(),
-            rows: Rows::new(),
-            lines: Lines::new(),
+            encoder: EventEncoder::new(),
+            decoder: EventDecoder::new(),
             limits,
             data_version: -1,
         }
     }
 
-    /// One commit.
-    fn store(&mut self, deliveries: &[Delivery], queue: &Queue) -> Result<Stored, StoreError> {
-        let mut commit = queue.counters().map(|_| Commit::default());
-        let stored = self.transact(|writing| writing.all(deliveries, commit.as_mut()));
-        let stored = stored.map_err(sqlite("write", self.store.path()))?;
+    /// Stores deliveries in one commit.
+    fn store(&mut self, deliveries: &[Delivery], queue: &Queue) -> Result<WriteStats, StoreError> {
+        let mut commit = queue.counters().map(|_| CommitCounters::default());
+        let stored = self.with_transaction(|transaction| transaction.store_deliveries(deliveries, commit.as_mut()));
+        let stored = stored.map_err(sqlite_error("write", self.store.path()))?;
         if let Some((counters, commit)) = queue.counters().zip(commit) {
             counters.add(commit);
         }
         Ok(stored)
     }
 
-    /// A little of what is not kept goes, if it is time for that. What waits to be stored does not wait for long.
-    fn let_go(&mut self, queue: &Queue) {
-        let Some(mut keeper) = self.keeper.take() else { return };
-        if keeper.next() <= Instant::now() && !queue.is_closed() && !keeper.must_wait() {
-            match self.transact(|writing| keeper.step(writing.db, writing.rows)) {
-                Ok(step) => {
-                    if let Step::Pruned(_) = step {
+    /// Deletes a little of what exceeds the retention limits, if it is time for that. Pending deliveries do not wait
+    /// long.
+    fn apply_retention(&mut self, queue: &Queue) {
+        let Some(mut retainer) = self.retainer.take() else { return };
+        if retainer.next_step_at() <= Instant::now() && !queue.is_closed() && !retainer.should_wait() {
+            match self.with_transaction(|transaction| retainer.step(transaction.db, transaction.encoder)) {
+                Ok(outcome) => {
+                    if let StepOutcome::Pruned(_) = outcome {
                         self.sources.clear();
                     }
-                    keeper.done(&step);
-                    if let Err(e) = keeper.settle(&self.store.connection, &step) {
-                        keeper.failed(&sqlite("write", self.store.path())(e));
+                    retainer.record_step(&outcome);
+                    if let Err(e) = retainer.checkpoint_wal(&self.store.connection, &outcome) {
+                        retainer.record_failure(&sqlite_error("write", self.store.path())(e));
                     }
                 }
-                Err(e) => keeper.failed(&sqlite("prune", self.store.path())(e)),
+                Err(e) => retainer.record_failure(&sqlite_error("prune", self.store.path())(e)),
             }
         }
-        self.keeper = Some(keeper);
+        self.retainer = Some(retainer);
     }
 
-    /// One transaction; after one that fails nothing is remembered.
-    fn transact<T>(&mut self, work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        let result = self.try_transact(work);
+    /// Runs one transaction. If it fails, all caches are cleared.
+    fn with_transaction<T>(
+        &mut self,
+        work: impl FnOnce(&mut WriteTransaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let result = self.try_transaction(work);
         if result.is_err() {
             self.sources.clear();
-            self.rows.forget();
-            self.lines.forget();
+            self.encoder.clear_caches();
+            self.decoder.clear_caches();
         }
         result
     }
 
-    fn try_transact<T>(&mut self, work: impl FnOnce(&mut Writing<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-        let Writer { store, sources, rows, lines, limits, data_version, .. } = self;
+    fn try_transaction<T>(
+        &mut self,
+        work: impl FnOnce(&mut WriteTransaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let Writer { store, sources, encoder, decoder, limits, data_version, .. } = self;
         let transaction = store.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version = transaction.query_row("PRAGMA data_version", [], |row| row.get(0))?;
         if version != *data_version {
             sources.clear();
-            rows.others_wrote();
-            lines.forget();
+            encoder.on_external_commit();
+            decoder.clear_caches();
             *data_version = version;
         }
-        rows.begin(&transaction)?;
-        let done = work(&mut Writing { db: &transaction, sources, rows, lines, limits })?;
+        encoder.begin(&transaction)?;
+        let done = work(&mut WriteTransaction { db: &transaction, sources, encoder, decoder, limits })?;
         transaction.commit()?;
         Ok(done)
     }
 }
 
 /// A transaction of the writer.
-struct Writing<'a> {
+struct WriteTransaction<'a> {
     db: &'a Connection,
-    sources: &'a mut HashMap<(bool, String), Source>,
-    rows: &'a mut Rows,
-    lines: &'a mut Lines,
+    sources: &'a mut HashMap<(bool, String), SourceState>,
+    encoder: &'a mut EventEncoder,
+    decoder: &'a mut EventDecoder,
     limits: &'a Limits,
 }
 
-impl Writing<'_> {
-    fn all(&mut self, deliveries: &[Delivery], mut commit: Option<&mut Commit>) -> rusqlite::Result<Stored> {
-        let Writing { db, sources, rows, lines, limits } = self;
+impl WriteTransaction<'_> {
+    fn store_deliveries(
+        &mut self,
+        deliveries: &[Delivery],
+        mut commit: Option<&mut CommitCounters>,
+    ) -> rusqlite::Result<WriteStats> {
+        let WriteTransaction { db, sources, encoder, decoder, limits } = self;
         let db = *db;
-        let oldest_kept = limits.keep.oldest(keep::now_nano());
-        let mut inserts = Inserts::prepare(db)?;
-        let mut stored = Stored::default();
+        let cutoff_nano = limits.retention.cutoff_nano(retention::now_nano());
+        let mut inserts = InsertStatements::prepare(db)?;
+        let mut stored = WriteStats::default();
         for delivery in deliveries {
             let key = &delivery.source;
-            let same = (key.engine_id.is_some(), key.engine_id.as_ref().unwrap_or(&key.name).clone());
-            let known = sources.remove(&same).filter(|known| known.key == *key);
-            let source = known.map_or_else(|| find_or_add(db, rows, key), Ok)?;
-            let source = sources.entry(same).or_insert(source);
-            let counted = commit.as_mut().map(|commit| commit.of(source.id, &source.name, key.engine_id.as_deref()));
-            let mut adding = Adding {
+            let identity = (key.engine_id.is_some(), key.engine_id.as_ref().unwrap_or(&key.name).clone());
+            let cached = sources.remove(&identity).filter(|known| known.key == *key);
+            let source = cached.map_or_else(|| find_or_add_source(db, encoder, key), Ok)?;
+            let source = sources.entry(identity).or_insert(source);
+            let delta = commit.as_mut().map(|commit| commit.source(source.id, &source.name, key.engine_id.as_deref()));
+            let mut delivery_writer = DeliveryWriter {
                 db,
                 inserts: &mut inserts,
-                rows,
-                lines,
+                encoder,
+                decoder,
                 source,
                 delivery,
-                oldest_kept,
-                rejected_limit: limits.rejected,
-                counted,
+                cutoff_nano,
+                max_rejected: limits.max_rejected,
+                delta,
             };
-            adding.gap()?;
-            adding.all(&mut stored)?;
+            delivery_writer.store_gap()?;
+            delivery_writer.store_all(&mut stored)?;
         }
         drop(inserts);
-        rows.finish(db)?;
+        encoder.finish(db)?;
         Ok(stored)
     }
 }
 
-fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqlite::Result<Source> {
+fn find_or_add_source(
+    db: &Connection,
+    encoder: &mut EventEncoder,
+    key: &Arc<SourceKey>,
+) -> rusqlite::Result<SourceState> {
     let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
     let found: Option<(i64, String, Option<i64>, Option<i64>)> = match &key.engine_id {
         Some(engine) => db
@@ -479,7 +498,7 @@ fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqli
                 "SELECT id, name, first_nano, last_nano FROM source WHERE engine_id IS NULL AND name IN (?1, ?2)
                  ORDER BY name",
             )?
-            .query_row([&key.name, &imported(&key.name)], row)
+            .query_row([&key.name, &import_name(&key.name)], row)
             .optional()?,
     };
     let chain_name = |name: &str| key.engine_id.as_deref().unwrap_or(name).to_owned();
@@ -490,46 +509,46 @@ fn find_or_add(db: &Connection, rows: &mut Rows, key: &Arc<SourceKey>) -> rusqli
                     db.prepare_cached("UPDATE source SET host = ?2 WHERE id = ?1 AND host IS NOT ?2")?
                         .execute(params![id, host])?;
                 }
-                if key.renamed {
-                    name = free_name(db, key, id)?;
+                if key.overrides_name {
+                    name = unique_name(db, key, id)?;
                     let renamed = db
                         .prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
                         .execute(params![id, name])?;
                     if renamed > 0 {
-                        rows.add_naming(db, (id, &chain_name(&name)), &name)?;
+                        encoder.add_naming(db, (id, &chain_name(&name)), &name)?;
                     }
                 }
                 (id, name, oldest, newest)
             }
             None => {
-                let name = free_name(db, key, 0)?;
+                let name = unique_name(db, key, 0)?;
                 db.prepare_cached("INSERT INTO source (engine_id, name, host) VALUES (?1, ?2, ?3)")?
                     .execute(params![key.engine_id, name, key.host])?;
                 let id = db.last_insert_rowid();
-                rows.add_naming(db, (id, &chain_name(&name)), &name)?;
+                encoder.add_naming(db, (id, &chain_name(&name)), &name)?;
                 (id, name, None, None)
             }
         };
-    Ok(Source {
+    Ok(SourceState {
         id,
         chain_name: chain_name(&name),
         key: key.clone(),
-        newest: newest.unwrap_or(i64::MIN),
-        let_go: prune::sealed(db)?.map(|_| oldest.unwrap_or(i64::MAX)),
+        newest_nano: newest.unwrap_or(i64::MIN),
+        pruned_before_nano: prune::latest_checkpoint(db)?.map(|_| oldest.unwrap_or(i64::MAX)),
         rejected: db
             .prepare_cached("SELECT count(*) FROM rejected WHERE source = ?1")?
             .query_row([id], |row| row.get(0))?,
-        at: Recent::new(INSTANTS),
+        events_at: GenerationalCache::new(INSTANT_CACHE_SIZE),
         name,
     })
 }
 
-/// The name of a source: its own, or one with the beginning of its ID if another source than `id` has that.
-fn free_name(db: &Connection, key: &SourceKey, id: i64) -> rusqlite::Result<String> {
+/// Returns the name for a source: its own, or one with the beginning of its ID if a source other than `id` has that.
+fn unique_name(db: &Connection, key: &SourceKey, id: i64) -> rusqlite::Result<String> {
     let base = if key.name.is_empty() { "engine" } else { &key.name };
     let mut taken = db.prepare_cached("SELECT 1 FROM source WHERE name = ?1 AND id <> ?2")?;
     let Some(engine_id) = &key.engine_id else {
-        return Ok(if taken.exists(params![base, id])? { imported(base) } else { base.to_owned() });
+        return Ok(if taken.exists(params![base, id])? { import_name(base) } else { base.to_owned() });
     };
     let digits: String = engine_id.chars().filter(char::is_ascii_alphanumeric).collect();
     let candidates = [base.to_owned(), format!("{base}-{digits:.8}"), format!("{base}-{digits}")];
@@ -541,62 +560,64 @@ fn free_name(db: &Connection, key: &SourceKey, id: i64) -> rusqlite::Result<Stri
     Ok(format!("{base}-{engine_id}"))
 }
 
-/// What an import is called whose name an engine has.
-fn imported(name: &str) -> String {
+/// Name of an import if an engine already has the import's own name.
+fn import_name(name: &str) -> String {
     format!("{name}-imported")
 }
 
-/// One delivery on its way into the tables.
-struct Adding<'a, 'db> {
+/// Stores one delivery.
+struct DeliveryWriter<'a, 'db> {
     db: &'db Connection,
-    inserts: &'a mut Inserts<'db>,
-    rows: &'a mut Rows,
-    lines: &'a mut Lines,
-    source: &'a mut Source,
+    inserts: &'a mut InsertStatements<'db>,
+    encoder: &'a mut EventEncoder,
+    decoder: &'a mut EventDecoder,
+    source: &'a mut SourceState,
     delivery: &'a Delivery,
-    oldest_kept: i64,
-    rejected_limit: u64,
-    counted: Option<&'a mut Part>,
+    cutoff_nano: i64,
+    max_rejected: u64,
+    delta: Option<&'a mut SourceDelta>,
 }
 
-impl Adding<'_, '_> {
-    fn all(&mut self, stored: &mut Stored) -> rusqlite::Result<()> {
-        let (mut added, mut first, known) = (0u64, i64::MAX, stored.known);
-        let Delivery { received_nano, each_received_nano, .. } = self.delivery;
-        let together = each_received_nano.is_empty() && self.delivery.len() >= TOGETHER;
-        if together {
-            self.rows.together(self.db, *received_nano)?;
+impl DeliveryWriter<'_, '_> {
+    fn store_all(&mut self, stored: &mut WriteStats) -> rusqlite::Result<()> {
+        let (mut added, mut first_nano, duplicates_before) = (0u64, i64::MAX, stored.duplicates);
+        let Delivery { received_nano, event_received_nanos, .. } = self.delivery;
+        let shares_arrival = event_received_nanos.is_empty() && self.delivery.len() >= SHARED_ARRIVAL_MIN_EVENTS;
+        if shares_arrival {
+            self.encoder.share_arrival(self.db, *received_nano)?;
         }
-        let mut each_received = each_received_nano.iter();
-        let lists = [(&self.delivery.again, true), (&self.delivery.events, false)].into_iter();
-        let all = lists.flat_map(|(list, again)| list.iter().zip(list.marks()).map(move |event| (event, again)));
-        for (((event, digest), marked), again) in all {
+        let mut each_received = event_received_nanos.iter();
+        let lists = [(&self.delivery.replayed, true), (&self.delivery.events, false)].into_iter();
+        let all =
+            lists.flat_map(|(list, again)| list.iter().zip(list.healthcheck_flags()).map(move |event| (event, again)));
+        for (((event, digest), is_healthcheck), is_replayed) in all {
             let received = *each_received.next().unwrap_or(received_nano);
-            let let_go = again && self.source.let_go.is_some_and(|oldest| event.time_nano < oldest);
-            if let_go || event.time_nano < self.oldest_kept {
-                stored.old += 1;
+            let was_pruned =
+                is_replayed && self.source.pruned_before_nano.is_some_and(|oldest| event.time_nano < oldest);
+            if was_pruned || event.time_nano < self.cutoff_nano {
+                stored.expired += 1;
                 continue;
             }
-            if event.time_nano <= self.source.newest && !self.is_new(&event)? {
-                stored.known += 1;
+            if event.time_nano <= self.source.newest_nano && !self.is_new(&event)? {
+                stored.duplicates += 1;
                 continue;
             }
-            let shape = self.rows.add(
+            let kind_id = self.encoder.add_event(
                 (self.db, self.inserts),
                 (self.source.id, &self.source.chain_name),
-                (&event, digest, marked),
+                (&event, digest, is_healthcheck),
                 received,
-                together,
+                shares_arrival,
             )?;
-            if let Some(counted) = &mut self.counted {
-                counted.stores(shape, &event);
+            if let Some(delta) = &mut self.delta {
+                delta.count_event(kind_id, &event);
             }
             added += 1;
-            first = first.min(event.time_nano);
-            self.source.newest = self.source.newest.max(event.time_nano);
+            first_nano = first_nano.min(event.time_nano);
+            self.source.newest_nano = self.source.newest_nano.max(event.time_nano);
         }
         for rejection in &self.delivery.rejected {
-            self.reject(rejection)?;
+            self.store_rejection(rejection)?;
         }
         let rejected = self.delivery.rejected.len() as u64;
         if added > 0 || rejected > 0 {
@@ -607,9 +628,9 @@ impl Adding<'_, '_> {
                         last_nano = iif(?2 > 0, max(ifnull(last_nano, ?5), ?5), last_nano)
                      WHERE id = ?1",
                 )?
-                .execute(params![self.source.id, added, rejected, first, self.source.newest])?;
+                .execute(params![self.source.id, added, rejected, first_nano, self.source.newest_nano])?;
         }
-        if self.delivery.contacted {
+        if self.delivery.connected {
             self.db
                 .prepare_cached("UPDATE source SET contacted_nano = ?2 WHERE id = ?1")?
                 .execute(params![self.source.id, self.delivery.received_nano])?;
@@ -630,12 +651,12 @@ impl Adding<'_, '_> {
                 .execute(params![self.source.id, self.delivery.received_nano, containers])?;
         }
         for (container, command) in &self.delivery.healthchecks {
-            self.healthcheck(container, command)?;
+            self.store_healthcheck(container, command)?;
         }
-        if self.delivery.left_out > 0 {
+        if self.delivery.excluded_healthchecks > 0 {
             self.db
                 .prepare_cached("UPDATE source SET healthchecks_left_out = healthchecks_left_out + ?2 WHERE id = ?1")?
-                .execute(params![self.source.id, self.delivery.left_out])?;
+                .execute(params![self.source.id, self.delivery.excluded_healthchecks])?;
         }
         if let Some(seen) = self.delivery.last_seen {
             self.db
@@ -644,17 +665,18 @@ impl Adding<'_, '_> {
         }
         stored.events += added;
         stored.rejected += rejected;
-        if let Some(counted) = &mut self.counted {
-            counted.known += stored.known - known;
-            counted.healed += self.delivery.healed;
-            counted.left_out += self.delivery.left_out;
-            counted.rejected += rejected;
+        if let Some(delta) = &mut self.delta {
+            delta.duplicates += stored.duplicates - duplicates_before;
+            delta.recovered += self.delivery.recovered;
+            delta.excluded_healthchecks += self.delivery.excluded_healthchecks;
+            delta.rejected += rejected;
         }
         Ok(())
     }
 
-    /// How a container checks its health, which never changes; nothing is stored that is known already.
-    fn healthcheck(&mut self, container: &str, command: &str) -> rusqlite::Result<()> {
+    /// Stores the health check command of a container, unless it is stored already. The command of a container never
+    /// changes.
+    fn store_healthcheck(&mut self, container: &str, command: &str) -> rusqlite::Result<()> {
         let known = self
             .db
             .prepare_cached("SELECT 1 FROM healthcheck WHERE source = ?1 AND container = ?2 AND command = ?3")?
@@ -662,44 +684,44 @@ impl Adding<'_, '_> {
         if known {
             return Ok(());
         }
-        self.rows.add_healthcheck(self.db, (self.source.id, &self.source.chain_name), container, command)
+        self.encoder.add_healthcheck(self.db, (self.source.id, &self.source.chain_name), container, command)
     }
 
-    /// Whether no event of this source like this one is stored; it then counts as stored.
+    /// Returns true if no event like this one is stored for this source; the event then counts as stored.
     fn is_new(&mut self, event: &Event<'_>) -> rusqlite::Result<bool> {
-        if self.source.at.get(&event.time_nano).is_none() {
-            let mut at = AtInstant::default();
-            self.each_at(event.time_nano, |stored| at.add(stored.identity().digest, is_redacted(stored)))?;
-            self.source.at.insert(event.time_nano, at);
+        if self.source.events_at.get(&event.time_nano).is_none() {
+            let mut instant = InstantEvents::default();
+            self.for_each_at(event.time_nano, |stored| instant.add(stored.identity().digest, is_redacted(stored)))?;
+            self.source.events_at.insert(event.time_nano, instant);
         }
-        let at = self.source.at.get_mut(&event.time_nano).expect("it is there or was put there");
-        let (alone, digest, redacted) = (at.digests.is_empty(), event.identity().digest, is_redacted(event));
-        if at.digests.contains(&digest) {
+        let instant = self.source.events_at.get_mut(&event.time_nano).expect("the instant was inserted above");
+        let (is_first, digest, redacted) = (instant.digests.is_empty(), event.identity().digest, is_redacted(event));
+        if instant.digests.contains(&digest) {
             return Ok(false);
         }
-        if !alone && (at.redacted || redacted) {
-            // Something may have been taken out of one of them that was not taken out of the other.
-            let mut known = false;
-            self.each_at(event.time_nano, |stored| known |= may_be_same(stored, event))?;
-            if known {
+        if !is_first && (instant.has_redacted || redacted) {
+            // A part of one event may have been redacted that was not redacted in the other.
+            let mut is_duplicate = false;
+            self.for_each_at(event.time_nano, |stored| is_duplicate |= may_be_same(stored, event))?;
+            if is_duplicate {
                 return Ok(false);
             }
         }
-        let at = self.source.at.get_mut(&event.time_nano).expect("it was there");
-        at.add(digest, redacted);
+        let instant = self.source.events_at.get_mut(&event.time_nano).expect("the instant is still in the cache");
+        instant.add(digest, redacted);
         Ok(true)
     }
 
-    /// Calls `each` with what is stored of this source at an instant.
-    fn each_at(&mut self, time_nano: i64, mut each: impl FnMut(&Event<'_>)) -> rusqlite::Result<()> {
+    /// Calls `each` with the stored events of this source at an instant.
+    fn for_each_at(&mut self, time_nano: i64, mut each: impl FnMut(&Event<'_>)) -> rusqlite::Result<()> {
         let mut line = Vec::new();
-        for seq in self.rows.stretches.at_instant(self.db, time_nano)? {
+        for seq in self.encoder.blocks.seqs_at(self.db, time_nano)? {
             let row = self
                 .db
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM event WHERE seq = ?1"))?
+                .prepare_cached(&format!("SELECT {EVENT_COLUMNS} FROM event WHERE seq = ?1"))?
                 .query_row([seq], EventRow::read)?;
-            if self.lines.source(self.db, &row)? == self.source.id {
-                self.lines.put_together(self.db, &row, &mut line)?;
+            if self.decoder.source(self.db, &row)? == self.source.id {
+                self.decoder.decode(self.db, &row, &mut line)?;
                 if let Ok(stored) = Event::parse(&line) {
                     each(&stored);
                 }
@@ -708,52 +730,49 @@ impl Adding<'_, '_> {
         Ok(())
     }
 
-    fn reject(&mut self, rejection: &Rejection) -> rusqlite::Result<()> {
-        if self.source.rejected >= self.rejected_limit {
+    fn store_rejection(&mut self, rejection: &Rejection) -> rusqlite::Result<()> {
+        if self.source.rejected >= self.max_rejected {
             return Ok(());
         }
         self.source.rejected += 1;
         let received = self.delivery.received_nano;
         let fields = [&received.to_le_bytes()[..], rejection.error.as_bytes(), &rejection.bytes];
-        let seq = self.rows.chained(Kind::Rejected, &self.source.chain_name, &fields);
+        let seq = self.encoder.append_entry(EntryKind::Rejected, &self.source.chain_name, &fields);
         self.db
             .prepare_cached(
                 "INSERT INTO rejected (seq, source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
             .execute(params![seq, self.source.id, received, rejection.error, rejection.bytes])?;
-        if self.source.rejected == self.rejected_limit {
+        if self.source.rejected == self.max_rejected {
             let name = &self.delivery.source.name;
-            tracing::warn!(
-                "{} rejected lines of {name} are kept; from now on they are only counted",
-                self.rejected_limit
-            );
+            tracing::warn!("{} rejected lines of {name} are stored; more are only counted", self.max_rejected);
         }
         Ok(())
     }
 
-    /// What became known of a gap; nothing is stored that is known already.
-    fn gap(&mut self) -> rusqlite::Result<()> {
+    /// Stores a change of a gap, unless the gap is already stored in this state.
+    fn store_gap(&mut self) -> rusqlite::Result<()> {
         let Some(change) = &self.delivery.gap else { return Ok(()) };
         let (from, to, reason, detail) = match change {
             GapChange::Withdrawn { from } => (from, &None, None, None),
-            GapChange::Blind { from, to, reason, detail } => (from, to, Some(reason.as_str()), detail.as_deref()),
+            GapChange::Reported { from, to, reason, detail } => (from, to, Some(reason.as_str()), detail.as_deref()),
         };
-        let known: Option<(Option<i64>, Option<String>, Option<String>)> = self
+        let latest: Option<(Option<i64>, Option<String>, Option<String>)> = self
             .db
             .prepare_cached(
                 "SELECT to_nano, reason, detail FROM gap WHERE source = ?1 AND from_nano IS ?2 ORDER BY seq DESC LIMIT 1",
             )?
             .query_row(params![self.source.id, from], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
             .optional()?;
-        let known = known.unwrap_or_default();
-        if (&known.0, known.1.as_deref(), known.2.as_deref()) == (to, reason, detail) {
+        let latest = latest.unwrap_or_default();
+        if (&latest.0, latest.1.as_deref(), latest.2.as_deref()) == (to, reason, detail) {
             return Ok(());
         }
-        if let (GapChange::Blind { reason, .. }, Some(counted)) = (change, &mut self.counted)
-            && known.1.as_deref() != Some(reason.as_str())
+        if let (GapChange::Reported { reason, .. }, Some(delta)) = (change, &mut self.delta)
+            && latest.1.as_deref() != Some(reason.as_str())
         {
-            counted.blind(*reason);
+            delta.count_gap(*reason);
         }
-        self.rows.add_gap(self.db, (self.source.id, &self.source.chain_name), (*from, *to), reason, detail)
+        self.encoder.add_gap(self.db, (self.source.id, &self.source.chain_name), (*from, *to), reason, detail)
     }
 }

@@ -1,34 +1,37 @@
-//! How long to wait before the next try: at once, then 100 ms doubling to 5 s, with jitter, forever.
+//! Delays between connection attempts: none before the first retry, then 100 ms doubling to 5 s, with jitter.
+//!
+//! Only computes delays; the caller sleeps. The number of attempts has no limit.
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const INITIAL_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// Counts the tries since something last worked.
+/// Counts the attempts since the last success.
 #[derive(Debug, Default)]
 pub struct Backoff {
-    tries: u32,
+    attempts: u32,
 }
 
 impl Backoff {
-    /// The wait before the next try. Half of it is fixed and half is chance, so that many recorders that lost one
-    /// engine do not all come back in the same instant.
-    pub fn wait(&mut self) -> Duration {
-        let full = self.full();
-        self.tries = self.tries.saturating_add(1);
-        full.mul_f64(0.5 + 0.5 * fastrand::f64())
+    /// Returns the delay before the next attempt, and counts that attempt.
+    ///
+    /// Half of the delay is random, so that many recorders that lost one engine do not return at the same moment.
+    pub fn next_delay(&mut self) -> Duration {
+        let base = self.base_delay();
+        self.attempts = self.attempts.saturating_add(1);
+        base.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 
-    /// Something worked: the next try is made at once.
+    /// Resets the delay after a success, so that the next attempt is immediate.
     pub fn reset(&mut self) {
-        self.tries = 0;
+        self.attempts = 0;
     }
 
-    fn full(&self) -> Duration {
-        match self.tries {
+    fn base_delay(&self) -> Duration {
+        match self.attempts {
             0 => Duration::ZERO,
-            n => FIRST.saturating_mul(1 << (n - 1).min(16)).min(LONGEST),
+            n => INITIAL_DELAY.saturating_mul(1 << (n - 1).min(16)).min(MAX_DELAY),
         }
     }
 }
@@ -38,18 +41,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_try_is_at_once_and_the_waits_double_to_five_seconds() {
+    fn the_first_retry_is_immediate_and_delays_double_up_to_five_seconds() {
         let mut backoff = Backoff::default();
-        let mut fulls = Vec::new();
+        let mut bases = Vec::new();
         for _ in 0..100 {
-            let full = backoff.full();
-            let wait = backoff.wait();
-            assert!(wait >= full / 2 && wait <= full, "{wait:?} of {full:?}");
-            fulls.push(full.as_millis());
+            let base = backoff.base_delay();
+            let delay = backoff.next_delay();
+            assert!(delay >= base / 2 && delay <= base, "{delay:?} of {base:?}");
+            bases.push(base.as_millis());
         }
-        assert_eq!(fulls[..8], [0, 100, 200, 400, 800, 1600, 3200, 5000]);
-        assert_eq!(fulls[99], 5000);
+        assert_eq!(bases[..8], [0, 100, 200, 400, 800, 1600, 3200, 5000]);
+        assert_eq!(bases[99], 5000);
         backoff.reset();
-        assert_eq!(backoff.wait(), Duration::ZERO);
+        assert_eq!(backoff.next_delay(), Duration::ZERO);
     }
 }

@@ -1,120 +1,123 @@
-//! Was anything missed between the last event seen and what an engine says now?
+//! Determines whether events were missed between the last event seen and the start of a session.
 //!
-//! An engine keeps its last 256 events in memory and numbers none of them. So the proof that nothing was missed is
-//! that the last event seen is still in that memory: all that came after it is then there too. On every contact the
-//! stream is opened first, from the beginning of the memory, and the memory is asked for a second time beside it: that
-//! answer ends, and so tells what the open stream cannot, where the memory ends and how long it is.
+//! An engine keeps its last 256 events, the backlog, and does not number them. The backlog is a contiguous part of the
+//! engine's history. So if it still contains the last event seen, it also contains every later event, and nothing was
+//! missed.
 //!
-//! Knows identities of events only; reads no clock.
+//! Each session opens the stream first, from the start of the backlog, and requests the backlog alone beside it. The
+//! stream does not show where the backlog ends. The second response ends, so it shows how long the backlog is and
+//! which event is the newest.
+//!
+//! Handles only identities of events, and reads no clock.
 
 use std::collections::HashSet;
 
 use crate::event::Identity;
 
-/// How many events an engine remembers (moby `daemon/events`, all versions measured).
-pub const MEMORY: usize = 256;
+/// Number of events in the backlog of an engine (moby `daemon/events`, all versions measured).
+pub const BACKLOG_LEN: usize = 256;
 
-/// What a new contact with an engine showed.
+/// Result of comparing a new session with the last event seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// No event of this engine was ever seen before.
-    FirstContact {
-        /// The instant of the oldest event it remembers, if it remembers any.
-        to: Option<i64>,
+pub enum ContinuityOutcome {
+    /// No event of this engine has been seen before.
+    FirstSession {
+        /// Time of the oldest event in the backlog, if there is one.
+        backlog_start: Option<i64>,
     },
-    /// The last event seen is still remembered: nothing was missed.
-    Proven,
-    /// The last event seen is gone, and the memory was not full: the engine began anew.
+    /// The backlog still contains the last event seen: nothing was missed.
+    Continuous,
+    /// The backlog is not full and does not contain the last event seen: the engine restarted.
     Restarted {
-        /// The instant of the oldest event it remembers, if it remembers any.
-        to: Option<i64>,
+        /// Time of the oldest event in the backlog, if there is one.
+        backlog_start: Option<i64>,
     },
-    /// The last event seen is gone, and the memory was full: it was pushed out.
+    /// The backlog is full and does not contain the last event seen: newer events pushed it out.
     Overrun {
-        /// The instant of the oldest event it remembers.
-        to: Option<i64>,
+        /// Time of the oldest event in the backlog.
+        backlog_start: Option<i64>,
     },
 }
 
 #[derive(Debug)]
-enum Memory {
-    Asked,
-    Unknown,
-    Told(Vec<Identity>),
+enum BacklogState {
+    Pending,
+    Unavailable,
+    Received(Vec<Identity>),
 }
 
-/// Gathers what a contact shows until it can be judged.
+/// Collects the events of a session until its outcome is known.
 #[derive(Debug)]
-pub struct Continuity {
+pub struct ContinuityCheck {
     last_seen: Option<Identity>,
-    memory: Memory,
+    backlog: BacklogState,
     first: Option<Identity>,
-    came: HashSet<Identity>,
+    received: HashSet<Identity>,
 }
 
-impl Continuity {
-    /// A new contact; `last_seen` is the last event seen from this engine before it.
+impl ContinuityCheck {
+    /// Starts the check of a new session; `last_seen` is the last event seen from this engine before it.
     pub fn new(last_seen: Option<Identity>) -> Self {
-        Continuity { last_seen, memory: Memory::Asked, first: None, came: HashSet::new() }
+        ContinuityCheck { last_seen, backlog: BacklogState::Pending, first: None, received: HashSet::new() }
     }
 
-    /// The stream, opened from the beginning of the memory, has brought an event.
-    pub fn stream_brought(&mut self, event: Identity) {
+    /// Adds an event from the stream, which was opened from the start of the backlog.
+    pub fn on_stream_event(&mut self, event: Identity) {
         self.first.get_or_insert(event);
-        self.came.insert(event);
+        self.received.insert(event);
     }
 
-    /// The memory, asked for after the stream was opened, oldest first.
-    pub fn memory_told(&mut self, events: Vec<Identity>) {
-        self.memory = Memory::Told(events);
+    /// Sets the backlog, oldest event first. It must have been requested after the stream was opened.
+    pub fn on_backlog(&mut self, events: Vec<Identity>) {
+        self.backlog = BacklogState::Received(events);
     }
 
-    /// The memory could not be had.
-    pub fn memory_unknown(&mut self) {
-        self.memory = Memory::Unknown;
+    /// Records that the backlog could not be fetched.
+    pub fn on_backlog_unavailable(&mut self) {
+        self.backlog = BacklogState::Unavailable;
     }
 
-    /// Whether the stream alone is left to judge by.
-    pub fn lacks_memory(&self) -> bool {
-        matches!(self.memory, Memory::Unknown)
+    /// Returns true if the backlog could not be fetched, so that only the stream can decide.
+    pub fn is_backlog_unavailable(&self) -> bool {
+        matches!(self.backlog, BacklogState::Unavailable)
     }
 
-    /// What can be said by now; `None` while the stream must bring more first.
+    /// Returns the outcome, or `None` while the stream must send more events first.
     ///
-    /// A verdict comes no sooner than the stream has caught up with the last event seen, or with the memory told, so
-    /// that from then on each event it brings is the last one seen.
-    pub fn verdict(&self) -> Option<Verdict> {
+    /// The outcome is `None` until the stream has caught up with the last event seen, or with the newest event of the
+    /// backlog. So from the outcome on, each event that arrives becomes the last event seen.
+    pub fn outcome(&self) -> Option<ContinuityOutcome> {
         let Some(last_seen) = self.last_seen else {
-            let known = self.first.is_some() || matches!(self.memory, Memory::Told(_));
-            return known.then(|| self.conclude());
+            let has_events = self.first.is_some() || matches!(self.backlog, BacklogState::Received(_));
+            return has_events.then(|| self.conclude());
         };
-        let caught_up = match &self.memory {
-            _ if self.came.contains(&last_seen) => true,
-            Memory::Asked => false,
-            Memory::Unknown => self.came.len() >= MEMORY,
-            Memory::Told(events) if events.contains(&last_seen) => false,
-            Memory::Told(events) => events.last().is_none_or(|newest| self.came.contains(newest)),
+        let caught_up = match &self.backlog {
+            _ if self.received.contains(&last_seen) => true,
+            BacklogState::Pending => false,
+            BacklogState::Unavailable => self.received.len() >= BACKLOG_LEN,
+            BacklogState::Received(events) if events.contains(&last_seen) => false,
+            BacklogState::Received(events) => events.last().is_none_or(|newest| self.received.contains(newest)),
         };
         caught_up.then(|| self.conclude())
     }
 
-    /// What can be said when no more is waited for.
-    pub fn conclude(&self) -> Verdict {
-        let told: &[Identity] = if let Memory::Told(events) = &self.memory { events } else { &[] };
-        let to = self.first.or(told.first().copied()).map(|event| event.time_nano);
+    /// Returns the outcome from the events so far, without waiting for more.
+    pub fn conclude(&self) -> ContinuityOutcome {
+        let backlog: &[Identity] = if let BacklogState::Received(events) = &self.backlog { events } else { &[] };
+        let backlog_start = self.first.or(backlog.first().copied()).map(|event| event.time_nano);
         let Some(last_seen) = self.last_seen else {
-            return Verdict::FirstContact { to };
+            return ContinuityOutcome::FirstSession { backlog_start };
         };
-        let length = match &self.memory {
-            Memory::Told(events) => events.len(),
-            Memory::Asked | Memory::Unknown => self.came.len(),
+        let backlog_len = match &self.backlog {
+            BacklogState::Received(events) => events.len(),
+            BacklogState::Pending | BacklogState::Unavailable => self.received.len(),
         };
-        if self.came.contains(&last_seen) || told.contains(&last_seen) {
-            Verdict::Proven
-        } else if length < MEMORY {
-            Verdict::Restarted { to }
+        if self.received.contains(&last_seen) || backlog.contains(&last_seen) {
+            ContinuityOutcome::Continuous
+        } else if backlog_len < BACKLOG_LEN {
+            ContinuityOutcome::Restarted { backlog_start }
         } else {
-            Verdict::Overrun { to }
+            ContinuityOutcome::Overrun { backlog_start }
         }
     }
 }
@@ -133,80 +136,80 @@ mod tests {
     }
 
     #[test]
-    fn the_last_event_seen_comes_back() {
-        let mut c = Continuity::new(Some(id(5)));
+    fn continuity_is_established_when_the_last_seen_event_reappears() {
+        let mut c = ContinuityCheck::new(Some(id(5)));
         for event in ids(1..5) {
-            c.stream_brought(event);
-            assert_eq!(c.verdict(), None);
+            c.on_stream_event(event);
+            assert_eq!(c.outcome(), None);
         }
-        c.stream_brought(id(5));
-        assert_eq!(c.verdict(), Some(Verdict::Proven));
+        c.on_stream_event(id(5));
+        assert_eq!(c.outcome(), Some(ContinuityOutcome::Continuous));
     }
 
     #[test]
-    fn a_memory_that_holds_it_is_waited_for() {
-        let mut c = Continuity::new(Some(id(5)));
-        c.memory_told(ids(1..9));
-        assert_eq!(c.verdict(), None);
-        assert_eq!(c.conclude(), Verdict::Proven);
+    fn the_stream_must_catch_up_with_a_backlog_that_contains_the_last_seen_event() {
+        let mut c = ContinuityCheck::new(Some(id(5)));
+        c.on_backlog(ids(1..9));
+        assert_eq!(c.outcome(), None);
+        assert_eq!(c.conclude(), ContinuityOutcome::Continuous);
     }
 
     #[test]
-    fn a_short_memory_without_it_is_a_restart() {
-        let mut c = Continuity::new(Some(id(5)));
-        c.memory_told(ids(10..12));
-        assert_eq!(c.verdict(), None, "the stream must bring the memory first");
-        c.stream_brought(id(10));
-        assert_eq!(c.verdict(), None);
-        c.stream_brought(id(11));
-        assert_eq!(c.verdict(), Some(Verdict::Restarted { to: Some(10) }));
+    fn a_partial_backlog_without_the_last_seen_event_is_a_restart() {
+        let mut c = ContinuityCheck::new(Some(id(5)));
+        c.on_backlog(ids(10..12));
+        assert_eq!(c.outcome(), None, "the stream must send the backlog first");
+        c.on_stream_event(id(10));
+        assert_eq!(c.outcome(), None);
+        c.on_stream_event(id(11));
+        assert_eq!(c.outcome(), Some(ContinuityOutcome::Restarted { backlog_start: Some(10) }));
 
-        let mut c = Continuity::new(Some(id(5)));
-        c.memory_told(Vec::new());
-        assert_eq!(c.verdict(), Some(Verdict::Restarted { to: None }));
+        let mut c = ContinuityCheck::new(Some(id(5)));
+        c.on_backlog(Vec::new());
+        assert_eq!(c.outcome(), Some(ContinuityOutcome::Restarted { backlog_start: None }));
     }
 
     #[test]
-    fn a_full_memory_without_it_is_an_overrun() {
-        let mut c = Continuity::new(Some(id(5)));
-        c.memory_told(ids(10..266));
-        ids(9..265).into_iter().for_each(|event| c.stream_brought(event));
-        assert_eq!(c.verdict(), None);
-        c.stream_brought(id(265));
-        assert_eq!(c.verdict(), Some(Verdict::Overrun { to: Some(9) }));
+    fn a_full_backlog_without_the_last_seen_event_is_an_overrun() {
+        let mut c = ContinuityCheck::new(Some(id(5)));
+        c.on_backlog(ids(10..266));
+        ids(9..265).into_iter().for_each(|event| c.on_stream_event(event));
+        assert_eq!(c.outcome(), None);
+        c.on_stream_event(id(265));
+        assert_eq!(c.outcome(), Some(ContinuityOutcome::Overrun { backlog_start: Some(9) }));
     }
 
     #[test]
-    fn without_the_memory_the_stream_alone_is_judged() {
-        let mut c = Continuity::new(Some(id(5)));
-        c.memory_unknown();
-        ids(10..265).into_iter().for_each(|event| c.stream_brought(event));
-        assert_eq!(c.verdict(), None);
-        assert_eq!(c.conclude(), Verdict::Restarted { to: Some(10) });
-        c.stream_brought(id(265));
-        assert_eq!(c.verdict(), Some(Verdict::Overrun { to: Some(10) }));
+    fn without_a_backlog_the_stream_alone_decides() {
+        let mut c = ContinuityCheck::new(Some(id(5)));
+        c.on_backlog_unavailable();
+        ids(10..265).into_iter().for_each(|event| c.on_stream_event(event));
+        assert_eq!(c.outcome(), None);
+        assert_eq!(c.conclude(), ContinuityOutcome::Restarted { backlog_start: Some(10) });
+        c.on_stream_event(id(265));
+        assert_eq!(c.outcome(), Some(ContinuityOutcome::Overrun { backlog_start: Some(10) }));
     }
 
     #[test]
-    fn the_first_contact_needs_no_proof() {
-        let mut c = Continuity::new(None);
-        assert_eq!(c.verdict(), None);
-        c.memory_told(Vec::new());
-        assert_eq!(c.verdict(), Some(Verdict::FirstContact { to: None }));
-        let mut c = Continuity::new(None);
-        c.stream_brought(id(3));
-        assert_eq!(c.verdict(), Some(Verdict::FirstContact { to: Some(3) }));
+    fn the_first_session_needs_no_last_seen_event() {
+        let mut c = ContinuityCheck::new(None);
+        assert_eq!(c.outcome(), None);
+        c.on_backlog(Vec::new());
+        assert_eq!(c.outcome(), Some(ContinuityOutcome::FirstSession { backlog_start: None }));
+        let mut c = ContinuityCheck::new(None);
+        c.on_stream_event(id(3));
+        assert_eq!(c.outcome(), Some(ContinuityOutcome::FirstSession { backlog_start: Some(3) }));
     }
 
     proptest! {
-        /// Whatever happened meanwhile and however the two answers interleave: an event that the engine no longer
-        /// holds is never called seen, and one that it holds is never called lost.
+        /// Holds for any number of events while away, and for any interleaving of the two responses. If the engine
+        /// no longer has the last event seen, the outcome is a gap; if it still has that event, nothing was missed.
         #[test]
-        fn the_verdict_is_the_truth(
+        fn the_outcome_matches_what_the_engine_kept(
             restarted: bool, meanwhile in 0i64..600, between in 0i64..20, order in proptest::collection::vec(any::<bool>(), 0..40),
         ) {
-            // Events 1..=1000 went before, 1000 is the last one seen; `meanwhile` more came before the stream was opened,
-            // `between` more between that and the asking for the memory.
+            // Events 1..=1000 are older, and 1000 is the last event seen. `meanwhile` more events happen before the
+            // stream is opened, and `between` more before the backlog is requested.
             let oldest = if restarted { 1001 } else { 1 };
             let ring = |newest: i64| ids(oldest.max(newest - 255)..newest + 1);
             let at_open = 1000 + meanwhile;
@@ -214,28 +217,28 @@ mod tests {
             stream.extend(ids(at_open + 1..at_open + between + 1));
             let held = stream.contains(&id(1000));
             let memory = ring(at_open + between);
-            let full = memory.len() == MEMORY;
-            let mut c = Continuity::new(Some(id(1000)));
+            let full = memory.len() == BACKLOG_LEN;
+            let mut c = ContinuityCheck::new(Some(id(1000)));
             let mut stream = stream.into_iter();
             let mut memory = Some(memory);
             let mut order = order.into_iter();
             let verdict = loop {
-                if let Some(verdict) = c.verdict() {
+                if let Some(verdict) = c.outcome() {
                     break verdict;
                 }
                 if order.next().unwrap_or(true) && let Some(memory) = memory.take() {
-                    c.memory_told(memory);
+                    c.on_backlog(memory);
                 } else if let Some(event) = stream.next() {
-                    c.stream_brought(event);
+                    c.on_stream_event(event);
                 } else if memory.is_none() {
-                    prop_assert!(false, "no verdict though all has come");
+                    prop_assert!(false, "no outcome after all events were received");
                 }
             };
             match verdict {
-                Verdict::Proven => prop_assert!(held),
-                Verdict::Restarted { .. } => prop_assert!(!held && !full),
-                Verdict::Overrun { .. } => prop_assert!(!held && full),
-                Verdict::FirstContact { .. } => prop_assert!(false),
+                ContinuityOutcome::Continuous => prop_assert!(held),
+                ContinuityOutcome::Restarted { .. } => prop_assert!(!held && !full),
+                ContinuityOutcome::Overrun { .. } => prop_assert!(!held && full),
+                ContinuityOutcome::FirstSession { .. } => prop_assert!(false),
             }
         }
     }

@@ -1,6 +1,6 @@
-//! Bytes → events: framing, parsing, and what must be known to go on after a break.
+//! Decodes byte streams into events, and decides how to continue after an interruption.
 //!
-//! Knows bytes and events; knows neither HTTP nor SQL. A socket, a file and standard input all enter here.
+//! Handles bytes and events, and has no access to HTTP or SQL. Sockets, files and standard input all use this decoder.
 
 pub mod backoff;
 pub mod continuity;
@@ -8,65 +8,66 @@ mod framing;
 mod input;
 pub mod multiplexed;
 
-pub use framing::{DEFAULT_LINE_LIMIT, Piece, Splitter};
-pub use input::{Input, ReadError, fixtures};
+pub use framing::{DEFAULT_LINE_LIMIT, LineSplitter, RawLine};
+pub use input::{Input, ReadError, load_events};
 
-use crate::event::{Event, NotAnEvent, trim};
+use crate::event::{Event, ParseError, trim};
 
-/// How much of a rejected line is kept, in bytes.
+/// Number of bytes that are kept of a rejected line.
 pub const REJECTED_LIMIT: usize = 64 * 1024;
 
-/// One thing that came down a stream.
+/// One decoded item of a stream.
 #[derive(Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "nearly every item is an event, and items are short-lived")]
 pub enum Item<'a> {
     /// An event.
     Event(Event<'a>),
-    /// Bytes that are no event.
+    /// A line that is not an event.
     Rejected(Rejected<'a>),
 }
 
-/// Bytes that came down a stream and are no event.
+/// A line of a stream that is not an event.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rejected<'a> {
-    /// The line, cut at [`REJECTED_LIMIT`].
+    /// The line, truncated to [`REJECTED_LIMIT`] bytes.
     pub bytes: &'a [u8],
-    /// What is wrong with it.
-    pub reason: Reason,
-    /// Which line of the stream it stands in, from 1.
-    pub line: u64,
+    /// Reason for the rejection.
+    pub reason: RejectReason,
+    /// Line number in the stream, from 1.
+    pub line_number: u64,
 }
 
-/// Why a line was rejected.
+/// Reason why a line was rejected.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
-    /// The line was read whole and is no event.
+pub enum RejectReason {
+    /// The line is complete and is not an event.
     #[error(transparent)]
-    NotAnEvent(#[from] NotAnEvent),
-    /// The line is longer than the bound set; its length in bytes.
-    #[error("a line of {0} bytes is over the bound set")]
+    InvalidEvent(#[from] ParseError),
+    /// The line exceeds the limit; contains its length in bytes.
+    #[error("line of {0} bytes exceeds the limit")]
     TooLong(u64),
-    /// The stream ended in the middle of a line that is no event as it stands.
+    /// The stream ended inside an event.
     #[error("the stream ended inside an event")]
-    Cut,
+    Truncated,
 }
 
-/// How a stream stood when it ended.
+/// State of a stream at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Between two events, or right behind one.
+pub enum StreamEnd {
+    /// The stream ended between two events, or directly after one.
     Clean,
-    /// Inside an event.
-    Cut,
+    /// The stream ended inside an event.
+    Truncated,
 }
 
-/// Takes bytes cut at any boundary, gives events: JSON lines and json-seq (RFC 7464), told apart by nothing but the
-/// bytes themselves. Blank lines are nothing.
+/// Decodes JSON lines and json-seq (RFC 7464) into events. The format is recognized from the bytes.
+///
+/// Chunks may end at any byte. Blank lines are skipped.
 #[derive(Debug)]
 pub struct Decoder {
-    splitter: Splitter,
-    /// How many lines have ended.
-    lines: u64,
+    splitter: LineSplitter,
+    /// Number of completed lines.
+    line_count: u64,
 }
 
 impl Default for Decoder {
@@ -76,95 +77,97 @@ impl Default for Decoder {
 }
 
 impl Decoder {
-    /// A decoder that rejects lines longer than `limit` bytes.
+    /// Creates a decoder that rejects lines longer than `limit` bytes.
     pub fn with_limit(limit: usize) -> Self {
-        Decoder { splitter: Splitter::with_limit(limit), lines: 0 }
+        Decoder { splitter: LineSplitter::with_limit(limit), line_count: 0 }
     }
 
-    /// Takes the next bytes of the stream and calls `each` with whatever they complete.
-    pub fn push(&mut self, bytes: &[u8], mut each: impl FnMut(Item<'_>)) {
-        let Decoder { splitter, lines } = self;
+    /// Adds the next bytes of the stream, and calls `on_item` with each item that they complete.
+    pub fn push(&mut self, bytes: &[u8], mut on_item: impl FnMut(Item<'_>)) {
+        let Decoder { splitter, line_count: lines } = self;
         splitter.push(bytes, |piece| {
             *lines += 1;
-            read(piece, *lines, false, &mut each);
+            decode_line(piece, *lines, false, &mut on_item);
         });
     }
 
-    /// The stream has ended: calls `each` with what is left, if anything is. A last line without its end is an event
-    /// if it is one as it stands. Afterwards the decoder is as new.
-    pub fn finish(&mut self, mut each: impl FnMut(Item<'_>)) -> End {
-        let mut end = End::Clean;
-        let line = std::mem::take(&mut self.lines) + 1;
+    /// Ends the stream, and calls `on_item` with the rest if there is any. A last line without a line end is accepted
+    /// if it is a valid event. Afterwards the decoder can be used for another stream.
+    pub fn finish(&mut self, mut on_item: impl FnMut(Item<'_>)) -> StreamEnd {
+        let mut end = StreamEnd::Clean;
+        let line_number = std::mem::take(&mut self.line_count) + 1;
         self.splitter.finish(|piece| {
-            read(piece, line, true, &mut |item| {
-                if let Item::Rejected(Rejected { reason: Reason::Cut, .. }) = item {
-                    end = End::Cut;
+            decode_line(piece, line_number, true, &mut |item| {
+                if let Item::Rejected(Rejected { reason: RejectReason::Truncated, .. }) = item {
+                    end = StreamEnd::Truncated;
                 }
-                each(item);
+                on_item(item);
             });
         });
         end
     }
 
-    /// How many bytes of an unfinished line are held.
-    pub fn held(&self) -> usize {
-        self.splitter.held()
+    /// Number of buffered bytes of an unfinished line.
+    pub fn buffered_len(&self) -> usize {
+        self.splitter.buffered_len()
     }
 }
 
-/// The record separator that json-seq puts before an event; it may not stand raw inside JSON.
-const SEPARATOR: u8 = 0x1E;
+/// The record separator before an event in json-seq. JSON does not allow it unescaped.
+const RECORD_SEPARATOR: u8 = 0x1E;
 
-/// Reads the line of a number; `last` if the stream has ended in it.
-fn read(piece: Piece<'_>, number: u64, last: bool, each: &mut dyn FnMut(Item<'_>)) {
+/// Decodes one line. `at_end` is true if the stream ended without a line end.
+fn decode_line(piece: RawLine<'_>, line_number: u64, at_end: bool, on_item: &mut dyn FnMut(Item<'_>)) {
     let line = match piece {
-        Piece::Line(line) => line,
-        Piece::TooLong { head, length } => return each(reject(head, number, Reason::TooLong(length))),
+        RawLine::Complete(line) => line,
+        RawLine::TooLong { head, length } => return on_item(reject(head, line_number, RejectReason::TooLong(length))),
     };
-    let line = trim(line.strip_prefix(&[SEPARATOR]).unwrap_or(line));
+    let line = trim(line.strip_prefix(&[RECORD_SEPARATOR]).unwrap_or(line));
     if line.is_empty() {
         return;
     }
     match Event::parse(line) {
-        Ok(event) => each(Item::Event(event)),
-        Err(e) => read_records(line, number, e, last, each),
+        Ok(event) => on_item(Item::Event(event)),
+        Err(e) => decode_records(line, line_number, e, at_end, on_item),
     }
 }
 
-/// A line that is no event: the records in it if one of them is, or else all of it as it stands.
-fn read_records(line: &[u8], number: u64, error: NotAnEvent, last: bool, each: &mut dyn FnMut(Item<'_>)) {
-    let records = || line.split(|byte| *byte == SEPARATOR).map(trim).filter(|record| !record.is_empty());
+/// Decodes a line that is not an event. If one of its records is an event, handles each record; else rejects the line.
+fn decode_records(line: &[u8], line_number: u64, error: ParseError, at_end: bool, on_item: &mut dyn FnMut(Item<'_>)) {
+    let records = || line.split(|byte| *byte == RECORD_SEPARATOR).map(trim).filter(|record| !record.is_empty());
     if !records().any(|record| Event::parse(record).is_ok()) {
-        return each(reject(line, number, reason(line, error, last)));
+        return on_item(reject(line, line_number, reject_reason(line, error, at_end)));
     }
     let mut records = records().peekable();
     while let Some(record) = records.next() {
         match Event::parse(record) {
-            Ok(event) => each(Item::Event(event)),
-            Err(e) => each(reject(record, number, reason(record, e, last && records.peek().is_none()))),
+            Ok(event) => on_item(Item::Event(event)),
+            Err(e) => {
+                on_item(reject(record, line_number, reject_reason(record, e, at_end && records.peek().is_none())));
+            }
         }
     }
 }
 
-/// Why a record is no event; the last of a stream may be the beginning of one.
-fn reason(record: &[u8], error: NotAnEvent, last: bool) -> Reason {
-    if last && is_begun(record, &error) { Reason::Cut } else { error.into() }
+/// Returns the reason to reject a record. The last record of a stream may be a truncated event.
+fn reject_reason(record: &[u8], error: ParseError, at_end: bool) -> RejectReason {
+    if at_end && is_truncated(record, &error) { RejectReason::Truncated } else { error.into() }
 }
 
-/// Whether nothing is wrong with a record but that it ends too early: be it inside a character.
-fn is_begun(record: &[u8], error: &NotAnEvent) -> bool {
+/// Returns true if the only error of a record is that it ends too early, possibly inside a character.
+fn is_truncated(record: &[u8], error: &ParseError) -> bool {
     match *error {
-        NotAnEvent::NotJson(e) => e.at >= record.len(),
-        NotAnEvent::NotUtf8(at) => {
-            let within_character = std::str::from_utf8(&record[at..]).is_err_and(|e| e.error_len().is_none());
-            // Another character in its place: whether one may stand there.
+        ParseError::InvalidJson(e) => e.at >= record.len(),
+        ParseError::InvalidUtf8(at) => {
+            let inside_character = std::str::from_utf8(&record[at..]).is_err_and(|e| e.error_len().is_none());
+            // Check with a replacement character in its place whether a character is allowed there.
             let text = String::from_utf8_lossy(record);
-            within_character && Event::parse(text.as_bytes()).is_err_and(|e| is_begun(text.as_bytes(), &e))
+            inside_character && Event::parse(text.as_bytes()).is_err_and(|e| is_truncated(text.as_bytes(), &e))
         }
         _ => false,
     }
 }
 
-fn reject(bytes: &[u8], line: u64, reason: Reason) -> Item<'_> {
-    Item::Rejected(Rejected { bytes: &bytes[..bytes.len().min(REJECTED_LIMIT)], reason, line })
+fn reject(bytes: &[u8], line_number: u64, reason: RejectReason) -> Item<'_> {
+    Item::Rejected(Rejected { bytes: &bytes[..bytes.len().min(REJECTED_LIMIT)], reason, line_number })
 }

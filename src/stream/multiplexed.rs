@@ -1,90 +1,91 @@
-//! The logs of a container without a terminal: stdout and stderr as frames of one stream.
+//! Decodes the logs of a container without a terminal: stdout and stderr as frames of one stream.
 //!
-//! A frame is a byte for the stream (0 stdin, 1 stdout, 2 stderr), three zero bytes, a big-endian `u32` length, and so
-//! many bytes. A chunk may end anywhere. Nothing is held but a frame's head, so a frame may be of any length.
+//! A frame has a header of eight bytes and a payload. The header is a byte for the stream (0 stdin, 1 stdout,
+//! 2 stderr), three zero bytes, and the length of the payload as a big-endian `u32`. Chunks may end at any byte. Only
+//! the header is buffered, so a frame may have any length.
 
-/// Where a container wrote something to.
+/// Standard stream of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// What was written to its stdin, which engines do not send.
+pub enum StdStream {
+    /// Standard input, which engines do not send.
     Stdin,
-    /// Its stdout.
+    /// Standard output.
     Stdout,
-    /// Its stderr.
+    /// Standard error.
     Stderr,
 }
 
-/// Bytes that are no frames.
+/// Error in a stream of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoFrames {
-    /// What should be the head of a frame is none: a raw stream, as of a container with a terminal.
-    #[error("byte {at} is not the head of a frame")]
-    Head {
-        /// How many bytes came before it.
+pub enum FrameError {
+    /// The bytes are not a frame header. A container with a terminal, for example, sends a raw stream.
+    #[error("no frame header at byte {at}")]
+    InvalidHeader {
+        /// Offset of the bytes in the stream.
         at: u64,
     },
-    /// The stream ended within a frame.
-    #[error("it ends inside a frame")]
-    Cut,
+    /// The stream ended inside a frame.
+    #[error("the stream ended inside a frame")]
+    Truncated,
 }
 
-/// Takes the stream apart, piece by piece.
+/// Decodes the stream chunk by chunk.
 #[derive(Debug, Default)]
-pub struct Frames {
-    head: Vec<u8>,
-    /// Which frame is being read, and how much of it is yet to come.
-    frame: Option<(Output, usize)>,
-    taken: u64,
+pub struct FrameDecoder {
+    header: Vec<u8>,
+    /// Stream of the current frame, and the number of its bytes that are missing.
+    frame: Option<(StdStream, usize)>,
+    consumed: u64,
 }
 
-impl Frames {
-    /// Calls `each` with the parts of what came that belong to one output, in order.
+impl FrameDecoder {
+    /// Calls `on_data` with the payload in the next bytes, in order, separated by stream.
     ///
     /// # Errors
-    /// [`NoFrames::Head`]; what came before it has been given.
-    pub fn push(&mut self, mut bytes: &[u8], mut each: impl FnMut(Output, &[u8])) -> Result<(), NoFrames> {
+    /// [`FrameError::InvalidHeader`]. `on_data` has been called with the payload before that header.
+    pub fn push(&mut self, mut bytes: &[u8], mut on_data: impl FnMut(StdStream, &[u8])) -> Result<(), FrameError> {
         while !bytes.is_empty() {
-            let taken = match &mut self.frame {
-                Some((output, left)) => {
-                    let taken = bytes.len().min(*left);
-                    each(*output, &bytes[..taken]);
-                    *left -= taken;
-                    taken
+            let consumed = match &mut self.frame {
+                Some((output, remaining)) => {
+                    let consumed = bytes.len().min(*remaining);
+                    on_data(*output, &bytes[..consumed]);
+                    *remaining -= consumed;
+                    consumed
                 }
                 None => {
-                    let taken = bytes.len().min(8 - self.head.len());
-                    self.head.extend_from_slice(&bytes[..taken]);
-                    if let Ok(head) = <[u8; 8]>::try_from(&*self.head) {
-                        let at = self.taken + taken as u64 - 8;
-                        self.frame = Some(read_head(head).ok_or(NoFrames::Head { at })?);
-                        self.head.clear();
+                    let consumed = bytes.len().min(8 - self.header.len());
+                    self.header.extend_from_slice(&bytes[..consumed]);
+                    if let Ok(header) = <[u8; 8]>::try_from(&*self.header) {
+                        let at = self.consumed + consumed as u64 - 8;
+                        self.frame = Some(parse_header(header).ok_or(FrameError::InvalidHeader { at })?);
+                        self.header.clear();
                     }
-                    taken
+                    consumed
                 }
             };
             if matches!(self.frame, Some((_, 0))) {
                 self.frame = None;
             }
-            self.taken += taken as u64;
-            bytes = &bytes[taken..];
+            self.consumed += consumed as u64;
+            bytes = &bytes[consumed..];
         }
         Ok(())
     }
 
-    /// The stream has ended.
+    /// Ends the stream.
     ///
     /// # Errors
-    /// [`NoFrames::Cut`].
-    pub fn end(self) -> Result<(), NoFrames> {
-        if self.frame.is_none() && self.head.is_empty() { Ok(()) } else { Err(NoFrames::Cut) }
+    /// [`FrameError::Truncated`] if it ended inside a frame.
+    pub fn finish(self) -> Result<(), FrameError> {
+        if self.frame.is_none() && self.header.is_empty() { Ok(()) } else { Err(FrameError::Truncated) }
     }
 }
 
-fn read_head([output, zeros @ .., a, b, c, d]: [u8; 8]) -> Option<(Output, usize)> {
+fn parse_header([output, zeros @ .., a, b, c, d]: [u8; 8]) -> Option<(StdStream, usize)> {
     let output = match output {
-        0 => Output::Stdin,
-        1 => Output::Stdout,
-        2 => Output::Stderr,
+        0 => StdStream::Stdin,
+        1 => StdStream::Stdout,
+        2 => StdStream::Stderr,
         _ => return None,
     };
     let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?;
@@ -101,37 +102,37 @@ mod tests {
     }
 
     #[test]
-    fn both_outputs_are_told_apart_wherever_the_stream_is_split() {
+    fn stdout_and_stderr_are_separated_at_every_split() {
         let stream = [frame(1, b"out\n"), frame(2, b"err\n"), frame(1, b""), frame(1, "grün\n".as_bytes())].concat();
         for split in 0..=stream.len() {
-            let (mut out, mut err, mut frames) = (Vec::new(), Vec::new(), Frames::default());
+            let (mut out, mut err, mut decoder) = (Vec::new(), Vec::new(), FrameDecoder::default());
             for piece in [&stream[..split], &stream[split..]] {
-                let each = |output, bytes: &[u8]| match output {
-                    Output::Stderr => err.extend_from_slice(bytes),
+                let on_data = |output, bytes: &[u8]| match output {
+                    StdStream::Stderr => err.extend_from_slice(bytes),
                     _ => out.extend_from_slice(bytes),
                 };
-                frames.push(piece, each).unwrap();
+                decoder.push(piece, on_data).unwrap();
             }
-            assert_eq!((&*out, &*err, frames.end()), ("out\ngrün\n".as_bytes(), &b"err\n"[..], Ok(())), "{split}");
+            assert_eq!((&*out, &*err, decoder.finish()), ("out\ngrün\n".as_bytes(), &b"err\n"[..], Ok(())), "{split}");
         }
-        let whole = [0, 12, 24, 32, stream.len()];
+        let boundaries = [0, 12, 24, 32, stream.len()];
         for cut in 0..=stream.len() {
-            let mut frames = Frames::default();
-            frames.push(&stream[..cut], |_, _| {}).unwrap();
-            assert_eq!(frames.end().is_ok(), whole.contains(&cut), "{cut}");
+            let mut decoder = FrameDecoder::default();
+            decoder.push(&stream[..cut], |_, _| {}).unwrap();
+            assert_eq!(decoder.finish().is_ok(), boundaries.contains(&cut), "{cut}");
         }
     }
 
     #[test]
-    fn what_is_no_frame_is_named_by_its_place() {
+    fn an_invalid_header_is_reported_with_its_offset() {
         for (junk, at) in
             [("a raw stream", 0), ("\u{1}\0\0\u{1}\0\0\0\0", 0), ("\u{1}\0\0\0\0\0\0\u{1}x\u{3}\0\0\0\0\0\0\0", 9)]
         {
             for split in 0..=junk.len() {
-                let mut frames = Frames::default();
+                let mut decoder = FrameDecoder::default();
                 let (first, rest) = junk.as_bytes().split_at(split);
-                let ended = frames.push(first, |_, _| {}).and_then(|()| frames.push(rest, |_, _| {}));
-                assert_eq!(ended, Err(NoFrames::Head { at }), "{junk:?} at {split}");
+                let result = decoder.push(first, |_, _| {}).and_then(|()| decoder.push(rest, |_, _| {}));
+                assert_eq!(result, Err(FrameError::InvalidHeader { at }), "{junk:?} at {split}");
             }
         }
     }

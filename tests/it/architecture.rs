@@ -1,4 +1,4 @@
-//! The house rules that a machine can check.
+//! Rules about the source that a test can check.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,11 +10,11 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every source file, with the stage it belongs to.
+/// Reads every source file; returns its path below `src/`, its stage and its text.
 fn sources() -> Vec<(String, String, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).expect("a folder of sources") {
-            let path = entry.expect("an entry").path();
+        for entry in fs::read_dir(folder).expect("the source folder is readable") {
+            let path = entry.expect("the entry is readable").path();
             if path.is_dir() { walk(&path, found) } else { found.push(path) }
         }
     }
@@ -24,18 +24,17 @@ fn sources() -> Vec<(String, String, String)> {
     files
         .into_iter()
         .map(|path| {
-            let name = path.strip_prefix(&src).expect("it is in src").display().to_string();
-            let stage = name.split('/').next().expect("a name").trim_end_matches(".rs").to_owned();
-            let text = fs::read_to_string(&path).expect("a source is UTF-8");
+            let name = path.strip_prefix(&src).expect("the file is below src").display().to_string();
+            let stage = name.split('/').next().expect("a path has a first part").trim_end_matches(".rs").to_owned();
+            let text = fs::read_to_string(&path).expect("sources are UTF-8");
             (name, stage, text)
         })
         .collect()
 }
 
-/// A stage imports only what stands before it.
 #[test]
-fn the_data_flows_one_way() {
-    let may: BTreeMap<&str, &[&str]> = BTreeMap::from([
+fn each_stage_imports_only_earlier_stages() {
+    let allowed_imports: BTreeMap<&str, &[&str]> = BTreeMap::from([
         ("error", &[][..]),
         ("event", &[]),
         ("engine", &[]),
@@ -50,7 +49,9 @@ fn the_data_flows_one_way() {
         ("main", &[]),
     ]);
     for (name, stage, text) in sources() {
-        let allowed = may.get(stage.as_str()).unwrap_or_else(|| panic!("{name}: where does {stage} stand?"));
+        let allowed = allowed_imports
+            .get(stage.as_str())
+            .unwrap_or_else(|| panic!("{name}: the test lists no imports for stage {stage}"));
         for (at, _) in text.match_indices("crate::") {
             let imported: String =
                 text[at + 7..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
@@ -63,7 +64,7 @@ fn the_data_flows_one_way() {
 }
 
 #[test]
-fn each_library_is_named_where_it_belongs() {
+fn each_library_is_used_only_in_its_stages() {
     for (library, stages) in [
         ("rusqlite", &["store"][..]),
         ("hyper", &["engine", "serve"]),
@@ -74,28 +75,28 @@ fn each_library_is_named_where_it_belongs() {
     ] {
         for (name, stage, text) in sources() {
             let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<String>();
-            let named = code.contains(&format!("{library}::"));
-            assert!(!named || stages.contains(&stage.as_str()), "{name} names {library}");
+            let is_used = code.contains(&format!("{library}::"));
+            assert!(!is_used || stages.contains(&stage.as_str()), "{name} uses {library}");
         }
     }
 }
 
 #[test]
-fn a_module_opens_with_what_it_is_for() {
+fn every_module_starts_with_module_docs() {
     for (name, _, text) in sources() {
         assert!(text.starts_with("//! "), "{name}");
     }
 }
 
-/// A migration that has landed is in people's files: it is never changed, another one is added.
+/// Users' stores depend on landed migrations: a change of the schema is a new migration.
 #[test]
-fn the_migrations_are_those_that_landed() {
+fn landed_migrations_are_unchanged() {
     let mut found = Vec::new();
-    for entry in fs::read_dir(root().join("migrations")).expect("migrations") {
-        let path = entry.expect("an entry").path();
-        let digest: String =
-            Sha256::digest(fs::read(&path).expect("a migration")).iter().take(8).map(|b| format!("{b:02x}")).collect();
-        found.push(format!("{} {digest}", path.file_name().expect("a name").to_string_lossy()));
+    for entry in fs::read_dir(root().join("migrations")).expect("the folder of migrations is readable") {
+        let path = entry.expect("the entry is readable").path();
+        let text = fs::read(&path).expect("the file is readable");
+        let digest: String = Sha256::digest(text).iter().take(8).map(|b| format!("{b:02x}")).collect();
+        found.push(format!("{} {digest}", path.file_name().expect("the path has a file name").to_string_lossy()));
     }
     found.sort();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! `demo` records and queries its fixture for real, and shows it on one screen.
+//! `demo` records its fixture with the real program, queries it, and fits on one screen.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,12 +7,12 @@ use std::process::Command;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::support::command::{self, Folder};
+use crate::support::command::{self, TestDir};
 use crate::support::fixture;
 
 const QUERY: &str = "query --action start --action die --action oom --action health_status --format table";
 
-/// The name, the action and the first attribute of each event in the table.
+/// Name, action and first attribute of each event in the table.
 const STORY: [&str; 24] = [
     "db start image=shop/db:16",
     "api start image=shop/api:2.0",
@@ -40,7 +40,7 @@ const STORY: [&str; 24] = [
     "web health_status: healthy image=shop/web:1.4",
 ];
 
-/// Runs a command whose stdout and stderr are a terminal of this width, and returns what it wrote.
+/// Runs a command whose stdout and stderr are a terminal of this width; returns its output.
 fn on_terminal(mut command: Command, columns: u16) -> String {
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&controller).unwrap();
@@ -60,24 +60,25 @@ fn on_terminal(mut command: Command, columns: u16) -> String {
 
 #[test]
 fn the_demo_shows_the_failed_deployment_in_under_forty_lines() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let temporary = folder.path("tmp");
     std::fs::create_dir(&temporary).unwrap();
     let mut demo = folder.command(&["demo"]);
     demo.env("TMPDIR", &temporary);
-    let ran = command::run(demo).succeeded();
-    let printed = ran.lines();
-    assert!(printed.len() < 40, "{}", ran.report());
+    let output = command::run(demo).assert_success();
+    let printed = output.lines();
+    assert!(printed.len() < 40, "{}", output.report());
     assert_eq!(printed[0], "A small shop on Docker 28.5.2: 128 events, played by an embedded engine.");
-    assert!(printed[1].ends_with(" ms: 25 from the engine's backlog, 103 live."), "{}", ran.report());
+    assert!(printed[1].ends_with(" ms: 25 from the engine's backlog, 103 live."), "{}", output.report());
     assert_eq!(printed[2], "Verified: the hash chain is intact, and the record has no gaps.");
 
-    let at = printed.iter().position(|line| line.starts_with("$ events ")).expect("a command is shown");
+    let at = printed.iter().position(|line| line.starts_with("$ events ")).expect("the output contains a command");
     let shown = format!("{}{}", printed[at].trim_end_matches('\\'), printed[at + 1].trim_start());
     assert_eq!(shown, format!("$ events {QUERY}"));
     let table = &printed[at + 2..at + 3 + STORY.len()];
     let arguments: Vec<&str> = QUERY.split(' ').collect();
-    assert_eq!(table, fixture::imported("shop.ndjson").lines(&arguments), "the query prints what it prints elsewhere");
+    let queried = fixture::imported_store("shop.ndjson").lines(&arguments);
+    assert_eq!(table, queried, "the query prints the same outside the demo");
     let column = |name| table[0].find(name).unwrap();
     let (action, id, name, attributes) = (column("ACTION"), column("ID"), column("NAME"), column("ATTRIBUTES"));
     let story: Vec<String> = table[1..]
@@ -96,13 +97,13 @@ fn the_demo_shows_the_failed_deployment_in_under_forty_lines() {
         "  events query --since 1h --format table",
     ];
     assert_eq!(printed[at + 3 + STORY.len()..], end);
-    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "nothing is left behind");
-    assert!(!command::exists(&folder.db()), "the demo has a store of its own");
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "the demo leaves no files");
+    assert!(!command::exists(&folder.db()), "the demo uses its own store");
 }
 
 #[test]
 fn the_demo_fits_the_terminal_and_is_colored() {
-    let folder = Folder::new();
+    let folder = TestDir::new();
     let demo = || folder.command(&["demo"]);
     for columns in [80, 100, 140] {
         let written = on_terminal(demo(), columns);

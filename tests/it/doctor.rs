@@ -1,4 +1,5 @@
-//! `doctor`: what holds, what does not, and what to do about it. The way of a container is gone in tests/engines.rs.
+//! `doctor` reports what works and what does not, each problem with a remedy. `tests/real/engines.rs` covers
+//! `--exercise`.
 
 use std::fs;
 use std::io::Write;
@@ -8,13 +9,13 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::command::{Folder, Ran, run};
+use crate::support::command::{Output, TestDir, run};
 use crate::support::engine::{Engine, event};
 use crate::support::fixture;
 
-/// What is said of what does not hold, with what to do.
-fn wrong(ran: &Ran) -> Vec<(String, String)> {
-    let lines = ran.lines();
+/// Returns each problem with its remedy.
+fn problems(output: &Output) -> Vec<(String, String)> {
+    let lines = output.lines();
     let pairs = lines.iter().enumerate().filter_map(|(at, line)| {
         let line = line.strip_prefix("  ✗ ")?;
         let hint = lines.get(at + 1).and_then(|line| line.strip_prefix("    → ")).unwrap_or_default();
@@ -23,67 +24,69 @@ fn wrong(ran: &Ran) -> Vec<(String, String)> {
     pairs.collect()
 }
 
-fn doctor(folder: &Folder, host: &Path) -> Ran {
+fn doctor(folder: &TestDir, host: &Path) -> Output {
     folder.run(&["doctor", "-H", &format!("unix://{}", host.display())])
 }
 
 #[test]
-fn an_engine_that_is_well_is_said_to_be_step_by_step() {
-    let folder = fixture::recorded(&[event(0)]);
+fn a_working_engine_passes_each_check() {
+    let folder = fixture::recorded_store(&[event(0)]);
     let engine = Engine::start(folder.path("docker.sock"));
-    engine.shows("/version", r#"{"Version":"28.5.2","ApiVersion":"1.51","MinAPIVersion":"1.24"}"#);
-    engine.has_a_clock(Some(0));
-    engine.happens(&event(1));
-    let ran = folder.run(&["doctor", "-H", &engine.host()]).succeeded();
-    let shown: Vec<String> = ran.lines().into_iter().filter(|line| !line.contains("has room")).collect();
-    let clock = shown.iter().find(|line| line.contains("its clock is 0.0")).expect("the clock").clone();
+    engine.set_response("/version", r#"{"Version":"28.5.2","ApiVersion":"1.51","MinAPIVersion":"1.24"}"#);
+    engine.set_clock_offset(Some(0));
+    engine.emit(&event(1));
+    let output = folder.run(&["doctor", "-H", &engine.host()]).assert_success();
+    let shown: Vec<String> = output.lines().into_iter().filter(|line| !line.contains("free space")).collect();
+    let clock = shown.iter().find(|line| line.contains("the engine's clock is 0.0"));
+    let clock = clock.expect("the clock is checked").clone();
     let db = folder.db().display().to_string();
     let expected = [
         &engine.host(),
-        "  ✓ its socket is there",
-        "  ✓ and may be opened",
-        "  ✓ it speaks HTTP, and version 1.51 of the API is agreed on",
-        "  ✓ it is version 28.5.2, with the API from 1.24 to 1.51",
-        "  ✓ it is sim (7a5c1ed0-0000-4000-8000-000000000001)",
+        "  ✓ the socket exists",
+        "  ✓ the socket accepts connections",
+        "  ✓ the engine answers, with API version 1.51",
+        "  ✓ the engine has version 28.5.2, API versions 1.24 to 1.51",
+        "  ✓ the engine is sim (7a5c1ed0-0000-4000-8000-000000000001)",
         &clock,
-        "  ✓ its stream of events opens",
-        "  ✓ it remembers 1 event",
+        "  ✓ the event stream opens",
+        "  ✓ the backlog contains 1 event",
         "",
         &db,
-        "  ✓ it can be written",
-        "  ✓ it holds 1 event",
+        "  ✓ the store can be written",
+        "  ✓ the store contains 1 event",
     ];
     assert_eq!(shown, expected);
-    assert_eq!(ran.stderr, "");
-    assert_eq!(folder.run(&["doctor", "-q", "-H", &engine.host()]).succeeded().stdout, b"");
+    assert_eq!(output.stderr, "");
+    assert_eq!(folder.run(&["doctor", "-q", "-H", &engine.host()]).assert_success().stdout, b"");
     let recorder = folder.record(&engine.host(), &[]);
-    let ran = folder.run(&["doctor", "-H", &engine.host()]).succeeded();
-    assert!(ran.lines().contains(&format!("  ✓ a recorder writes to it (pid {})", recorder.pid())), "{}", ran.report());
+    let output = folder.run(&["doctor", "-H", &engine.host()]).assert_success();
+    let line = format!("  ✓ a recorder writes to the store (pid {})", recorder.pid());
+    assert!(output.lines().contains(&line), "{}", output.report());
     recorder.stop();
 }
 
 #[test]
-fn what_keeps_an_engine_from_being_reached_is_named_with_what_to_do() {
-    let folder = Folder::new();
+fn an_unreachable_engine_is_reported_with_a_remedy() {
+    let folder = TestDir::new();
     let socket = folder.path("docker.sock");
-    let told = |path: &Path| {
-        let ran = doctor(&folder, path).exited(1);
-        let mut wrong = wrong(&ran);
-        assert_eq!(wrong.len(), 1, "{}", ran.report());
-        assert_eq!(ran.stderr, "events: one thing is not as it should be (hint: the → below the ✗ says what to do)\n");
-        wrong.remove(0)
+    let only_problem = |path: &Path| {
+        let output = doctor(&folder, path).assert_exit_code(1);
+        let mut problems = problems(&output);
+        assert_eq!(problems.len(), 1, "{}", output.report());
+        assert_eq!(output.stderr, "events: 1 check failed (hint: follow the → below the ✗)\n");
+        problems.remove(0)
     };
-    let (line, hint) = told(&socket);
-    assert_eq!(line, format!("{}: No such file or directory", socket.display()));
+    let (line, hint) = only_problem(&socket);
+    assert_eq!(line, format!("cannot find the socket {}: No such file or directory", socket.display()));
     assert!(hint.contains("systemctl start docker"), "{hint}");
     fs::create_dir(&socket).unwrap();
-    let (line, hint) = told(&socket);
-    assert_eq!(line, format!("{} is no socket", socket.display()));
+    let (line, hint) = only_problem(&socket);
+    assert_eq!(line, format!("{} is not a socket", socket.display()));
     assert!(hint.contains("mount its directory"), "{hint}");
     fs::remove_dir(&socket).unwrap();
     drop(UnixListener::bind(&socket).unwrap());
-    let (line, hint) = told(&socket);
-    assert_eq!(line, format!("{} cannot be opened: Connection refused", socket.display()));
+    let (line, hint) = only_problem(&socket);
+    assert_eq!(line, format!("cannot connect to {}: Connection refused", socket.display()));
     assert!(hint.contains("systemctl restart docker"), "{hint}");
     fs::remove_file(&socket).unwrap();
     let listener = UnixListener::bind(&socket).unwrap();
@@ -92,15 +95,15 @@ fn what_keeps_an_engine_from_being_reached_is_named_with_what_to_do() {
             let _ = caller.unwrap().write_all(b"220 mail.example ESMTP\r\n");
         }
     });
-    let (line, _) = told(&socket);
-    assert!(line.contains(" does not answer /_ping in HTTP: "), "{line}");
+    let (line, _) = only_problem(&socket);
+    assert!(line.contains(" did not respond to /_ping with valid HTTP: "), "{line}");
     thread.join().unwrap();
 }
 
-/// The program as a user who is not root, whoever runs the test.
+/// Runs the program as an unprivileged user, even if root runs the test.
 #[test]
-fn who_may_not_open_the_socket_is_told_its_group() {
-    let folder = Folder::new();
+fn a_socket_without_permission_is_reported_with_its_group() {
+    let folder = TestDir::new();
     let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path("events");
     fs::copy(env!("CARGO_BIN_EXE_events"), &program).unwrap();
@@ -114,10 +117,11 @@ fn who_may_not_open_the_socket_is_told_its_group() {
     if rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);
     }
-    let ran = run(command).exited(1);
-    let (line, hint) = wrong(&ran).remove(0);
-    assert_eq!(line, format!("{} cannot be opened: Permission denied", socket.display()));
-    let group = hint.strip_prefix("it belongs to ").and_then(|rest| rest.split(':').next()).expect("a group");
+    let output = run(command).assert_exit_code(1);
+    let (line, hint) = problems(&output).remove(0);
+    assert_eq!(line, format!("cannot connect to {}: Permission denied", socket.display()));
+    let group = hint.split_once("join the group ").and_then(|(_, rest)| rest.split(',').next());
+    let group = group.expect("the hint names the group");
     assert!(hint.contains(&format!("usermod -aG {group} $USER")), "{hint}");
     if rustix::process::getegid().is_root() {
         assert_eq!(group, "root");
@@ -125,41 +129,41 @@ fn who_may_not_open_the_socket_is_told_its_group() {
 }
 
 #[test]
-fn an_engine_that_answers_oddly_is_seen_through() {
-    let folder = Folder::new();
+fn wrong_responses_of_an_engine_are_reported() {
+    let folder = TestDir::new();
     let engine = Engine::start(folder.path("docker.sock"));
-    engine.has_a_clock(Some(-90_000));
-    engine.happens("{\"no\":\"event\"}");
-    let ran = folder.run(&["doctor", "-q", "-H", &engine.host()]).exited(1);
-    let said = wrong(&ran);
-    assert_eq!(said.len(), 3, "{}", ran.report());
-    // It has no /version.
-    assert!(said[0].0.contains("/version with 404 Not Found"), "{said:?}");
+    engine.set_clock_offset(Some(-90_000));
+    engine.emit("{\"no\":\"event\"}");
+    let output = folder.run(&["doctor", "-q", "-H", &engine.host()]).assert_exit_code(1);
+    let problems = problems(&output);
+    assert_eq!(problems.len(), 3, "{}", output.report());
+    // The engine has no /version.
+    assert!(problems[0].0.contains("/version with 404 Not Found"), "{problems:?}");
     assert!(
-        ["its clock is 89.9", "its clock is 90."].iter().any(|off| said[1].0.starts_with(off))
-            && said[1].0.ends_with(" s behind this machine's"),
-        "{said:?}"
+        ["the engine's clock is 89.9", "the engine's clock is 90."].iter().any(|off| problems[1].0.starts_with(off))
+            && problems[1].0.ends_with(" s behind this machine's"),
+        "{problems:?}"
     );
-    assert!(said[2].0.starts_with("its memory holds what is no event: "), "{said:?}");
+    assert!(problems[2].0.starts_with("the backlog contains a line that is not an event: "), "{problems:?}");
 }
 
 #[test]
-fn a_store_that_cannot_be_written_is_named() {
-    let folder = Folder::new();
+fn an_unusable_store_is_reported() {
+    let folder = TestDir::new();
     let engine = Engine::start(folder.path("docker.sock"));
-    engine.shows("/version", "{}");
-    let told = |db: &str| {
-        let ran = folder.run(&["doctor", "-q", "-H", &engine.host(), "--db", db]).exited(1);
-        wrong(&ran).into_iter().map(|(line, _)| line).collect::<Vec<_>>()
+    engine.set_response("/version", "{}");
+    let problems_of = |db: &str| {
+        let output = folder.run(&["doctor", "-q", "-H", &engine.host(), "--db", db]).assert_exit_code(1);
+        problems(&output).into_iter().map(|(line, _)| line).collect::<Vec<_>>()
     };
-    fs::write(folder.path("text"), "this is no database, and long enough to be seen as none").unwrap();
+    fs::write(folder.path("text"), "this is not a database, and longer than the header of one").unwrap();
     let text = folder.path("text").display().to_string();
-    assert_eq!(told(&text)[0], format!("cannot open {text}: it is not an SQLite database"));
-    let there = folder.path("").display().to_string();
-    assert_eq!(told(&there)[0], format!("cannot open {there}: it is a directory"));
-    assert_eq!(told("/proc/events.db")[0], "cannot make /proc/events.db: No such file or directory");
-    // Nothing was made, and nothing changed.
+    assert_eq!(problems_of(&text)[0], format!("cannot open {text}: it is not an SQLite database"));
+    let directory = folder.path("").display().to_string();
+    assert_eq!(problems_of(&directory)[0], format!("cannot open {directory}: it is a directory"));
+    assert_eq!(problems_of("/proc/events.db")[0], "cannot create /proc/events.db: No such file or directory");
+    // Neither run creates a store.
     assert!(!crate::support::command::exists(&folder.db()));
-    folder.run(&["doctor", "-H", &engine.host()]).succeeded();
+    folder.run(&["doctor", "-H", &engine.host()]).assert_success();
     assert!(!crate::support::command::exists(&folder.db()));
 }

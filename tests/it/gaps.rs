@@ -1,76 +1,69 @@
-//! What a gap says: what must have happened in it to the engine's containers, and how much the engine dropped.
+//! Details of gaps: the changes of the engine's containers during a gap, and the events that the engine dropped.
 
-use crate::support::command::{Folder, Running};
-use crate::support::counter::Counter;
-use crate::support::engine::{Engine, event, events, instant};
+use crate::support::command::{Running, TestDir};
+use crate::support::engine::{Engine, container_id, event, event_time, events, start_engine};
+use crate::support::metrics_server::MetricsServer;
 use serde_json::{Value, json};
 
-const OVERRUN: &str = "the engine remembers 256 events, and the last one seen is not among them";
+const OVERRUN: &str = "the last event seen is not among the 256 events of the engine's backlog";
 
-fn folder_and_engine() -> (Folder, Engine) {
-    let folder = Folder::new();
-    let engine = Engine::start(folder.path("docker.sock"));
-    (folder, engine)
-}
-
-fn id(name: &str) -> String {
-    name.bytes().cycle().take(32).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// What the engine shows: containers with their state, and what else is known of each.
-fn shows(engine: &Engine, containers: &[(&str, &str, Value)]) {
+/// Sets the containers that the engine lists, each with its state and the response to an inspect request.
+fn set_containers(engine: &Engine, containers: &[(&str, &str, Value)]) {
     let listed: Vec<Value> = containers
         .iter()
-        .map(|(name, state, _)| json!({"Id": id(name), "Names": [format!("/{name}")], "State": state, "Image": "x"}))
+        .map(|(name, state, _)| {
+            json!({"Id": container_id(name), "Names": [format!("/{name}")], "State": state, "Image": "x"})
+        })
         .collect();
-    engine.shows("/containers/json", &json!(listed).to_string());
-    for (name, _, inspected) in containers {
-        engine.shows(&format!("/containers/{}/json", id(name)), &inspected.to_string());
+    engine.set_response("/containers/json", &json!(listed).to_string());
+    for (name, _, response) in containers {
+        engine.set_response(&format!("/containers/{}/json", container_id(name)), &response.to_string());
     }
 }
 
-fn inspected(created: &str, started: &str, finished: &str, exit_code: i64) -> Value {
-    let never = |text: &str| if text.is_empty() { "0001-01-01T00:00:00Z".to_owned() } else { text.to_owned() };
-    let state = json!({"StartedAt": never(started), "FinishedAt": never(finished), "ExitCode": exit_code});
-    json!({"Created": never(created), "State": state})
+fn inspect_response(created: &str, started: &str, finished: &str, exit_code: i64) -> Value {
+    let or_zero = |text: &str| if text.is_empty() { "0001-01-01T00:00:00Z".to_owned() } else { text.to_owned() };
+    let state = json!({"StartedAt": or_zero(started), "FinishedAt": or_zero(finished), "ExitCode": exit_code});
+    json!({"Created": or_zero(created), "State": state})
 }
 
-/// Waits until it is stored which containers there are.
-fn containers_are_known(folder: &Folder) {
-    folder.eventually("the containers are stored", || {
+/// Waits until the list of containers is stored.
+fn wait_for_stored_containers(folder: &TestDir) {
+    folder.eventually("the list of containers is stored", || {
         let db = rusqlite::Connection::open(folder.db()).map_err(|e| e.to_string())?;
         db.query_row("SELECT containers FROM snapshot", [], |row| row.get::<_, String>(0)).map_err(|e| e.to_string())
     });
 }
 
-/// The gaps but for the one at the first contact.
-fn gaps(folder: &Folder) -> Vec<Value> {
+/// Returns the gaps after the one of the first session.
+fn later_gaps(folder: &TestDir) -> Vec<Value> {
     folder.json(&["gaps"]).split_off(1)
 }
 
-fn eventually_says(folder: &Folder, recorder: &Running, detail: &str) {
-    folder.eventually("the gap says what happened", || {
-        let gaps = gaps(folder);
-        let said = gaps.last().and_then(|gap| gap["detail"].as_str()).unwrap_or_default();
-        if said == detail { Ok(()) } else { Err(format!("{said}\n{}", recorder.log())) }
+/// Waits until the newest gap has this detail.
+fn eventually_has_detail(folder: &TestDir, recorder: &Running, expected: &str) {
+    folder.eventually("the gap has the detail", || {
+        let gaps = later_gaps(folder);
+        let detail = gaps.last().and_then(|gap| gap["detail"].as_str()).unwrap_or_default();
+        if detail == expected { Ok(()) } else { Err(format!("{detail}\n{}", recorder.log())) }
     });
 }
 
-/// Records the first event with these containers, and lets the engine forget it while nobody records.
-fn overrun(folder: &Folder, engine: &Engine, words: &[&str], before: &[(&str, &str, Value)]) {
-    shows(engine, before);
-    let recorder = folder.record(&engine.host(), words);
-    engine.happens(&event(0));
+/// Records the first event with these containers, stops, and pushes that event out of the backlog.
+fn overrun(folder: &TestDir, engine: &Engine, args: &[&str], before: &[(&str, &str, Value)]) {
+    set_containers(engine, before);
+    let recorder = folder.record(&engine.host(), args);
+    engine.emit(&event(0));
     folder.eventually_lines(&["query"], &events(0..1));
-    containers_are_known(folder);
+    wait_for_stored_containers(folder);
     recorder.stop();
-    events(1..300).iter().for_each(|event| engine.happens(event));
+    events(1..300).iter().for_each(|event| engine.emit(event));
 }
 
 #[test]
-fn a_gap_says_what_must_have_happened_to_the_containers() {
-    let (folder, engine) = folder_and_engine();
-    let before = |started: &str| inspected("2026-01-01T00:00:00Z", started, "", 0);
+fn a_gap_lists_the_container_changes_during_it() {
+    let (folder, engine) = start_engine();
+    let before = |started: &str| inspect_response("2026-01-01T00:00:00Z", started, "", 0);
     overrun(
         &folder,
         &engine,
@@ -85,187 +78,187 @@ fn a_gap_says_what_must_have_happened_to_the_containers() {
             ("idle", "created", before("")),
         ],
     );
-    let mut shown = vec![
-        ("web", "exited", inspected(&instant(0), "2026-01-01T00:00:01Z", &instant(5), 137)),
-        ("db", "running", inspected(&instant(0), &instant(7), &instant(6), 0)),
-        ("job", "exited", inspected(&instant(0), &instant(8), &instant(9), 3)),
+    let mut after = vec![
+        ("web", "exited", inspect_response(&event_time(0), "2026-01-01T00:00:01Z", &event_time(5), 137)),
+        ("db", "running", inspect_response(&event_time(0), &event_time(7), &event_time(6), 0)),
+        ("job", "exited", inspect_response(&event_time(0), &event_time(8), &event_time(9), 3)),
         ("calm", "running", before("2026-01-01T00:00:01Z")),
-        ("new", "running", inspected(&instant(10), &instant(11), "", 0)),
+        ("new", "running", inspect_response(&event_time(10), &event_time(11), "", 0)),
         ("box", "running", before("2026-01-01T00:00:01Z")),
         ("idle", "created", before("")),
     ];
-    shown[2].2["State"]["OOMKilled"] = json!(true);
-    shows(&engine, &shown);
+    after[2].2["State"]["OOMKilled"] = json!(true);
+    set_containers(&engine, &after);
     let recorder = folder.record(&engine.host(), &[]);
-    let short = |name: &str| id(name)[..12].to_owned();
-    eventually_says(
+    let short = |name: &str| container_id(name)[..12].to_owned();
+    eventually_has_detail(
         &folder,
         &recorder,
         &format!(
-            "{OVERRUN}; meanwhile: web ({}) exited with 137 at {}; db ({}) ended at {} and was started at {}; \
+            "{OVERRUN}; in the gap: web ({}) exited with 137 at {}; db ({}) exited at {} and was started at {}; \
              job ({}) was started at {} and exited with 3 (out of memory) at {}; \
-             new ({}) came, created {} and was started at {}; box ({}) is not paused any more; old ({}) is gone",
+             new ({}) was created at {} and was started at {}; box ({}) is not paused any more; old ({}) was removed",
             short("web"),
-            instant(5),
+            event_time(5),
             short("db"),
-            instant(6),
-            instant(7),
+            event_time(6),
+            event_time(7),
             short("job"),
-            instant(8),
-            instant(9),
+            event_time(8),
+            event_time(9),
             short("new"),
-            instant(10),
-            instant(11),
+            event_time(10),
+            event_time(11),
             short("box"),
             short("old"),
         ),
     );
-    let gap = gaps(&folder).remove(0);
+    let gap = later_gaps(&folder).remove(0);
     assert_eq!(
         (&gap["reason"], &gap["from"], &gap["to"]),
-        (&json!("overrun"), &json!(instant(0)), &json!(instant(44)))
+        (&json!("overrun"), &json!(event_time(0)), &json!(event_time(44)))
     );
     recorder.stop();
-    // Told once, and no event is made of it.
+    // The detail is stored once, and no event is made up for it.
     folder.record(&engine.host(), &[]).stop();
-    assert_eq!(gaps(&folder), [gap]);
+    assert_eq!(later_gaps(&folder), [gap]);
     assert_eq!(folder.lines(&["query", "-q"]).len(), 257);
 }
 
 #[test]
-fn what_an_event_tells_is_not_said_again() {
-    let (folder, engine) = folder_and_engine();
-    // Of the made-up life: container 20 is born and dies in events 80 to 83, behind the gap; 74 is alive at its end.
-    let of_life = |n: u64| format!("{n:064x}");
-    let listed = |ids: &[(u64, &str)]| {
+fn a_change_with_a_recorded_event_is_not_listed() {
+    let (folder, engine) = start_engine();
+    // In the generated events container 20 is created and destroyed in events 80 to 83, after the gap; 74 still exists
+    // at the end.
+    let generated_id = |n: u64| format!("{n:064x}");
+    let set_list = |ids: &[(u64, &str)]| {
         let all: Vec<Value> = ids
             .iter()
-            .map(|(n, state)| json!({"Id": of_life(*n), "Names": [format!("/box-{n}")], "State": state}))
+            .map(|(n, state)| json!({"Id": generated_id(*n), "Names": [format!("/box-{n}")], "State": state}))
             .collect();
-        engine.shows("/containers/json", &json!(all).to_string());
+        engine.set_response("/containers/json", &json!(all).to_string());
     };
-    listed(&[(20, "running"), (60, "running")]);
+    set_list(&[(20, "running"), (60, "running")]);
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(&["query"], &events(0..1));
-    containers_are_known(&folder);
+    wait_for_stored_containers(&folder);
     recorder.stop();
-    events(1..298).iter().for_each(|event| engine.happens(event));
-    // Noted a little before the events tell it; and 74 has not died yet.
-    listed(&[(74, "running")]);
-    let early = |n: u64| instant(n - 1).replace(".000000000Z", ".999000000Z");
-    engine.shows(&format!("/containers/{}/json", of_life(74)), &inspected(&early(296), &early(297), "", 0).to_string());
+    events(1..298).iter().for_each(|event| engine.emit(event));
+    // The engine sets its times slightly before it sends the events. Container 74 has not died yet.
+    set_list(&[(74, "running")]);
+    let early = |n: u64| event_time(n - 1).replace(".000000000Z", ".999000000Z");
+    let response = inspect_response(&early(296), &early(297), "", 0);
+    engine.set_response(&format!("/containers/{}/json", generated_id(74)), &response.to_string());
     let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually("the containers are known anew", || {
+    folder.eventually("the new list of containers is stored", || {
         let db = rusqlite::Connection::open(folder.db()).unwrap();
-        let known: String = db.query_row("SELECT containers FROM snapshot", [], |row| row.get(0)).unwrap();
-        if known.contains("box-74") { Ok(()) } else { Err(known) }
+        let containers: String = db.query_row("SELECT containers FROM snapshot", [], |row| row.get(0)).unwrap();
+        if containers.contains("box-74") { Ok(()) } else { Err(containers) }
     });
     recorder.stop();
-    let gap = gaps(&folder).remove(0);
+    let gap = later_gaps(&folder).remove(0);
     assert_eq!((&gap["reason"], &gap["detail"]), (&json!("overrun"), &json!(OVERRUN)));
 }
 
 #[test]
-fn where_not_all_is_recorded_only_what_is_certain_is_said() {
-    let (folder, engine) = folder_and_engine();
-    let before = inspected("2026-01-01T00:00:00Z", "", "", 0);
+fn with_a_filter_only_certain_changes_are_listed() {
+    let (folder, engine) = start_engine();
+    let before = inspect_response("2026-01-01T00:00:00Z", "", "", 0);
     overrun(
         &folder,
         &engine,
         &["--action", "create"],
         &[("web", "created", before.clone()), ("old", "created", before)],
     );
-    shows(
+    set_containers(
         &engine,
         &[
-            ("web", "running", inspected("2026-01-01T00:00:00Z", &instant(5), "", 0)),
-            ("late", "running", inspected("2026-01-01T00:00:00Z", &instant(100), "", 0)),
+            ("web", "running", inspect_response("2026-01-01T00:00:00Z", &event_time(5), "", 0)),
+            ("late", "running", inspect_response("2026-01-01T00:00:00Z", &event_time(100), "", 0)),
         ],
     );
     let recorder = folder.record(&engine.host(), &["--action", "create"]);
-    let web = &id("web")[..12];
-    eventually_says(&folder, &recorder, &format!("{OVERRUN}; meanwhile: web ({web}) was started at {}", instant(5)));
+    let web = &container_id("web")[..12];
+    let detail = format!("{OVERRUN}; in the gap: web ({web}) was started at {}", event_time(5));
+    eventually_has_detail(&folder, &recorder, &detail);
     recorder.stop();
 }
 
 #[test]
-fn an_engine_that_does_not_tell_of_its_containers_leaves_the_gap_as_it_is() {
-    let (folder, engine) = folder_and_engine();
+fn without_a_container_list_the_detail_has_no_changes() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(&["query"], &events(0..1));
     recorder.stop();
-    events(1..300).iter().for_each(|event| engine.happens(event));
+    events(1..300).iter().for_each(|event| engine.emit(event));
     let recorder = folder.record(&engine.host(), &["-v"]);
-    folder.eventually("it says so", || {
-        let log = recorder.log();
-        if log.contains("DEBUG what containers sim has is not known") { Ok(()) } else { Err(log) }
-    });
-    eventually_says(&folder, &recorder, OVERRUN);
+    recorder.eventually_logs("DEBUG no report on the containers of sim");
+    eventually_has_detail(&folder, &recorder, OVERRUN);
     recorder.stop();
 }
 
-/// Waits until the engine has been looked at anew, from beginning to end.
-fn another_look(folder: &Folder, counter: &Counter) {
-    let before = counter.asked();
-    // The counter is read twice a look; the first of them may have begun already.
-    folder.eventually("there is another look", || {
-        if counter.asked() >= before + 4 { Ok(()) } else { Err(counter.asked()) }
+/// Waits until one more backlog check has run from start to end.
+fn wait_for_backlog_check(folder: &TestDir, counter: &MetricsServer) {
+    let before = counter.request_count();
+    // Each check reads the counter twice, and one check may be running already.
+    folder.eventually("one more backlog check has run", || {
+        if counter.request_count() >= before + 4 { Ok(()) } else { Err(counter.request_count()) }
     });
 }
 
 #[test]
-fn what_the_engine_counted_and_did_not_send_is_a_gap() {
-    let (folder, engine) = folder_and_engine();
-    let counter = Counter::start();
-    let happen = |numbers: std::ops::Range<u64>, heard: bool| {
+fn events_the_engine_counted_and_did_not_send_are_a_gap() {
+    let (folder, engine) = start_engine();
+    let counter = MetricsServer::start();
+    let emit = |numbers: std::ops::Range<u64>, is_sent: bool| {
         for event in events(numbers) {
-            counter.counts(1);
-            if heard { engine.happens(&event) } else { engine.happens_unheard(&event) }
+            counter.add_events(1);
+            if is_sent { engine.emit(&event) } else { engine.emit_to_backlog(&event) }
         }
     };
-    // It has counted before.
-    counter.counts(1000);
-    let words = ["--engine-metrics", &counter.url(), "--look-again", "1s"];
-    let recorder = folder.record(&engine.host(), &words);
-    happen(0..1, true);
+    // The counter does not start at zero.
+    counter.add_events(1000);
+    let args = ["--engine-metrics", &counter.url(), "--look-again", "1s"];
+    let recorder = folder.record(&engine.host(), &args);
+    emit(0..1, true);
     folder.eventually_lines(&["query"], &events(0..1));
-    another_look(&folder, &counter);
+    wait_for_backlog_check(&folder, &counter);
 
-    // So many are heard behind those that are not that the memory cannot tell.
-    happen(1..301, false);
-    happen(301..601, true);
-    let gap = folder.eventually("the gap is found", || gaps(&folder).pop().ok_or_else(|| recorder.log()));
+    // 300 dropped events, then 300 that are sent: the dropped ones are no longer in the backlog.
+    emit(1..301, false);
+    emit(301..601, true);
+    let gap = folder.eventually("the gap is found", || later_gaps(&folder).pop().ok_or_else(|| recorder.log()));
     assert_eq!(
         gap,
-        json!({"source": "sim", "from": instant(0), "to": instant(600), "reason": "dropped-by-engine",
-            "detail": "the engine counted 600 events, 300 came"})
+        json!({"source": "sim", "from": event_time(0), "to": event_time(600), "reason": "dropped-by-engine",
+            "detail": "the engine counted 600 events, 300 arrived"})
     );
 
-    // What the memory heals is none; nor is a stream that was cut.
-    happen(601..604, false);
-    happen(604..606, true);
-    engine.cuts_connections();
-    happen(606..610, true);
+    // Events found in the backlog are no gap; neither is a cut stream.
+    emit(601..604, false);
+    emit(604..606, true);
+    engine.cut_connections();
+    emit(606..610, true);
     let all: Vec<u64> = std::iter::once(0).chain(301..610).collect();
     folder.eventually_lines(&["query", "-q"], &events(all));
-    another_look(&folder, &counter);
-    another_look(&folder, &counter);
-    assert_eq!(gaps(&folder), [gap]);
+    wait_for_backlog_check(&folder, &counter);
+    wait_for_backlog_check(&folder, &counter);
+    assert_eq!(later_gaps(&folder), [gap]);
     recorder.stop();
 }
 
 #[test]
-fn a_page_that_cannot_be_read_is_said_once_and_the_record_goes_on() {
-    let (folder, engine) = folder_and_engine();
-    let nowhere = { Counter::start().url() };
-    let recorder = folder.record(&engine.host(), &["--engine-metrics", &nowhere, "--look-again", "20ms"]);
+fn an_unreachable_metrics_page_is_logged_once_and_recording_continues() {
+    let (folder, engine) = start_engine();
+    let closed_url = { MetricsServer::start().url() };
+    let recorder = folder.record(&engine.host(), &["--engine-metrics", &closed_url, "--look-again", "20ms"]);
     for n in 0..5 {
-        engine.happens_unheard(&event(2 * n));
-        engine.happens(&event(2 * n + 1));
+        engine.emit_to_backlog(&event(2 * n));
+        engine.emit(&event(2 * n + 1));
         folder.eventually_lines(&["query"], &events(0..2 * n + 2));
     }
-    assert_eq!(recorder.log().matches("what the engine counts").count(), 1, "{}", recorder.log());
+    assert_eq!(recorder.log().matches("the recorder compares the engine's counter").count(), 1, "{}", recorder.log());
     recorder.stop();
 }

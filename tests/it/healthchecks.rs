@@ -1,121 +1,114 @@
-//! Containers' own health checks are left out where that is asked for, and nothing else is.
+//! `--no-healthchecks` leaves out the exec events of containers' health checks, and nothing else.
 
 use std::fs;
 
-use crate::support::command::{Folder, Running};
-use crate::support::engine::{Engine, event};
+use crate::support::command::TestDir;
+use crate::support::engine::{Engine, container_id, event, start_engine};
 use serde_json::{Value, json};
 
 const CHECK: &str = "/bin/sh -c test -f /ok";
 
-fn folder_and_engine() -> (Folder, Engine) {
-    let folder = Folder::new();
-    let engine = Engine::start(folder.path("docker.sock"));
-    (folder, engine)
-}
-
-fn id(name: &str) -> String {
-    name.bytes().cycle().take(32).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The engine shows containers, each with what it checks its health by, if it does.
-fn shows(engine: &Engine, containers: &[(&str, Option<&str>)]) {
+/// Sets the containers that the engine lists, each with the command of its health check, if it has one.
+fn set_containers(engine: &Engine, containers: &[(&str, Option<&str>)]) {
     let listed: Vec<Value> = containers
         .iter()
-        .map(|(name, _)| json!({"Id": id(name), "Names": [format!("/{name}")], "State": "running"}))
+        .map(|(name, _)| json!({"Id": container_id(name), "Names": [format!("/{name}")], "State": "running"}))
         .collect();
-    engine.shows("/containers/json", &json!(listed).to_string());
-    containers.iter().for_each(|(name, check)| tells(engine, name, *check));
+    engine.set_response("/containers/json", &json!(listed).to_string());
+    containers.iter().for_each(|(name, check)| set_healthcheck(engine, name, *check));
 }
 
-/// The engine tells how a container is configured.
-fn tells(engine: &Engine, name: &str, check: Option<&str>) {
+/// Sets the configuration that the engine returns for a container.
+fn set_healthcheck(engine: &Engine, name: &str, check: Option<&str>) {
     let config = check.map(|check| json!({"Test": ["CMD-SHELL", check]}));
-    engine.shows(&format!("/containers/{}/json", id(name)), &json!({"Config": {"Healthcheck": config}}).to_string());
+    let response = json!({"Config": {"Healthcheck": config}});
+    engine.set_response(&format!("/containers/{}/json", container_id(name)), &response.to_string());
 }
 
-/// An event of a container at the `n`th second.
-fn of(name: &str, action: &str, attributes: &str, n: u64) -> String {
-    let (id, seconds) = (id(name), 1_790_000_000 + n);
+/// Returns an event of a container, `n` seconds after the start of the simulated time.
+fn container_event(name: &str, action: &str, attributes: &str, n: u64) -> String {
+    let (id, seconds) = (container_id(name), 1_790_000_000 + n);
     format!(
         r#"{{"status":"{action}","id":"{id}","from":"busybox","Type":"container","Action":"{action}","Actor":{{"ID":"{id}","Attributes":{{{attributes}"image":"busybox","name":"{name}"}}}},"scope":"local","time":{seconds},"timeNano":{seconds}000000000}}"#
     )
 }
 
-/// What an engine tells of a command that runs in a container from the `n`th second on.
-fn runs(name: &str, command: &str, n: u64) -> Vec<String> {
+/// Returns the events of a command that runs in a container, from second `n` on.
+fn exec_events(name: &str, command: &str, n: u64) -> Vec<String> {
     let exec = format!("\"execID\":\"{n:064x}\",");
     vec![
-        of(name, &format!("exec_create: {command}"), &exec, n),
-        of(name, &format!("exec_start: {command}"), &exec, n + 1),
-        of(name, "exec_die", &format!("{exec}\"exitCode\":\"0\","), n + 2),
+        container_event(name, &format!("exec_create: {command}"), &exec, n),
+        container_event(name, &format!("exec_start: {command}"), &exec, n + 1),
+        container_event(name, "exec_die", &format!("{exec}\"exitCode\":\"0\","), n + 2),
     ]
 }
 
-fn happen(engine: &Engine, events: &[String]) {
-    events.iter().for_each(|event| engine.happens(event));
+fn emit_all(engine: &Engine, events: &[String]) {
+    events.iter().for_each(|event| engine.emit(event));
 }
 
-/// How many events were left out, as `status` says.
-fn left_out(folder: &Folder) -> u64 {
+/// Number of events left out, from `status`.
+fn left_out_count(folder: &TestDir) -> u64 {
     folder.json(&["status", "--json"])[0]["sources"][0]["healthchecks_left_out"].as_u64().unwrap()
 }
 
-/// Waits until it is stored how a container is configured.
-fn noted(folder: &Folder, name: &str) {
-    folder.eventually("it is noted", || {
+/// Waits until exactly `expected` events are left out.
+fn eventually_left_out(folder: &TestDir, expected: u64) {
+    folder.eventually(&format!("{expected} events are left out"), || {
+        let count = left_out_count(folder);
+        if count == expected { Ok(()) } else { Err(count) }
+    });
+}
+
+/// Waits until the health check of a container is stored.
+fn wait_for_stored_healthcheck(folder: &TestDir, name: &str) {
+    folder.eventually("the health check is stored", || {
         let db = rusqlite::Connection::open(folder.db()).map_err(|e| e.to_string())?;
         let mut found =
             db.prepare("SELECT command FROM healthcheck WHERE container = ?1").map_err(|e| e.to_string())?;
-        found.query_row([id(name)], |row| row.get::<_, String>(0)).map_err(|e| e.to_string())
+        found.query_row([container_id(name)], |row| row.get::<_, String>(0)).map_err(|e| e.to_string())
     });
 }
 
-fn eventually_says(folder: &Folder, recorder: &Running, what: &str) {
-    folder.eventually(&format!("it says: {what}"), || {
-        if recorder.log().contains(what) { Ok(()) } else { Err(recorder.log()) }
-    });
-}
-
-fn verified(folder: &Folder) {
-    folder.run(&["verify", "-q"]).succeeded();
-}
-
-/// A history with health checks, a person's commands, and what else happens. What is left without the health checks.
-fn history(engine: &Engine) -> (Vec<String>, Vec<String>) {
-    shows(engine, &[("web", Some("test -f /ok")), ("db", None)]);
-    let (check, person) = (runs("web", CHECK, 10), runs("web", "id", 11));
-    let other = [of("web", "start", "", 1), of("web", "health_status: healthy", "", 15), of("db", "start", "", 2)];
-    // In another container the same command is a person's.
-    let same = runs("db", CHECK, 30);
-    // Two at once, and one whose end comes much later.
-    let all = [&other[..], &check[..2], &person, &check[2..], &same, &runs("web", CHECK, 40)].concat();
+/// Emits health checks, a person's commands and other events. Returns all of them, and those other than health checks.
+fn emit_history(engine: &Engine) -> (Vec<String>, Vec<String>) {
+    set_containers(engine, &[("web", Some("test -f /ok")), ("db", None)]);
+    let (check, person) = (exec_events("web", CHECK, 10), exec_events("web", "id", 11));
+    let other = [
+        container_event("web", "start", "", 1),
+        container_event("web", "health_status: healthy", "", 15),
+        container_event("db", "start", "", 2),
+    ];
+    // In a container without a health check the same command is a person's.
+    let same = exec_events("db", CHECK, 30);
+    // Two commands overlap, and one health check starts much later.
+    let all = [&other[..], &check[..2], &person, &check[2..], &same, &exec_events("web", CHECK, 40)].concat();
     let left = [&other[..], &person, &same].concat();
     let by_time = |mut events: Vec<String>| {
         events.sort_by_key(|event| event.split("timeNano").nth(1).map(str::to_owned));
         events
     };
-    happen(engine, &all);
+    emit_all(engine, &all);
     (by_time(all), by_time(left))
 }
 
 #[test]
-fn a_query_leaves_out_health_checks_and_nothing_else() {
-    let (folder, engine) = folder_and_engine();
-    let (all, left) = history(&engine);
+fn query_leaves_out_health_checks_and_nothing_else() {
+    let (folder, engine) = start_engine();
+    let (all, left) = emit_history(&engine);
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(&["query"], &all);
-    noted(&folder, "web");
-    noted(&folder, "db");
+    wait_for_stored_healthcheck(&folder, "web");
+    wait_for_stored_healthcheck(&folder, "db");
     recorder.stop();
-    let without = |words: &[&str]| folder.lines(&[&["query", "--no-healthchecks"], words].concat());
+    let without = |args: &[&str]| folder.lines(&[&["query", "--no-healthchecks"], args].concat());
     assert_eq!(without(&[]), left);
     assert_eq!(without(&["--count"]), [left.len().to_string()]);
     assert_eq!(without(&["--reverse"]), left.iter().rev().cloned().collect::<Vec<_>>());
     assert_eq!(without(&["--last", "2"]), left[left.len() - 2..]);
     assert_eq!(without(&["--limit", "3"]), left[..3]);
     assert_eq!(without(&["--action", "exec_die", "--container", "web"]).len(), 1);
-    // A window that begins inside of a health check.
+    // A window that starts inside a health check.
     assert_eq!(without(&["--since", "1790000041"]), [] as [&str; 0]);
     assert_eq!(folder.lines(&["replay", "--speed", "max", "--no-healthchecks"]), left);
     assert!(
@@ -124,9 +117,9 @@ fn a_query_leaves_out_health_checks_and_nothing_else() {
             .iter()
             .any(|line| line.starts_with("health checks: "))
     );
-    assert_eq!(left_out(&folder), 0);
-    verified(&folder);
-    // Found without what is remembered from event to event, too.
+    assert_eq!(left_out_count(&folder), 0);
+    folder.verify(&[]);
+    // The stored rows alone link the end of an exec to its start.
     let db = rusqlite::Connection::open(folder.db()).unwrap();
     let ends: i64 = db
         .query_row(
@@ -139,213 +132,204 @@ fn a_query_leaves_out_health_checks_and_nothing_else() {
 }
 
 #[test]
-fn what_is_known_goes_for_what_came_before_and_is_followed_and_served() {
-    let (folder, engine) = folder_and_engine();
-    let before = runs("web", CHECK, 10);
-    happen(&engine, &before);
+fn a_health_check_learned_later_applies_to_earlier_events() {
+    let (folder, engine) = start_engine();
+    let before = exec_events("web", CHECK, 10);
+    emit_all(&engine, &before);
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(&["query"], &before);
-    let told = "the health checks of 1 container are not known (their configuration was never seen): none of their 3 exec events is left out";
-    folder.eventually("that cannot be told", || {
-        let ran = folder.run(&["query", "--no-healthchecks"]);
-        if ran.stderr.contains(told) && ran.lines() == before { Ok(()) } else { Err(ran.report()) }
+    let warning = "cannot leave out the health checks of 1 container: no configuration was seen (3 exec events kept)";
+    folder.eventually("the query warns", || {
+        let output = folder.run(&["query", "--no-healthchecks"]);
+        if output.stderr.contains(warning) && output.lines() == before { Ok(()) } else { Err(output.report()) }
     });
     assert!(folder.run(&["query", "--no-healthchecks", "-q"]).stderr.is_empty());
-    // It is started anew, and so asked for again.
-    tells(&engine, "web", Some("test -f /ok"));
-    let start = of("web", "start", "", 20);
-    engine.happens(&start);
-    noted(&folder, "web");
+    // The container starts again, so the recorder requests its configuration again.
+    set_healthcheck(&engine, "web", Some("test -f /ok"));
+    let start = container_event("web", "start", "", 20);
+    engine.emit(&start);
+    wait_for_stored_healthcheck(&folder, "web");
     assert_eq!(folder.lines(&["query", "--no-healthchecks"]), std::slice::from_ref(&start));
     let mut follower = folder.start(&["query", "--no-healthchecks", "--follow", "--limit", "3"]);
-    let lines = follower.printed();
-    assert_eq!(crate::support::command::next(&lines), start);
-    happen(&engine, &runs("web", CHECK, 30));
-    happen(&engine, &runs("web", "id", 40)[..2]);
+    let lines = follower.stdout_lines();
+    assert_eq!(crate::support::command::next_line(&lines), start);
+    emit_all(&engine, &exec_events("web", CHECK, 30));
+    emit_all(&engine, &exec_events("web", "id", 40)[..2]);
     assert_eq!(
-        [crate::support::command::next(&lines), crate::support::command::next(&lines)],
-        runs("web", "id", 40)[..2]
+        [crate::support::command::next_line(&lines), crate::support::command::next_line(&lines)],
+        exec_events("web", "id", 40)[..2]
     );
-    follower.ended().succeeded();
+    follower.wait().assert_success();
     recorder.stop();
     let listen = format!("unix://{}", folder.path("served.sock").display());
     let _server = folder.start(&["serve", "-q", "--no-healthchecks", "--listen", &listen]);
-    folder.eventually("it is served", || {
+    folder.eventually("the events are served", || {
         let mut client = folder.command(&["record", "-q", "-H", &listen, "--until", "now"]);
         client.env("EVENTS_DB", folder.path("of-served.db"));
         crate::support::command::run(client);
         let db = folder.path("of-served.db").display().to_string();
-        let ran = folder.run(&["query", "-q", "--db", &db]);
-        let expected = [std::slice::from_ref(&start), &runs("web", "id", 40)[..2]].concat();
-        if ran.lines() == expected { Ok(()) } else { Err(ran.report()) }
+        let output = folder.run(&["query", "-q", "--db", &db]);
+        let expected = [std::slice::from_ref(&start), &exec_events("web", "id", 40)[..2]].concat();
+        if output.lines() == expected { Ok(()) } else { Err(output.report()) }
     });
 }
 
 #[test]
-fn imports_and_files_are_not_told_apart_and_that_is_said() {
-    let folder = Folder::new();
-    let events = [runs("web", CHECK, 10), runs("db", "id", 20), vec![event(0)]].concat();
+fn imported_health_checks_are_kept_with_a_warning() {
+    let folder = TestDir::new();
+    let events = [exec_events("web", CHECK, 10), exec_events("db", "id", 20), vec![event(0)]].concat();
     fs::write(folder.path("day.ndjson"), events.join("\n")).unwrap();
-    folder.run(&["import", "-q", "day.ndjson"]).succeeded();
-    let ran = folder.run(&["query", "--no-healthchecks"]).exited(0);
-    assert_eq!(ran.lines().len(), 7);
-    assert_eq!(ran.stderr.matches("the health checks of 2 containers are not known").count(), 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("none of their 6 exec events is left out"), "{}", ran.stderr);
-    // Only of what is printed.
-    let ran = folder.run(&["query", "--no-healthchecks", "--container", "db", "--limit", "1"]).exited(0);
-    assert!(ran.stderr.contains("none of their 1 exec event is left out"), "{}", ran.stderr);
-    folder.run(&["query", "--no-healthchecks", "--action", "create"]).succeeded();
-    let ran = folder.run(&["replay", "--no-healthchecks", "--speed", "max", "day.ndjson"]).exited(0);
-    assert_eq!(ran.lines().len(), 7);
-    assert!(ran.stderr.contains("does not stand in files of events"), "{}", ran.stderr);
+    folder.run(&["import", "-q", "day.ndjson"]).assert_success();
+    let output = folder.run(&["query", "--no-healthchecks"]).assert_exit_code(0);
+    assert_eq!(output.lines().len(), 7);
+    let warnings = output.stderr.matches("cannot leave out the health checks of 2 containers").count();
+    assert_eq!(warnings, 1, "{}", output.stderr);
+    assert!(output.stderr.contains("(6 exec events kept)"), "{}", output.stderr);
+    // The warning covers only printed events.
+    let output = folder.run(&["query", "--no-healthchecks", "--container", "db", "--limit", "1"]).assert_exit_code(0);
+    assert!(output.stderr.contains("(1 exec event kept)"), "{}", output.stderr);
+    folder.run(&["query", "--no-healthchecks", "--action", "create"]).assert_success();
+    let output = folder.run(&["replay", "--no-healthchecks", "--speed", "max", "day.ndjson"]).assert_exit_code(0);
+    assert_eq!(output.lines().len(), 7);
+    assert!(output.stderr.contains("--no-healthchecks has no effect on files"), "{}", output.stderr);
 }
 
 #[test]
-fn a_record_without_health_checks_counts_them_once_and_is_continuous() {
-    let (folder, engine) = folder_and_engine();
-    let (_, left) = history(&engine);
-    let words = ["--no-healthchecks", "--look-again", "20ms"];
-    let recorder = folder.record(&engine.host(), &words);
+fn recording_without_health_checks_counts_each_once_and_stays_continuous() {
+    let (folder, engine) = start_engine();
+    let (_, left) = emit_history(&engine);
+    let args = ["--no-healthchecks", "--look-again", "20ms"];
+    let recorder = folder.record(&engine.host(), &args);
     folder.eventually_lines(&["query"], &left);
-    folder.eventually("they are counted", || match left_out(&folder) {
-        6 => Ok(()),
-        other => Err(other),
-    });
-    // The same again from the engine's memory: after a cut, and after a restart of the recorder.
-    engine.cuts_connections();
-    happen(&engine, &runs("web", CHECK, 60));
-    folder.eventually("the next is counted", || if left_out(&folder) == 9 { Ok(()) } else { Err(left_out(&folder)) });
-    // What the stream leaves out is found by the second look, and is none either.
-    runs("web", CHECK, 70).iter().for_each(|event| engine.happens_unheard(event));
-    happen(&engine, &[event(200)]);
-    folder
-        .eventually("so is what was unheard", || if left_out(&folder) == 12 { Ok(()) } else { Err(left_out(&folder)) });
+    eventually_left_out(&folder, 6);
+    // The backlog sends the same events again, after a cut and after a restart of the recorder.
+    engine.cut_connections();
+    emit_all(&engine, &exec_events("web", CHECK, 60));
+    eventually_left_out(&folder, 9);
+    // The backlog check finds events that the stream left out; these are health checks too.
+    engine.emit_all_to_backlog(&exec_events("web", CHECK, 70));
+    emit_all(&engine, &[event(200)]);
+    eventually_left_out(&folder, 12);
     recorder.stop();
-    // The last event seen was none that is stored.
-    let recorder = folder.record(&engine.host(), &words);
-    happen(&engine, &runs("web", CHECK, 80)[..2]);
-    folder.eventually("what came since is counted", || {
-        if left_out(&folder) == 14 { Ok(()) } else { Err(left_out(&folder)) }
-    });
+    // The last event seen is not stored.
+    let recorder = folder.record(&engine.host(), &args);
+    emit_all(&engine, &exec_events("web", CHECK, 80)[..2]);
+    eventually_left_out(&folder, 14);
     recorder.kill();
-    let recorder = folder.record(&engine.host(), &words);
-    happen(&engine, &runs("web", CHECK, 80)[2..]);
-    happen(&engine, &runs("web", "ls", 90));
-    let expected = [&left[..], &runs("web", "ls", 90), &[event(200)]].concat();
+    let recorder = folder.record(&engine.host(), &args);
+    emit_all(&engine, &exec_events("web", CHECK, 80)[2..]);
+    emit_all(&engine, &exec_events("web", "ls", 90));
+    let expected = [&left[..], &exec_events("web", "ls", 90), &[event(200)]].concat();
     folder.eventually_lines(&["query"], &expected);
-    assert_eq!(left_out(&folder), 15);
+    assert_eq!(left_out_count(&folder), 15);
     recorder.stop();
-    let gaps: Vec<Value> = folder.json(&["gaps"]);
-    assert_eq!(gaps.iter().map(|gap| gap["reason"].as_str().unwrap()).collect::<Vec<_>>(), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
     assert!(
         String::from_utf8(folder.run(&["status"]).stdout)
             .unwrap()
             .contains("\n  left out  15 events of health checks\n")
     );
-    verified(&folder);
+    folder.verify(&[]);
 }
 
 #[test]
-fn the_memory_alone_is_recorded_without_health_checks_too() {
-    let (folder, engine) = folder_and_engine();
-    let (_, left) = history(&engine);
-    folder.run(&["record", "-q", "-H", &engine.host(), "--until", "now", "--no-healthchecks"]).exited(0);
+fn recording_until_now_leaves_out_health_checks() {
+    let (folder, engine) = start_engine();
+    let (_, left) = emit_history(&engine);
+    folder.run(&["record", "-q", "-H", &engine.host(), "--until", "now", "--no-healthchecks"]).assert_exit_code(0);
     assert_eq!(folder.lines(&["query"]), left);
-    assert_eq!(left_out(&folder), 6);
+    assert_eq!(left_out_count(&folder), 6);
 }
 
 #[test]
-fn a_container_that_came_while_recording_is_known_before_it_checks() {
-    let (folder, engine) = folder_and_engine();
+fn a_container_created_while_recording_is_known_before_its_first_check() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &["--no-healthchecks"]);
-    tells(&engine, "new", Some("test -f /ok"));
-    let create = of("new", "create", "", 1);
-    engine.happens(&create);
-    noted(&folder, "new");
-    happen(&engine, &runs("new", CHECK, 10));
-    let person = runs("new", "sh -c date", 20);
-    happen(&engine, &person);
+    set_healthcheck(&engine, "new", Some("test -f /ok"));
+    let create = container_event("new", "create", "", 1);
+    engine.emit(&create);
+    wait_for_stored_healthcheck(&folder, "new");
+    emit_all(&engine, &exec_events("new", CHECK, 10));
+    let person = exec_events("new", "sh -c date", 20);
+    emit_all(&engine, &person);
     folder.eventually_lines(&["query"], &[&[create], &person[..]].concat());
-    assert_eq!(left_out(&folder), 3);
-    let asked = engine.requests().iter().filter(|request| request.contains(&id("new"))).count();
-    assert_eq!(asked, 1);
+    assert_eq!(left_out_count(&folder), 3);
+    let requests = engine.requests().iter().filter(|request| request.contains(&container_id("new"))).count();
+    assert_eq!(requests, 1);
     recorder.stop();
 }
 
 #[test]
-fn what_comes_before_the_answer_waits_for_it_a_little_and_no_longer() {
-    let (folder, engine) = folder_and_engine();
-    let page = format!("/containers/{}/json", id("slow"));
-    engine.withholds(&page);
+fn exec_events_wait_only_briefly_for_the_configuration() {
+    let (folder, engine) = start_engine();
+    let page = format!("/containers/{}/json", container_id("slow"));
+    engine.block_path(&page);
     let recorder = folder.record(&engine.host(), &["--no-healthchecks"]);
-    let check = runs("slow", CHECK, 10);
-    happen(&engine, &check[..2]);
-    engine.happens(&event(0));
-    // It is stored after a while, for nothing is lost; and the whole of it is, though the answer comes meanwhile.
+    let check = exec_events("slow", CHECK, 10);
+    emit_all(&engine, &check[..2]);
+    engine.emit(&event(0));
+    // The exec is stored after a while, so nothing is lost. Its last event is stored too, even after the response.
     let stored = [&[event(0)], &check[..2]].concat();
     folder.eventually_lines(&["query"], &stored);
-    eventually_says(&folder, &recorder, "none of their exec events is left out");
-    tells(&engine, "slow", Some("test -f /ok"));
-    noted(&folder, "slow");
-    engine.happens(&check[2]);
-    happen(&engine, &runs("slow", CHECK, 20));
+    recorder.eventually_logs("none of their exec events is left out");
+    set_healthcheck(&engine, "slow", Some("test -f /ok"));
+    wait_for_stored_healthcheck(&folder, "slow");
+    engine.emit(&check[2]);
+    emit_all(&engine, &exec_events("slow", CHECK, 20));
     let stored = [&stored[..], &check[2..]].concat();
     folder.eventually_lines(&["query"], &stored);
-    folder.eventually(
-        "the next one is left out",
-        || if left_out(&folder) == 3 { Ok(()) } else { Err(left_out(&folder)) },
-    );
-    // A query knows better.
+    eventually_left_out(&folder, 3);
+    // A query runs later and leaves out the first exec too.
     assert_eq!(folder.lines(&["query", "--no-healthchecks"]), [event(0)]);
 
-    // One whose answer comes in time.
-    engine.withholds(&format!("/containers/{}/json", id("soon")));
-    engine.happens(&runs("soon", CHECK, 30)[0]);
-    folder.eventually("it is asked", || {
-        if engine.requests().iter().any(|r| r.contains(&id("soon"))) { Ok(()) } else { Err(()) }
+    // Here the response arrives in time.
+    engine.block_path(&format!("/containers/{}/json", container_id("soon")));
+    engine.emit(&exec_events("soon", CHECK, 30)[0]);
+    folder.eventually("the configuration is requested", || {
+        if engine.requests().iter().any(|request| request.contains(&container_id("soon"))) { Ok(()) } else { Err(()) }
     });
-    tells(&engine, "soon", Some("test -f /ok"));
-    happen(&engine, &runs("soon", CHECK, 30)[1..]);
-    folder.eventually("it is left out", || if left_out(&folder) == 6 { Ok(()) } else { Err(left_out(&folder)) });
+    set_healthcheck(&engine, "soon", Some("test -f /ok"));
+    emit_all(&engine, &exec_events("soon", CHECK, 30)[1..]);
+    eventually_left_out(&folder, 6);
     assert_eq!(folder.lines(&["query"]), stored);
     recorder.stop();
-    verified(&folder);
+    folder.verify(&[]);
 }
 
 #[test]
-fn a_container_that_is_gone_too_soon_is_stored_and_that_is_said_once() {
-    let (folder, engine) = folder_and_engine();
+fn exec_events_of_a_removed_container_are_stored_and_logged_once() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &["--no-healthchecks"]);
-    let all = [runs("gone", CHECK, 10), runs("gone", CHECK, 20), runs("lost", CHECK, 30)].concat();
-    happen(&engine, &all);
+    let all = [exec_events("gone", CHECK, 10), exec_events("gone", CHECK, 20), exec_events("lost", CHECK, 30)].concat();
+    emit_all(&engine, &all);
     folder.eventually_lines(&["query"], &all);
     recorder.signal("TERM");
-    let ran = recorder.ended().exited(0);
-    assert_eq!(ran.stderr.matches("none of their exec events is left out").count(), 1, "{}", ran.stderr);
-    assert_eq!(left_out(&folder), 0);
+    let output = recorder.wait().assert_exit_code(0);
+    assert_eq!(output.stderr.matches("none of their exec events is left out").count(), 1, "{}", output.stderr);
+    assert_eq!(left_out_count(&folder), 0);
 }
 
 #[test]
-fn a_command_that_was_taken_out_is_told_apart_all_the_same() {
+fn redacted_health_checks_are_still_recognized() {
     for (redact, secret) in [("exec", "s3cret"), ("s[0-9]cret", "s3cret")] {
-        let (folder, engine) = folder_and_engine();
-        shows(&engine, &[("web", Some("mysqladmin ping -ps3cret"))]);
-        let check = |n| runs("web", "/bin/sh -c mysqladmin ping -ps3cret", n);
-        // Before the recorder begins, so that it must be asked first; and after.
-        happen(&engine, &check(10));
+        let (folder, engine) = start_engine();
+        set_containers(&engine, &[("web", Some("mysqladmin ping -ps3cret"))]);
+        let check = |n| exec_events("web", "/bin/sh -c mysqladmin ping -ps3cret", n);
+        // One check before the recorder starts, so the configuration must be requested first; and one after.
+        emit_all(&engine, &check(10));
         let recorder = folder.record(&engine.host(), &["--redact", redact]);
-        noted(&folder, "web");
-        happen(&engine, &check(20));
-        let person = runs("web", "mysql -ps9cret", 30);
-        happen(&engine, &person);
+        wait_for_stored_healthcheck(&folder, "web");
+        emit_all(&engine, &check(20));
+        let person = exec_events("web", "mysql -ps9cret", 30);
+        emit_all(&engine, &person);
         let count = || folder.lines(&["query", "--count"]);
-        folder.eventually("all is stored", || if count() == ["9"] { Ok(()) } else { Err(count()) });
+        folder.eventually("all events are stored", || if count() == ["9"] { Ok(()) } else { Err(count()) });
         recorder.stop();
         let left = folder.lines(&["query", "--no-healthchecks"]);
         assert_eq!(left.len(), 3, "{redact}: {left:#?}");
         assert!(left.iter().all(|line| line.contains(&format!("{:064x}", 30))), "{left:#?}");
-        verified(&folder);
-        // Nor does the store tell it: not the file, and not by a digest of it.
+        folder.verify(&[]);
+        // The file does not contain the secret either, nor a digest of it.
         let db = rusqlite::Connection::open(folder.db()).unwrap();
         db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         let command: String = db.query_row("SELECT command FROM healthcheck", [], |row| row.get(0)).unwrap();
@@ -353,27 +337,27 @@ fn a_command_that_was_taken_out_is_told_apart_all_the_same() {
         drop(db);
         let bytes = fs::read(folder.db()).unwrap();
         assert!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()));
-        // The mark is part of what is proven.
+        // The hash chain covers the health-check flag.
         let db = rusqlite::Connection::open(folder.db()).unwrap();
         assert!(db.execute("UPDATE shape SET exec = 3 WHERE exec = 2", []).unwrap() > 0);
         assert_eq!(folder.lines(&["query", "--no-healthchecks", "--count"]), ["9"]);
-        folder.run(&["verify", "-q"]).exited(1);
+        folder.run(&["verify", "-q"]).assert_exit_code(1);
     }
 }
 
 #[test]
-fn how_a_container_is_configured_outlives_a_pruning() {
-    let (folder, engine) = folder_and_engine();
-    let (all, _) = history(&engine);
+fn container_configurations_survive_pruning() {
+    let (folder, engine) = start_engine();
+    let (all, _) = emit_history(&engine);
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(&["query"], &all);
-    noted(&folder, "web");
-    noted(&folder, "db");
-    let many: Vec<String> = (0..60).flat_map(|n| runs("web", CHECK, 100 + 10 * n)).collect();
-    happen(&engine, &many);
-    // Behind the last event, so that the end of the chain is not one.
-    engine.sends_junk(b"no event");
-    folder.eventually("all is stored", || {
+    wait_for_stored_healthcheck(&folder, "web");
+    wait_for_stored_healthcheck(&folder, "db");
+    let many: Vec<String> = (0..60).flat_map(|n| exec_events("web", CHECK, 100 + 10 * n)).collect();
+    emit_all(&engine, &many);
+    // A rejected line after the last event, so that the chain does not end with an event.
+    engine.send_junk(b"no event");
+    folder.eventually("all events are stored", || {
         let stored = (folder.lines(&["query"]).len(), folder.lines(&["rejected"]).len());
         if stored == (all.len() + many.len(), 1) { Ok(()) } else { Err(stored) }
     });
@@ -384,38 +368,38 @@ fn how_a_container_is_configured_outlives_a_pruning() {
         rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     };
     let before = names();
-    // Containers that are still there, though nothing is left of what they did.
-    folder.run(&["prune", "-q", "--retain", "1ns"]).succeeded();
-    verified(&folder);
+    // The containers still exist, though all their events are pruned.
+    folder.run(&["prune", "-q", "--retain", "1ns"]).assert_success();
+    folder.verify(&[]);
     let rest = folder.lines(&["query"]).len();
     assert!(rest > 3 && rest < 64, "{rest}");
     assert_eq!(names(), before);
-    // Of an exec that is cut in the middle the end may be left.
+    // Pruning may cut an exec in the middle and leave its end.
     let without = folder.lines(&["query", "--no-healthchecks"]);
     assert!(without.len() <= 1, "{without:?}");
-    // Containers that are gone, and of which nothing is left.
+    // The containers no longer exist, and all their events are pruned.
     let text = (0..200).map(event).collect::<Vec<_>>().join("\n");
     fs::write(folder.path("more.ndjson"), text).unwrap();
-    folder.run(&["import", "-q", "more.ndjson"]).succeeded();
+    folder.run(&["import", "-q", "more.ndjson"]).assert_success();
     rusqlite::Connection::open(folder.db()).unwrap().execute("DELETE FROM snapshot", []).unwrap();
-    folder.run(&["prune", "-q", "--retain", "1ns"]).succeeded();
-    verified(&folder);
+    folder.run(&["prune", "-q", "--retain", "1ns"]).assert_success();
+    folder.verify(&[]);
     assert_eq!(names(), [] as [&str; 0]);
 }
 
-/// A proxy that lets through `/events` alone shows none, however often they start.
+/// A proxy that permits only `/events` never returns a container, however often it starts.
 #[test]
-fn a_container_that_is_not_shown_is_asked_for_twice_at_most() {
-    let (folder, engine) = folder_and_engine();
+fn a_hidden_container_is_requested_at_most_twice() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &["--look-again", "100ms"]);
-    let asked = || engine.requests().iter().filter(|request| request.contains(&id("gone"))).count();
-    let looks = || engine.requests().iter().filter(|request| request.contains("until=0")).count();
+    let requests = || engine.requests().iter().filter(|request| request.contains(&container_id("gone"))).count();
+    let checks = || engine.requests().iter().filter(|request| request.contains("until=0")).count();
     for n in 0..10 {
-        engine.happens(&of("gone", "start", "", n));
-        // The next look brings it once more, and what is to be asked was asked before the look after that.
-        let before = looks();
-        folder.eventually("the memory is asked twice", || if looks() > before + 1 { Ok(()) } else { Err(before) });
+        engine.emit(&container_event("gone", "start", "", n));
+        // The next backlog check returns the event again. Its request is sent before the check after that.
+        let before = checks();
+        folder.eventually("two backlog checks have run", || if checks() > before + 1 { Ok(()) } else { Err(before) });
     }
     recorder.stop();
-    assert_eq!(asked(), 2);
+    assert_eq!(requests(), 2);
 }

@@ -1,9 +1,9 @@
-//! What `import` stores, skips and rejects.
+//! `import`: the lines that it stores, skips and rejects.
 
 use std::io::Write;
 use std::process::Stdio;
 
-use crate::support::command::{Folder, run};
+use crate::support::command::{TestDir, run};
 use crate::support::engine::{event, events};
 use crate::support::fixture;
 
@@ -14,16 +14,16 @@ fn gzipped(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_is_stored_once_however_often_it_is_imported() {
-    let folder = Folder::new();
+fn importing_a_file_again_stores_nothing() {
+    let folder = TestDir::new();
     let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
-    let ran = folder.run(&["import", &path]).exited(0);
-    assert_eq!(ran.stderr, "248 stored, 0 skipped, 0 rejected\n");
-    let ran = folder.run(&["import", &path]).exited(0);
-    assert_eq!(ran.stderr, "0 stored, 248 skipped, 0 rejected\n");
+    let output = folder.run(&["import", &path]).assert_exit_code(0);
+    assert_eq!(output.stderr, "248 stored, 0 skipped, 0 rejected\n");
+    let output = folder.run(&["import", &path]).assert_exit_code(0);
+    assert_eq!(output.stderr, "0 stored, 248 skipped, 0 rejected\n");
     assert_eq!(folder.lines(&["query", "--count", "--source", "imported"]), ["248"]);
-    // The same events of another source are others.
-    folder.run(&["import", &path, "--source", "copy", "-q"]).succeeded();
+    // The same events under another source are other events.
+    folder.run(&["import", &path, "--source", "copy", "-q"]).assert_success();
     assert_eq!(folder.lines(&["query", "--count"]), ["496"]);
     let status = &folder.json(&["status", "--json"])[0]["sources"][1];
     assert_eq!(
@@ -33,8 +33,8 @@ fn a_file_is_stored_once_however_often_it_is_imported() {
 }
 
 #[test]
-fn standard_input_is_read_and_what_is_no_event_is_rejected() {
-    let folder = Folder::new();
+fn import_reads_stdin_and_rejects_lines_that_are_not_events() {
+    let folder = TestDir::new();
     let mut command = folder.command(&["import", "--strict", "-"]);
     command.stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -44,15 +44,15 @@ fn standard_input_is_read_and_what_is_no_event_is_rejected() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
-        "3 stored, 0 skipped, 1 rejected (`events rejected` shows them)\nevents: 1 line was no event (hint: `events rejected` shows them)\n"
+        "3 stored, 0 skipped, 1 rejected (`events rejected` shows them)\nevents: 1 line is not an event (hint: run `events rejected` to see them)\n"
     );
     assert_eq!(folder.lines(&["query"]), events(0..3));
     assert_eq!(folder.json(&["rejected"])[0]["error"], "standard input:3: not JSON: expected a value at byte 0");
 }
 
 #[test]
-fn what_is_compressed_is_told_from_its_beginning_and_a_bad_line_is_kept_once_and_where_it_stood() {
-    let folder = Folder::new();
+fn compression_is_detected_and_a_bad_line_is_stored_once_with_its_position() {
+    let folder = TestDir::new();
     let lines = format!("{}\n{}\nnonsense\n{}\n", event(0), event(1), event(2));
     let compressed = [gzipped(&lines), zstd::encode_all(lines.as_bytes(), 1).unwrap(), lines.into_bytes()];
     for (round, bytes) in compressed.iter().enumerate() {
@@ -60,32 +60,32 @@ fn what_is_compressed_is_told_from_its_beginning_and_a_bad_line_is_kept_once_and
         std::fs::write(&path, bytes).unwrap();
         let mut from_stdin = folder.command(&["import"]);
         from_stdin.stdin(std::fs::File::open(&path).unwrap());
-        for (place, ran) in [run(from_stdin), folder.run(&["import", "day"])].into_iter().enumerate() {
-            let said = ran.exited(0).stderr;
-            let expected = match (round, place) {
+        for (source, output) in [run(from_stdin), folder.run(&["import", "day"])].into_iter().enumerate() {
+            let log = output.assert_exit_code(0).stderr;
+            let expected = match (round, source) {
                 (0, 0) => "3 stored, 0 skipped, 1 rejected (`events rejected` shows them)\n",
                 (0, 1) => "0 stored, 3 skipped, 1 rejected (`events rejected` shows them)\n",
                 _ => "0 stored, 4 skipped, 0 rejected\n",
             };
-            assert_eq!(said, expected, "{round} {place}");
+            assert_eq!(log, expected, "{round} {source}");
         }
     }
-    // The same bad line is as bad the second time, though it is not stored twice.
+    // --strict also fails on a bad line that is stored already.
     folder
         .run(&["import", "-q", "--strict", "day"])
-        .failed(1, "1 line was no event (hint: `events rejected` shows them)");
-    let status = String::from_utf8(folder.run(&["status"]).succeeded().stdout).unwrap();
+        .assert_failure(1, "1 line is not an event (hint: run `events rejected` to see them)");
+    let status = String::from_utf8(folder.run(&["status"]).assert_success().stdout).unwrap();
     assert!(status.contains("● imported\n"), "{status}");
     assert_eq!(folder.lines(&["query"]), events(0..3));
     let errors: Vec<_> = folder.json(&["rejected"]).iter().map(|line| line["error"].clone()).collect();
-    let why = "not JSON: expected a value at byte 0";
-    assert_eq!(errors, [format!("standard input:3: {why}"), format!("day:3: {why}")]);
+    let reason = "not JSON: expected a value at byte 0";
+    assert_eq!(errors, [format!("standard input:3: {reason}"), format!("day:3: {reason}")]);
 }
 
 #[test]
-fn days_in_any_order_are_read_back_in_order() {
-    let folder = Folder::new();
-    // Three days, each later imported before an earlier one, and a fourth in between two.
+fn days_imported_in_any_order_are_printed_in_order() {
+    let folder = TestDir::new();
+    // Three days, the later ones imported first, and a fourth that overlaps two of them.
     let days: [Vec<u64>; 4] = [
         (60_000..63_000).collect(),
         (30_000..34_000).collect(),
@@ -96,7 +96,7 @@ fn days_in_any_order_are_read_back_in_order() {
     for (at, day) in days.iter().enumerate() {
         let path = folder.path(&format!("day{at}.ndjson"));
         std::fs::write(&path, events(day.iter().copied()).join("\n")).unwrap();
-        folder.run(&["import", "-q", path.to_str().unwrap()]).succeeded();
+        folder.run(&["import", "-q", path.to_str().unwrap()]).assert_success();
         expected.extend(day);
     }
     expected.sort_unstable();
@@ -112,61 +112,62 @@ fn days_in_any_order_are_read_back_in_order() {
     assert_eq!(folder.lines(&["query", "--container", "box-77"]), some);
     let starts: Vec<String> = expected.iter().filter(|line| line.contains("\"Action\":\"start\"")).cloned().collect();
     assert!(folder.lines(&["query", "--action", "start"]) == starts);
-    // A window within: from the 31,000th second to the 60,500th.
+    // A window from second 31,000 to second 60,500.
     let window = ["query", "--since", "1790031000", "--until", "1790060500"];
-    let time = |line: &String| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap();
     let within = 1_790_031_000_000_000_000..=1_790_060_500_000_000_000;
-    let within: Vec<String> = expected.iter().filter(|line| within.contains(&time(line))).cloned().collect();
+    let is_within = |line: &&String| within.contains(&fixture::line_time_nano(line));
+    let within: Vec<String> = expected.iter().filter(is_within).cloned().collect();
     assert!(within.len() > 4_000);
     assert!(folder.lines(&window) == within);
 }
 
 #[test]
-fn an_import_that_is_killed_and_run_again_ends_the_same() {
+fn a_killed_import_run_again_gives_the_same_store() {
     let lines = events(0..30_000);
     let text = format!("{}\nnonsense\n{}\n", lines[..5_000].join("\n"), lines[5_000..].join("\n"));
-    let forms = [
+    let inputs = [
         ("many.ndjson", text.clone().into_bytes()),
         ("many.gz", gzipped(&text)),
         ("many.zst", zstd::encode_all(text.as_bytes(), 1).unwrap()),
         ("many.json-seq", lines.iter().map(|line| format!("\x1e{line}\n")).collect::<String>().into_bytes()),
     ];
-    for (name, bytes) in forms {
-        let folder = Folder::new();
+    for (name, bytes) in inputs {
+        let folder = TestDir::new();
         std::fs::write(folder.path(name), bytes).unwrap();
         for round in 1..=4 {
             let import = folder.start(&["import", name]);
-            folder.eventually("some are stored", || {
-                let ran = folder.run(&["query", "--count", "-q"]);
-                let count: usize = String::from_utf8_lossy(&ran.stdout).trim().parse().unwrap_or(0);
+            folder.eventually("some events are stored", || {
+                let output = folder.run(&["query", "--count", "-q"]);
+                let count: usize = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(0);
                 if count >= round * 2_000 { Ok(()) } else { Err(count) }
             });
             if round % 2 == 0 { import.signal("INT") } else { import.kill() }
         }
-        folder.run(&["import", "-q", name]).succeeded();
+        folder.run(&["import", "-q", name]).assert_success();
         assert!(folder.lines(&["query"]) == lines, "{name}");
         let rejected = folder.json(&["rejected"]);
-        let line: Vec<&str> = rejected.iter().map(|rejected| rejected["error"].as_str().unwrap()).collect();
-        assert_eq!(line.len(), usize::from(name != "many.json-seq"), "{name}");
-        assert!(line.iter().all(|error| error.starts_with(&format!("{name}:5001: "))), "{name}: {line:?}");
-        folder.run(&["verify", "-q"]).succeeded();
+        let errors: Vec<&str> = rejected.iter().map(|line| line["error"].as_str().unwrap()).collect();
+        assert_eq!(errors.len(), usize::from(name != "many.json-seq"), "{name}");
+        assert!(errors.iter().all(|error| error.starts_with(&format!("{name}:5001: "))), "{name}: {errors:?}");
+        folder.verify(&[]);
     }
 }
 
 #[test]
-fn what_cannot_be_read_is_named_and_nothing_is_made() {
-    let folder = Folder::new();
-    folder.run(&["import", "missing.ndjson"]).failed(1, "cannot read missing.ndjson: No such file or directory");
-    let line = format!("cannot read {}: it is a directory (hint: name the files in it)", folder.path("").display());
-    folder.run(&["import", folder.path("").to_str().unwrap()]).failed(1, &line);
+fn an_unreadable_file_is_named_and_no_store_is_created() {
+    let folder = TestDir::new();
+    let missing = folder.run(&["import", "missing.ndjson"]);
+    missing.assert_failure(1, "cannot read missing.ndjson: No such file or directory");
+    let line = format!("cannot read {}: it is a directory (hint: pass the files in it)", folder.path("").display());
+    folder.run(&["import", folder.path("").to_str().unwrap()]).assert_failure(1, &line);
     assert!(!crate::support::command::exists(&folder.db()));
 }
 
 #[test]
-fn the_events_view_shows_each_event_plainly() {
-    let folder = Folder::new();
+fn the_events_view_has_the_fields_of_each_event() {
+    let folder = TestDir::new();
     let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
-    folder.run(&["import", "-q", &path]).succeeded();
+    folder.run(&["import", "-q", &path]).assert_success();
     let db = rusqlite::Connection::open(folder.db()).unwrap();
     let mut statement = db
         .prepare("SELECT source, time, type, action, actor_id, name, image, attributes FROM events ORDER BY seq")
@@ -199,39 +200,39 @@ fn the_events_view_shows_each_event_plainly() {
 }
 
 #[test]
-fn the_program_runs_on_what_it_prints() {
-    let folder = Folder::new();
-    folder.run(&["import", "-q", fixture::path("docker-29.7.2.ndjson").to_str().unwrap()]).succeeded();
+fn import_accepts_the_output_of_query() {
+    let folder = TestDir::new();
+    folder.run(&["import", "-q", fixture::path("docker-29.7.2.ndjson").to_str().unwrap()]).assert_success();
     let printed = folder.lines(&["query"]);
-    let again = Folder::new();
+    let again = TestDir::new();
     let mut command = again.command(&["import", "-q"]);
     let path = again.path("printed");
     std::fs::write(&path, printed.join("\n")).unwrap();
     command.stdin(std::fs::File::open(&path).unwrap());
-    run(command).succeeded();
+    run(command).assert_success();
     assert_eq!(again.lines(&["query"]), printed);
 }
 
-/// On a terminal, and nowhere else, a bar says how far it is.
 #[test]
-fn on_a_terminal_a_bar_shows_how_far_it_is() {
-    let folder = Folder::new();
+fn a_progress_bar_is_shown_only_on_a_terminal() {
+    let folder = TestDir::new();
     std::fs::write(folder.path("many.ndjson"), events(0..30_000).join("\n")).unwrap();
     let program = env!("CARGO_BIN_EXE_events");
-    let on_terminal = |words: &str| {
+    let on_terminal = |args: &str| {
         let mut command = folder.command(&[]);
         command = {
             let mut script = std::process::Command::new("script");
-            script.args(["-qec", &format!("stty cols 120; {program} {words}"), "/dev/null"]);
+            script.args(["-qec", &format!("stty cols 120; {program} {args}"), "/dev/null"]);
             script.env("EVENTS_DB", folder.db()).current_dir(command.get_current_dir().unwrap()).stdin(Stdio::null());
             script
         };
-        String::from_utf8(run(command).exited(0).stdout).unwrap()
+        String::from_utf8(run(command).assert_exit_code(0).stdout).unwrap()
     };
     let shown = on_terminal("import many.ndjson");
     for part in [" % ", " left", "events/s", "30000 stored, 0 skipped, 0 rejected"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert_eq!(on_terminal("import -q many.ndjson"), "");
-    assert_eq!(folder.run(&["import", "many.ndjson"]).exited(0).stderr, "0 stored, 30000 skipped, 0 rejected\n");
+    let output = folder.run(&["import", "many.ndjson"]).assert_exit_code(0);
+    assert_eq!(output.stderr, "0 stored, 30000 skipped, 0 rejected\n");
 }

@@ -1,11 +1,11 @@
-//! Man pages and completions: installed by one command.
+//! `install-docs` installs man pages and completions.
 
 use crate::support::installed_docs::{installed, reader};
 
-use crate::support::command::{Folder, run};
+use crate::support::command::{TestDir, run};
 
 #[test]
-fn every_command_has_a_man_page_that_shows_its_flags() {
+fn every_command_has_a_man_page_with_its_flags() {
     let folder = installed();
     let page = |name: &str| {
         let page = std::fs::read_to_string(folder.path(&format!("usr/share/man/man1/{name}.1"))).expect(name);
@@ -13,7 +13,7 @@ fn every_command_has_a_man_page_that_shows_its_flags() {
         page.replace("\\-", "-")
     };
     let all = page("events");
-    let commands = folder.commands();
+    let commands = folder.command_names();
     assert!(commands.len() >= 13, "{commands:?}");
     for command in &commands {
         assert!(all.contains(&format!("events-{command}(1)")), "{all}");
@@ -23,34 +23,35 @@ fn every_command_has_a_man_page_that_shows_its_flags() {
     assert!(page("events-query").contains("--envelope"));
     let replay = page("events-replay");
     assert!(replay.contains(".SH SYNOPSIS\nevents replay [OPTIONS] [FIXTURE]... [-- <CMD>...]\n"), "{replay}");
-    let pages = std::fs::read_dir(folder.path("usr/share/man/man1")).expect("pages").count();
+    let pages = std::fs::read_dir(folder.path("usr/share/man/man1")).expect("man1 is readable").count();
     assert_eq!(pages, commands.len() + 1);
 }
 
 #[test]
-fn bash_completes() {
+fn bash_completes_commands_flags_and_values() {
     let folder = installed();
-    let completed = |words: &str| {
+    let completions = |line: &str| {
         let script = format!(
             "source bash-completion/completions/events; complete -p events >&2 || exit; \
-             COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
              _events events \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD - 1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\""
         );
-        let ran = run(reader(&folder, "bash", &["--norc", "-c", &script])).exited(0);
-        assert!(ran.stderr.contains("-F _events"), "{}", ran.report());
-        ran.lines()
+        let output = run(reader(&folder, "bash", &["--norc", "-c", &script])).assert_exit_code(0);
+        assert!(output.stderr.contains("-F _events"), "{}", output.report());
+        output.lines()
     };
-    assert_eq!(completed("events qu"), ["query"]);
-    assert_eq!(completed("events query --env"), ["--envelope"]);
-    assert_eq!(completed("events query --format ''"), ["json", "text", "table", "csv"]);
+    assert_eq!(completions("events qu"), ["query"]);
+    assert_eq!(completions("events query --env"), ["--envelope"]);
+    assert_eq!(completions("events query --format ''"), ["json", "text", "table", "csv"]);
 }
 
 #[test]
-fn a_folder_that_cannot_be_written_is_named() {
-    let folder = Folder::new();
+fn an_unwritable_folder_is_named() {
+    let folder = TestDir::new();
     std::fs::write(folder.path("file"), "").unwrap();
     let prefix = folder.path("file").display().to_string();
-    let line =
-        format!("cannot write {prefix}/share/man/man1/events.1: Not a directory (hint: --prefix names another folder)");
-    folder.run(&["install-docs", "--prefix", &prefix]).failed(1, &line);
+    let line = format!(
+        "cannot write {prefix}/share/man/man1/events.1: Not a directory (hint: pass another directory with --prefix)"
+    );
+    folder.run(&["install-docs", "--prefix", &prefix]).assert_failure(1, &line);
 }

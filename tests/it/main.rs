@@ -1,4 +1,4 @@
-//! The tests that need nothing but the toolchain, in one binary.
+//! Tests that need only the Rust toolchain, in one binary.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a failing test prints its report")]
 
 mod properties;

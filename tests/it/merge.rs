@@ -1,33 +1,30 @@
-//! Stores of several machines become one.
+//! `import` merges the stores of several machines into one.
 
 use std::fs;
 use std::path::Path;
 
-use crate::support::command::Folder;
-use crate::support::engine::{Engine, Manner, event, events, instant};
+use crate::support::command::TestDir;
+use crate::support::engine::{Behavior, Engine, event, event_time, events};
 use crate::support::fixture;
 use serde_json::Value;
 
 const FIRST: &str = "7a5c1ed0-0000-4000-8000-000000000001";
 const SECOND: &str = "b2b2b2b2-0000-4000-8000-000000000002";
 
-fn take(into: &Folder, from: &Path) -> String {
-    into.run(&["import", from.to_str().unwrap()]).exited(0).stderr
+/// Imports a store into another; returns the log.
+fn import_store(into: &TestDir, from: &Path) -> String {
+    into.run(&["import", from.to_str().unwrap()]).assert_exit_code(0).stderr
 }
 
-fn head(folder: &Folder) -> String {
-    folder.run(&["verify", "-q"]).succeeded().lines().pop().unwrap()
-}
-
-/// Everything a store tells, each source by its engine's ID.
-fn told(folder: &Folder) -> Vec<Value> {
+/// Returns the events, gaps and rejected lines of a store, each with its engine's ID as the source.
+fn contents(folder: &TestDir) -> Vec<Value> {
     let sources = folder.json(&["status", "--json"])[0]["sources"].as_array().unwrap().clone();
     let id = |line: &Value| {
-        let source = sources.iter().find(|source| source["name"] == line["source"]).expect("a source");
+        let source = sources.iter().find(|source| source["name"] == line["source"]).expect("status lists every source");
         if source["engine_id"].is_null() { source["name"].clone() } else { source["engine_id"].clone() }
     };
-    let lines = [&["query", "-q", "--envelope"][..], &["gaps"], &["rejected"]].map(|words| folder.json(words)).concat();
-    let mut told: Vec<Value> = lines
+    let lines = [&["query", "-q", "--envelope"][..], &["gaps"], &["rejected"]].map(|args| folder.json(args)).concat();
+    let mut contents: Vec<Value> = lines
         .into_iter()
         .map(|mut line| {
             line["source"] = id(&line);
@@ -35,81 +32,82 @@ fn told(folder: &Folder) -> Vec<Value> {
             line
         })
         .collect();
-    told.sort_by_key(Value::to_string);
-    told
+    contents.sort_by_key(Value::to_string);
+    contents
 }
 
-/// A machine whose engine restarted, and sent what is no event.
-fn machine(id: &str, numbers: std::ops::Range<u64>) -> Folder {
-    let folder = Folder::new();
+/// Records an engine that restarts and sends a line that is not an event; returns the store.
+fn recorded_machine(id: &str, numbers: std::ops::Range<u64>) -> TestDir {
+    let folder = TestDir::new();
     let engine = Engine::start(folder.path("docker.sock"));
-    engine.is_called(id, "vm");
+    engine.set_identity(id, "vm");
     let middle = (numbers.start + numbers.end) / 2;
     let recorder = folder.record(&engine.host(), &[]);
-    (numbers.start..middle).for_each(|n| engine.happens(&event(n)));
-    engine.sends_junk(b"no event");
+    (numbers.start..middle).for_each(|n| engine.emit(&event(n)));
+    engine.send_junk(b"no event");
     let count = |n: u64| {
-        folder.eventually("it is stored", || {
+        folder.eventually("the events are stored", || {
             let count = folder.lines(&["query", "-q", "--count"])[0].clone();
             if count == n.to_string() { Ok(()) } else { Err(count) }
         });
     };
     count(middle - numbers.start);
-    engine.restarts();
-    (middle..numbers.end).for_each(|n| engine.happens(&event(n)));
+    engine.restart();
+    (middle..numbers.end).for_each(|n| engine.emit(&event(n)));
     count(numbers.end - numbers.start);
     recorder.stop();
     folder
 }
 
 #[test]
-fn the_files_of_two_machines_become_one() {
-    let (one, two, both) = (machine(FIRST, 0..40), machine(SECOND, 20..100), Folder::new());
+fn stores_of_two_machines_are_merged() {
+    let (one, two, both) = (recorded_machine(FIRST, 0..40), recorded_machine(SECOND, 20..100), TestDir::new());
     fs::write(both.path("day.ndjson"), events(0..3).join("\n") + "\nnonsense").unwrap();
-    both.run(&["import", "-q", "day.ndjson", "--source", "vm"]).succeeded();
-    let mut expected = [told(&one), told(&two), told(&both)].concat();
+    both.run(&["import", "-q", "day.ndjson", "--source", "vm"]).assert_success();
+    let mut expected = [contents(&one), contents(&two), contents(&both)].concat();
     expected.sort_by_key(Value::to_string);
-    let said = take(&both, &one.db());
-    assert!(said.contains(&format!("was proven, and taken up to its {}\n", head(&one))), "{said}");
-    assert!(said.ends_with("\n40 stored, 0 skipped, 1 rejected (`events rejected` shows them)\n"), "{said}");
-    take(&both, &two.db());
-    assert_eq!(told(&both), expected);
+    let log = import_store(&both, &one.db());
+    let head = format!("head {}", one.verify(&[]));
+    assert!(log.contains(&format!("was verified and imported up to its {head}\n")), "{log}");
+    assert!(log.ends_with("\n40 stored, 0 skipped, 1 rejected (`events rejected` shows them)\n"), "{log}");
+    import_store(&both, &two.db());
+    assert_eq!(contents(&both), expected);
     let names: Vec<Value> =
         both.json(&["status", "--json"])[0]["sources"].as_array().unwrap().iter().map(|s| s["name"].clone()).collect();
     assert_eq!(names, ["vm", "vm-7a5c1ed0", "vm-b2b2b2b2"]);
-    // However often it is done.
-    let before = head(&both);
+    // Importing again changes nothing.
+    let before = both.verify(&[]);
     for from in [&one, &two] {
-        assert!(take(&both, &from.db()).ends_with(" 0 rejected\n"));
+        assert!(import_store(&both, &from.db()).ends_with(" 0 rejected\n"));
     }
-    both.run(&["import", "-q", "day.ndjson", "--source", "vm"]).succeeded();
-    assert_eq!(head(&both), before);
-    // A name that an engine has does not become that engine's.
-    both.run(&["import", "-q", "day.ndjson", "--source", "vm-7a5c1ed0"]).succeeded();
-    both.run(&["import", "-q", "day.ndjson", "--source", "vm-7a5c1ed0"]).succeeded();
+    both.run(&["import", "-q", "day.ndjson", "--source", "vm"]).assert_success();
+    assert_eq!(both.verify(&[]), before);
+    // Importing a file under the name of an engine does not add events to that engine.
+    both.run(&["import", "-q", "day.ndjson", "--source", "vm-7a5c1ed0"]).assert_success();
+    both.run(&["import", "-q", "day.ndjson", "--source", "vm-7a5c1ed0"]).assert_success();
     assert_eq!(both.lines(&["query", "-q", "--source", "vm-7a5c1ed0-imported"]), events(0..3));
     assert_eq!(both.lines(&["query", "-q", "--source", "vm-7a5c1ed0"]), events(0..40));
-    head(&both);
+    both.verify(&[]);
 }
 
 #[test]
-fn what_two_stores_recorded_of_one_engine_is_put_together_and_the_hole_between_them_is_told() {
-    let (early, late) = (Folder::new(), Folder::new());
+fn two_stores_of_one_engine_are_merged_with_a_gap_between_them() {
+    let (early, late) = (TestDir::new(), TestDir::new());
     let engine = Engine::start(early.path("docker.sock"));
-    (0..10).for_each(|n| engine.happens(&event(n)));
-    early.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).succeeded();
-    (10..400).for_each(|n| engine.happens(&event(n)));
-    late.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).succeeded();
+    (0..10).for_each(|n| engine.emit(&event(n)));
+    early.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).assert_success();
+    (10..400).for_each(|n| engine.emit(&event(n)));
+    late.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).assert_success();
     assert_eq!(late.lines(&["query", "-q"]), events(144..400));
-    let (early_in_late, late_in_early) = (Folder::new(), Folder::new());
+    let (early_in_late, late_in_early) = (TestDir::new(), TestDir::new());
     fs::copy(late.db(), early_in_late.db()).unwrap();
     fs::copy(early.db(), late_in_early.db()).unwrap();
     for _ in 0..2 {
-        take(&early_in_late, &early.db());
-        take(&late_in_early, &late.db());
+        import_store(&early_in_late, &early.db());
+        import_store(&late_in_early, &late.db());
     }
     assert_eq!(early_in_late.lines(&["query", "-q"]), events((0..10).chain(144..400)));
-    assert_eq!(told(&early_in_late), told(&late_in_early));
+    assert_eq!(contents(&early_in_late), contents(&late_in_early));
     let gaps = late_in_early.json(&["gaps"]);
     let bounds: Vec<_> =
         gaps.iter().map(|gap| (gap["from"].clone(), gap["to"].clone(), gap["reason"].clone())).collect();
@@ -117,125 +115,125 @@ fn what_two_stores_recorded_of_one_engine_is_put_together_and_the_hole_between_t
     assert_eq!(
         bounds,
         [
-            (Value::Null, text(&instant(0)), text("first-contact")),
-            (text(&instant(9)), text(&instant(144)), text("store-failed"))
+            (Value::Null, text(&event_time(0)), text("first-contact")),
+            (text(&event_time(9)), text(&event_time(144)), text("store-failed"))
         ]
     );
-    // And recording into it goes on where the later one ended.
-    engine.happens(&event(400));
+    // Recording into the merged store continues where the later store ended.
+    engine.emit(&event(400));
     for folder in [&early_in_late, &late_in_early] {
-        folder.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).succeeded();
+        folder.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).assert_success();
         assert_eq!(folder.lines(&["query", "-q"]), events((0..10).chain(144..401)));
         assert_eq!(folder.json(&["gaps"]).len(), 2);
-        head(folder);
+        folder.verify(&[]);
     }
 }
 
 #[test]
-fn a_store_that_is_recorded_into_is_taken_as_it_is_at_one_moment() {
-    let (from, into) = (Folder::new(), Folder::new());
+fn a_store_being_recorded_is_imported_as_of_one_moment() {
+    let (from, into) = (TestDir::new(), TestDir::new());
     let engine = Engine::start(from.path("docker.sock"));
     let recorder = from.record(&engine.host(), &[]);
     for round in 0..5 {
-        (round * 200..round * 200 + 200).for_each(|n| engine.happens(&event(n)));
-        take(&into, &from.db());
-        let taken = into.lines(&["query", "-q"]);
-        assert_eq!(taken, events(0..taken.len() as u64));
+        (round * 200..round * 200 + 200).for_each(|n| engine.emit(&event(n)));
+        import_store(&into, &from.db());
+        let imported = into.lines(&["query", "-q"]);
+        assert_eq!(imported, events(0..imported.len() as u64));
     }
     from.eventually_lines(&["query", "-q"], &events(0..1000));
-    take(&into, &from.db());
+    import_store(&into, &from.db());
     recorder.stop();
-    assert_eq!(told(&into), told(&from));
-    head(&into);
+    assert_eq!(contents(&into), contents(&from));
+    into.verify(&[]);
 }
 
 #[test]
-fn what_was_edited_is_not_taken() {
-    let (from, into) = (machine(FIRST, 0..10), Folder::new());
+fn an_edited_store_is_not_imported() {
+    let (from, into) = (recorded_machine(FIRST, 0..10), TestDir::new());
     let db = rusqlite::Connection::open(from.db()).unwrap();
     db.execute("UPDATE label SET value = 'alpine' WHERE key = 'image'", []).unwrap();
     let path = from.db().display().to_string();
-    let ran = into.run(&["import", &path]).exited(1);
-    let expected = format!("events: {path} is not as it was recorded: ");
+    let output = into.run(&["import", &path]).assert_exit_code(1);
+    let expected = format!("events: {path} failed verification: ");
     assert!(
-        ran.stderr.starts_with(&expected) && ran.stderr.contains(" faults (hint: `events verify --db "),
+        output.stderr.starts_with(&expected) && output.stderr.contains(" faults (hint: see `events verify --db "),
         "{}",
-        ran.stderr
+        output.stderr
     );
     assert!(!crate::support::command::exists(&into.db()));
 }
 
 #[test]
-fn one_of_an_older_schema_is_taken_and_left_as_it_is() {
-    let into = Folder::new();
+fn a_store_of_an_older_schema_is_imported_and_left_unchanged() {
+    let into = TestDir::new();
     fs::copy(fixture::path("stores/schema-1.db"), into.path("old.db")).unwrap();
     let before = fs::read(into.path("old.db")).unwrap();
-    take(&into, Path::new("old.db"));
-    let migrated = Folder::new();
+    import_store(&into, Path::new("old.db"));
+    let migrated = TestDir::new();
     fs::copy(fixture::path("stores/schema-1.db"), migrated.db()).unwrap();
-    migrated.run(&["import", "-q", "/dev/null"]).succeeded();
-    assert_eq!(told(&into), told(&migrated));
-    assert!(told(&into).len() > 100);
+    migrated.run(&["import", "-q", "/dev/null"]).assert_success();
+    assert_eq!(contents(&into), contents(&migrated));
+    assert!(contents(&into).len() > 100);
     assert_eq!(fs::read(into.path("old.db")).unwrap(), before);
-    head(&into);
+    into.verify(&[]);
 }
 
 #[test]
-fn killed_and_run_again_it_ends_the_same() {
-    let from = Folder::new();
+fn a_killed_merge_run_again_gives_the_same_store() {
+    let from = TestDir::new();
     let engine = Engine::start(from.path("docker.sock"));
-    engine.answers(Manner::default());
-    engine.happens(&event(70_000));
-    from.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).succeeded();
+    engine.set_behavior(Behavior::default());
+    engine.emit(&event(70_000));
+    from.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).assert_success();
     fs::write(from.path("many"), events(0..60_000).join("\n") + "\nnonsense\n").unwrap();
-    from.run(&["import", "-q", "many"]).succeeded();
-    let (into, path) = (Folder::new(), from.db().display().to_string());
+    from.run(&["import", "-q", "many"]).assert_success();
+    let (into, path) = (TestDir::new(), from.db().display().to_string());
     for round in 1..=4 {
         let import = into.start(&["import", &path]);
-        into.eventually("some are stored", || {
-            let ran = into.run(&["query", "--count", "-q"]);
-            let count: usize = String::from_utf8_lossy(&ran.stdout).trim().parse().unwrap_or(0);
+        into.eventually("some events are stored", || {
+            let output = into.run(&["query", "--count", "-q"]);
+            let count: usize = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or(0);
             if count >= round * 5_000 { Ok(()) } else { Err(count) }
         });
         if round % 2 == 0 { import.signal("INT") } else { import.kill() }
     }
-    take(&into, &from.db());
-    assert!(told(&into) == told(&from));
-    let before = head(&into);
-    take(&into, &from.db());
-    assert_eq!(head(&into), before);
+    import_store(&into, &from.db());
+    assert!(contents(&into) == contents(&from));
+    let before = into.verify(&[]);
+    import_store(&into, &from.db());
+    assert_eq!(into.verify(&[]), before);
 }
 
 #[test]
-fn secrets_are_taken_out_on_the_way() {
-    let (from, into) = (Folder::new(), Folder::new());
+fn merging_redacts_secrets() {
+    let (from, into) = (TestDir::new(), TestDir::new());
     let engine = Engine::start(from.path("docker.sock"));
-    engine.happens(&event(0).replace("busybox", "busybox-secret"));
-    engine.sends_junk(b"secret");
-    from.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).succeeded();
-    into.run(&["import", "-q", "--redact", "secret", from.db().to_str().unwrap()]).succeeded();
+    engine.emit(&event(0).replace("busybox", "busybox-secret"));
+    engine.send_junk(b"secret");
+    from.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).assert_success();
+    into.run(&["import", "-q", "--redact", "secret", from.db().to_str().unwrap()]).assert_success();
     let all = fs::read(into.db()).unwrap();
     assert!(!all.windows(6).any(|bytes| bytes == b"secret"));
     assert_eq!(into.lines(&["query", "-q"]).len(), 1);
-    head(&into);
+    into.verify(&[]);
 }
 
 #[test]
-fn wrong_words() {
-    let folder = machine(FIRST, 0..2);
+fn invalid_imports_of_stores_are_refused() {
+    let folder = recorded_machine(FIRST, 0..2);
     let path = folder.db().display().to_string();
-    let line = "--source names what comes from files; a store has names of its own (hint: leave out --source, or import the \
-                store by itself)";
-    folder.run(&["import", "--db", "new.db", "--source", "x", &path]).failed(2, line);
-    let line = format!("cannot import {path} into itself (hint: name another store with --db)");
-    folder.run(&["import", &path]).failed(1, &line);
+    let line = "--source cannot be combined with a store, which names its own sources (hint: omit --source, or import the store \
+                separately)";
+    folder.run(&["import", "--db", "new.db", "--source", "x", &path]).assert_failure(2, line);
+    let line = format!("cannot import {path} into itself (hint: pass another store with --db)");
+    folder.run(&["import", &path]).assert_failure(1, &line);
     let other = rusqlite::Connection::open(folder.path("other.db")).unwrap();
     other.execute_batch("CREATE TABLE x (y)").unwrap();
-    let ran = folder.run(&["import", "other.db"]).exited(1);
+    let output = folder.run(&["import", "other.db"]).assert_exit_code(1);
     assert!(
-        ran.stderr.starts_with("events: cannot open other.db: it is the database of another program"),
+        output.stderr.starts_with("events: cannot open other.db: it is the database of another program"),
         "{}",
-        ran.stderr
+        output.stderr
     );
     assert!(!crate::support::command::exists(&folder.path("new.db")));
 }

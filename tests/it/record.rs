@@ -1,38 +1,20 @@
-//! What `record` stores, and that it stores it once.
+//! `record` stores each event once, and a gap wherever events may be missing.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use crate::support::command::{Folder, eventually, exists};
-use crate::support::engine::{Engine, Manner, Pieces, event, event_at, events, instant};
+use crate::support::command::{TestDir, eventually, exists};
+use crate::support::engine::{Behavior, Chunking, Engine, event, event_at, event_time, events, start_engine};
 
 const ALL: &[&str] = &["query"];
 
-fn folder_and_engine() -> (Folder, Engine) {
-    let folder = Folder::new();
-    let engine = Engine::start(folder.path("docker.sock"));
-    (folder, engine)
-}
-
-fn reasons(folder: &Folder) -> Vec<String> {
-    folder.json(&["gaps"]).iter().map(|gap| gap["reason"].as_str().unwrap_or("null").to_owned()).collect()
-}
-
-/// Waits until these, and no others, are the reasons of the gaps.
-fn eventually_reasons(folder: &Folder, expected: &[&str]) {
-    folder.eventually(&format!("the gaps are {expected:?}"), || {
-        let reasons = reasons(folder);
-        if reasons == expected { Ok(()) } else { Err(reasons) }
-    });
-}
-
 #[test]
-fn the_memory_comes_first_then_what_happens() {
-    let (folder, engine) = folder_and_engine();
-    events(0..3).iter().for_each(|event| engine.happens(event));
+fn the_backlog_is_stored_before_live_events() {
+    let (folder, engine) = start_engine();
+    events(0..3).iter().for_each(|event| engine.emit(event));
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(ALL, &events(0..3));
-    events(3..6).iter().for_each(|event| engine.happens(event));
+    events(3..6).iter().for_each(|event| engine.emit(event));
     folder.eventually_lines(ALL, &events(0..6));
     recorder.stop();
     assert_eq!(folder.lines(ALL), events(0..6));
@@ -40,12 +22,12 @@ fn the_memory_comes_first_then_what_happens() {
     assert_eq!(gaps.len(), 1);
     assert_eq!(gaps[0]["reason"], "first-contact");
     assert_eq!(gaps[0]["from"], serde_json::Value::Null);
-    assert_eq!(gaps[0]["to"], instant(0));
+    assert_eq!(gaps[0]["to"], event_time(0));
 }
 
 #[test]
-fn events_are_asked_for_unversioned_and_unfiltered_the_rest_at_the_negotiated_version() {
-    let (folder, engine) = folder_and_engine();
+fn events_are_requested_unversioned_and_unfiltered() {
+    let (folder, engine) = start_engine();
     folder.record(&engine.host(), &["--filter", "type=container"]).stop();
     let mut requests = engine.requests();
     assert_eq!(requests[..2], ["/_ping", "/v1.51/info"]);
@@ -55,8 +37,8 @@ fn events_are_asked_for_unversioned_and_unfiltered_the_rest_at_the_negotiated_ve
 }
 
 #[test]
-fn the_file_is_readable_by_its_owner_alone() {
-    let (folder, engine) = folder_and_engine();
+fn store_files_are_readable_only_by_their_owner() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
     for name in ["events.db", "events.db-wal", "events.db-shm", "events.db.lock"] {
         let mode = folder.path(name).metadata().unwrap_or_else(|e| panic!("{name}: {e}")).permissions().mode();
@@ -67,154 +49,152 @@ fn the_file_is_readable_by_its_owner_alone() {
 }
 
 #[test]
-fn a_restart_of_the_recorder_goes_on_where_it_was() {
-    let (folder, engine) = folder_and_engine();
+fn a_restarted_recorder_resumes_without_duplicates() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    events(0..5).iter().for_each(|event| engine.happens(event));
+    events(0..5).iter().for_each(|event| engine.emit(event));
     folder.eventually_lines(ALL, &events(0..5));
     recorder.stop();
-    events(5..9).iter().for_each(|event| engine.happens(event));
+    events(5..9).iter().for_each(|event| engine.emit(event));
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(ALL, &events(0..9));
     recorder.kill();
-    events(9..12).iter().for_each(|event| engine.happens(event));
+    events(9..12).iter().for_each(|event| engine.emit(event));
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(ALL, &events(0..12));
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
-fn a_clean_end_of_the_stream_is_a_lost_engine_that_is_sought_again() {
-    let (folder, engine) = folder_and_engine();
+fn the_recorder_reconnects_after_a_clean_or_cut_end_of_the_stream() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     for n in 1..6 {
         if n % 2 == 0 {
-            engine.ends_streams();
+            engine.end_streams();
         } else {
-            engine.cuts_connections();
+            engine.cut_connections();
         }
-        engine.happens(&event(n));
+        engine.emit(&event(n));
         folder.eventually_lines(ALL, &events(0..n + 1));
     }
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"], "continuity was proven each time");
+    assert_eq!(folder.gap_reasons(), ["first-contact"], "continuity was established each time");
 }
 
 #[test]
-fn a_restarted_engine_leaves_a_gap_that_says_so() {
-    let (folder, engine) = folder_and_engine();
+fn a_restarted_engine_leaves_an_engine_restart_gap() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    events(0..3).iter().for_each(|event| engine.happens(event));
+    events(0..3).iter().for_each(|event| engine.emit(event));
     folder.eventually_lines(ALL, &events(0..3));
 
-    engine.goes_away();
+    engine.stop();
     let open = folder.eventually("a gap is open", || {
         let gaps = folder.json(&["gaps"]);
         gaps.get(1).cloned().ok_or(gaps)
     });
-    assert_eq!((open["from"].as_str(), open["to"].as_str()), (Some(instant(2).as_str()), None), "{open}");
+    assert_eq!((open["from"].as_str(), open["to"].as_str()), (Some(event_time(2).as_str()), None), "{open}");
     assert_eq!(folder.json(&["status", "--json"])[0]["sources"][0]["connected"], false);
 
-    engine.forgets();
-    engine.come_back();
-    engine.happens(&event(7));
-    engine.happens(&event(8));
+    engine.clear_backlog();
+    engine.start_again();
+    engine.emit(&event(7));
+    engine.emit(&event(8));
     folder.eventually_lines(ALL, &events([0, 1, 2, 7, 8]));
     let gaps = folder.json(&["gaps"]);
     assert_eq!(gaps.len(), 2, "{gaps:?}");
     assert_eq!(
         (gaps[1]["reason"].as_str(), gaps[1]["from"].as_str()),
-        (Some("engine-restart"), Some(instant(2).as_str()))
+        (Some("engine-restart"), Some(event_time(2).as_str()))
     );
     assert!(gaps[1]["to"].is_string());
     recorder.stop();
 
-    // The gap is one, whatever comes later.
+    // A later session changes nothing about the gap.
     folder.record(&engine.host(), &[]).stop();
-    assert_eq!(reasons(&folder), ["first-contact", "engine-restart"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact", "engine-restart"]);
 }
 
 #[test]
-fn an_engine_that_was_only_away_leaves_no_gap() {
-    let (folder, engine) = folder_and_engine();
+fn a_disconnect_with_an_intact_backlog_leaves_no_gap() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
-    engine.goes_away();
-    eventually_reasons(&folder, &["first-contact", "disconnected"]);
-    engine.happens(&event(1));
-    engine.come_back();
+    engine.stop();
+    folder.eventually_gap_reasons(&["first-contact", "disconnected"]);
+    engine.emit(&event(1));
+    engine.start_again();
     folder.eventually_lines(ALL, &events(0..2));
-    eventually_reasons(&folder, &["first-contact"]);
+    folder.eventually_gap_reasons(&["first-contact"]);
     recorder.stop();
 }
 
 #[test]
-fn more_than_the_engine_remembers_is_an_overrun() {
-    let (folder, engine) = folder_and_engine();
+fn more_events_than_the_backlog_are_an_overrun() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     recorder.stop();
-    events(1..300).iter().for_each(|event| engine.happens(event));
+    events(1..300).iter().for_each(|event| engine.emit(event));
     let recorder = folder.record(&engine.host(), &[]);
-    let kept: Vec<u64> = std::iter::once(0).chain(44..300).collect();
-    folder.eventually_lines(ALL, &events(kept));
+    let obtainable: Vec<u64> = std::iter::once(0).chain(44..300).collect();
+    folder.eventually_lines(ALL, &events(obtainable));
     recorder.stop();
     let gap = &folder.json(&["gaps"])[1];
     assert_eq!(gap["reason"], "overrun");
-    assert_eq!((gap["from"].as_str(), gap["to"].as_str()), (Some(instant(0).as_str()), Some(instant(44).as_str())));
+    assert_eq!((gap["from"].as_str(), gap["to"].as_str()), (Some(&*event_time(0)), Some(&*event_time(44))));
 }
 
 #[test]
-fn exactly_what_the_engine_remembers_is_no_gap() {
-    let (folder, engine) = folder_and_engine();
+fn exactly_a_full_backlog_is_no_gap() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     recorder.stop();
-    events(1..256).iter().for_each(|event| engine.happens(event));
+    events(1..256).iter().for_each(|event| engine.emit(event));
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(ALL, &events(0..256));
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
-fn what_the_stream_leaves_out_is_found_in_the_memory() {
-    let (folder, engine) = folder_and_engine();
+fn events_missing_from_the_stream_are_found_in_the_backlog() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &["--look-again", "50ms"]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
-    engine.happens_unheard(&event(1));
-    engine.happens(&event(2));
+    engine.emit_to_backlog(&event(1));
+    engine.emit(&event(2));
     folder.eventually_lines(ALL, &events(0..3));
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
-fn an_engine_that_is_not_there_yet_is_waited_for() {
-    let (folder, engine) = folder_and_engine();
-    engine.goes_away();
+fn the_recorder_waits_for_an_engine_to_start() {
+    let (folder, engine) = start_engine();
+    engine.stop();
     let recorder = folder.start(&["record", "-H", &engine.host()]);
-    folder.eventually("it says so", || {
-        if recorder.log().contains("cannot connect") { Ok(()) } else { Err(recorder.log()) }
-    });
-    engine.come_back();
-    engine.happens(&event(0));
+    recorder.eventually_logs("cannot connect");
+    engine.start_again();
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     recorder.stop();
 }
 
 #[test]
-fn whatever_is_no_stream_is_tried_again() {
-    let (folder, engine) = folder_and_engine();
+fn invalid_responses_are_retried() {
+    let (folder, engine) = start_engine();
     let recorder = folder.start(&["record", "-H", &engine.host(), "-v"]);
-    for answer in [
+    for response in [
         "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 16\r\n\r\n{\"message\":\"no\"}",
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
         "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
@@ -222,17 +202,16 @@ fn whatever_is_no_stream_is_tried_again() {
         "",
     ] {
         let before = engine.requests().len();
-        engine.answers(Manner { instead: Some(answer.into()), ..Manner::default() });
-        eventually(
-            "it tries again",
-            || if engine.requests().len() > before + 3 { Ok(()) } else { Err(recorder.log()) },
-        );
+        engine.set_behavior(Behavior { raw_response: Some(response.into()), ..Behavior::default() });
+        eventually("the recorder retries", || {
+            if engine.requests().len() > before + 3 { Ok(()) } else { Err(recorder.log()) }
+        });
     }
-    engine.answers(Manner::default());
-    engine.happens(&event(0));
+    engine.set_behavior(Behavior::default());
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     assert!(
-        recorder.log().contains("answers /events?since=0 with 500 Internal Server Error: no"),
+        recorder.log().contains("responded to /events?since=0 with 500 Internal Server Error: no"),
         "{}",
         recorder.log()
     );
@@ -240,41 +219,42 @@ fn whatever_is_no_stream_is_tried_again() {
 }
 
 #[test]
-fn bytes_in_any_pieces_are_the_same_events() {
-    let (folder, engine) = folder_and_engine();
-    engine.answers(Manner { pieces: Pieces::Bytes, ..Manner::default() });
+fn events_are_the_same_however_the_stream_is_chunked() {
+    let (folder, engine) = start_engine();
+    engine.set_behavior(Behavior { chunking: Chunking::PerByte, ..Behavior::default() });
     let wide = event(1).replace("box-0", "bücher-📦");
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&wide);
-    // Several at once, half of one, and a json-seq record.
-    engine.sends(format!("{}\r\n\n\x1e{}\n{}", event(2), event(3), &event(4)[..50]).as_bytes());
-    engine.sends(format!("{}\n", &event(4)[50..]).as_bytes());
+    engine.emit(&wide);
+    // An event with CRLF, an empty line, a json-seq record, and half an event.
+    engine.send_raw(format!("{}\r\n\n\x1e{}\n{}", event(2), event(3), &event(4)[..50]).as_bytes());
+    engine.send_raw(format!("{}\n", &event(4)[50..]).as_bytes());
     folder.eventually_lines(ALL, &[event(0), wide, event(2), event(3), event(4)]);
     recorder.stop();
     assert!(folder.lines(&["rejected"]).is_empty());
 }
 
 #[test]
-fn what_is_no_event_is_kept_apart_and_the_next_event_found() {
-    let (folder, engine) = folder_and_engine();
+fn lines_that_are_not_events_are_rejected_and_later_events_stored() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &["--max-event", "1kB"]);
-    engine.sends(b"garbage\n");
-    engine.happens(&event(0));
-    engine.sends(b"{\"Type\":\"container\"}\n\xff\xfe\n");
-    engine.sends(format!("{}\n", "x".repeat(5000)).as_bytes());
-    engine.happens(&event(1));
+    engine.send_raw(b"garbage\n");
+    engine.emit(&event(0));
+    engine.send_raw(b"{\"Type\":\"container\"}\n\xff\xfe\n");
+    engine.send_raw(format!("{}\n", "x".repeat(5000)).as_bytes());
+    engine.emit(&event(1));
     folder.eventually_lines(ALL, &events(0..2));
     let rejected = folder.json(&["rejected"]);
-    let told: Vec<_> = rejected.iter().map(|r| (r["error"].as_str().unwrap(), r["bytes"].as_str().unwrap())).collect();
+    let rejections: Vec<_> =
+        rejected.iter().map(|line| (line["error"].as_str().unwrap(), line["bytes"].as_str().unwrap())).collect();
     let long = "eHh4".repeat(333) + "eA==";
     assert_eq!(
-        told,
+        rejections,
         [
             ("not JSON: expected a value at byte 0", "Z2FyYmFnZQ=="),
             ("no Action", "eyJUeXBlIjoiY29udGFpbmVyIn0="),
             ("not UTF-8 at byte 0", "//4="),
-            ("a line of 5000 bytes is over the bound set", long.as_str()),
+            ("line of 5000 bytes exceeds the limit", long.as_str()),
         ]
     );
     assert_eq!(rejected[0]["source"], "sim");
@@ -283,138 +263,137 @@ fn what_is_no_event_is_kept_apart_and_the_next_event_found() {
 }
 
 #[test]
-fn past_a_limit_what_is_no_event_is_only_counted() {
-    let (folder, engine) = folder_and_engine();
-    engine.happens(&event(0));
-    for (round, kept) in [(1, 3), (2, 5)] {
-        let limit = kept.to_string();
+fn rejected_lines_past_the_limit_are_only_counted() {
+    let (folder, engine) = start_engine();
+    engine.emit(&event(0));
+    for (round, stored) in [(1, 3), (2, 5)] {
+        let limit = stored.to_string();
         let recorder = folder.record(&engine.host(), &["--rejected-limit", &limit]);
-        (0..10).for_each(|n| engine.sends(format!("no event {round} {n}\n").as_bytes()));
-        engine.happens(&event(round));
-        folder.eventually("all of it came", || {
+        (0..10).for_each(|n| engine.send_raw(format!("no event {round} {n}\n").as_bytes()));
+        engine.emit(&event(round));
+        folder.eventually("all lines are counted", || {
             let rejected = folder.json(&["status", "--json"])[0]["sources"][0]["rejected"].clone();
             if rejected == round * 10 { Ok(()) } else { Err(rejected) }
         });
-        let said = format!("{kept} rejected lines of sim are kept; from now on they are only counted");
-        assert_eq!(recorder.log().matches(&said).count(), 1, "{}", recorder.log());
+        let warning = format!("{stored} rejected lines of sim are stored; more are only counted");
+        assert_eq!(recorder.log().matches(&warning).count(), 1, "{}", recorder.log());
         recorder.stop();
-        assert_eq!(folder.lines(&["rejected"]).len(), kept);
-        folder.run(&["verify", "-q"]).succeeded();
+        assert_eq!(folder.lines(&["rejected"]).len(), stored);
+        folder.verify(&[]);
     }
 }
 
 #[test]
-fn an_event_is_stored_once_whatever_its_bytes_and_however_often_it_comes() {
-    let (folder, engine) = folder_and_engine();
+fn an_event_sent_again_with_other_bytes_is_stored_once() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
     let other_bytes =
         event(0).replace("\"image\":\"busybox\",\"name\":\"box-0\"", "\"name\":\"box\\u002d0\", \"image\":\"busybox\"");
     assert_ne!(other_bytes, event(0));
-    // At the same instant, but not the same.
+    // The same time, but another event.
     let sibling = event(0).replace("create", "attach");
-    engine.happens(&event(0));
-    engine.sends(format!("{}\n{other_bytes}\n{sibling}\n{}\n", event(0), event(0)).as_bytes());
-    engine.happens(&event(1));
+    engine.emit(&event(0));
+    engine.send_raw(format!("{}\n{other_bytes}\n{sibling}\n{}\n", event(0), event(0)).as_bytes());
+    engine.emit(&event(1));
     folder.eventually_lines(ALL, &[event(0), sibling, event(1)]);
     recorder.stop();
 }
 
 #[test]
-fn a_clock_that_steps_back_hides_nothing() {
-    let (folder, engine) = folder_and_engine();
+fn events_after_a_backward_clock_step_are_stored() {
+    let (folder, engine) = start_engine();
     let hour = 3_600_000_000_000;
     let back: Vec<String> = (0..4).map(|n| event_at(n, 1_790_000_000_000_000_000 + n as i64 - hour)).collect();
     let recorder = folder.record(&engine.host(), &[]);
-    events(0..4).iter().for_each(|event| engine.happens(event));
+    events(0..4).iter().for_each(|event| engine.emit(event));
     folder.eventually_lines(ALL, &events(0..4));
     recorder.stop();
-    engine.happens(&back[0]);
-    engine.happens(&back[1]);
+    engine.emit(&back[0]);
+    engine.emit(&back[1]);
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(ALL, &[back[..2].to_vec(), events(0..4)].concat());
-    engine.cuts_connections();
-    engine.happens(&back[2]);
-    engine.happens(&back[3]);
+    engine.cut_connections();
+    engine.emit(&back[2]);
+    engine.emit(&back[3]);
     folder.eventually_lines(ALL, &[back.clone(), events(0..4)].concat());
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
-fn a_filter_says_what_is_stored_not_what_is_seen() {
-    let (folder, engine) = folder_and_engine();
+fn a_filter_limits_what_is_stored_but_not_the_last_event_seen() {
+    let (folder, engine) = start_engine();
     let only = ["--filter", "event=start", "--exclude", "container=box-1"];
     let recorder = folder.record(&engine.host(), &only);
-    events(0..12).iter().for_each(|event| engine.happens(event));
+    events(0..12).iter().for_each(|event| engine.emit(event));
     folder.eventually_lines(ALL, &events([1, 9]));
     recorder.stop();
-    // So many more that the engine forgets the last one stored, but not the last one seen.
+    // More events than fit into the backlog: it no longer contains the last event stored, but the last event seen.
     let recorder = folder.record(&engine.host(), &only);
-    let unwanted = events((12..400).filter(|n| n % 4 != 1));
-    unwanted.iter().for_each(|event| engine.happens(event));
-    engine.sends(b"all seen\n");
-    folder.eventually(
-        "all is seen",
-        || if folder.lines(&["rejected"]).len() == 1 { Ok(()) } else { Err(recorder.log()) },
-    );
+    let filtered_out = events((12..400).filter(|n| n % 4 != 1));
+    filtered_out.iter().for_each(|event| engine.emit(event));
+    engine.send_raw(b"all seen\n");
+    folder.eventually("all events are seen", || {
+        if folder.lines(&["rejected"]).len() == 1 { Ok(()) } else { Err(recorder.log()) }
+    });
     recorder.kill();
     folder.record(&engine.host(), &only).stop();
     assert_eq!(folder.lines(ALL), events([1, 9]));
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn another_engine_at_the_same_host_is_another_source() {
-    let (folder, engine) = folder_and_engine();
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
-    engine.goes_away();
-    engine.forgets();
-    engine.is_called("0ther000-0000-4000-8000-000000000002", "sim");
-    engine.come_back();
-    engine.happens(&event(1));
+    engine.stop();
+    engine.clear_backlog();
+    engine.set_identity("0ther000-0000-4000-8000-000000000002", "sim");
+    engine.start_again();
+    engine.emit(&event(1));
     folder.eventually_lines(ALL, &events(0..2));
     recorder.stop();
     let gaps = folder.json(&["gaps"]);
-    let told: Vec<_> =
+    let sources: Vec<_> =
         gaps.iter().map(|gap| (gap["source"].as_str().unwrap(), gap["reason"].as_str().unwrap())).collect();
-    assert_eq!(told, [("sim", "first-contact"), ("sim", "engine-restart"), ("sim-0ther000", "first-contact")]);
-    assert_eq!(gaps[1]["from"], instant(0));
+    assert_eq!(sources, [("sim", "first-contact"), ("sim", "engine-restart"), ("sim-0ther000", "first-contact")]);
+    assert_eq!(gaps[1]["from"], event_time(0));
     assert!(gaps[1]["to"].is_string(), "{gaps:?}");
     assert_eq!(folder.lines(&["query", "--source", "sim-0ther000"]), events(1..2));
 }
 
 #[test]
 fn an_engine_that_moves_to_another_socket_keeps_its_history() {
-    let (folder, engine) = folder_and_engine();
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     recorder.stop();
     let link = folder.path("moved.sock");
-    engine.goes_away();
-    engine.come_back();
+    engine.stop();
+    engine.start_again();
     std::os::unix::fs::symlink(folder.path("docker.sock"), &link).unwrap();
-    engine.happens(&event(1));
+    engine.emit(&event(1));
     let recorder = folder.record(&format!("unix://{}", link.display()), &[]);
     folder.eventually_lines(ALL, &events(0..2));
     recorder.stop();
     let status = &folder.json(&["status", "--json"])[0];
     assert_eq!(status["sources"].as_array().map(Vec::len), Some(1), "{status}");
     assert_eq!(status["sources"][0]["host"], format!("unix://{}", link.display()));
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
-fn many_hosts_go_into_one_file_and_one_that_is_down_holds_up_none() {
-    let folder = Folder::new();
+fn several_hosts_share_a_store_and_one_that_is_down_delays_none() {
+    let folder = TestDir::new();
     let (a, b) = (Engine::start(folder.path("a.sock")), Engine::start(folder.path("b.sock")));
-    b.is_called("b0000000-0000-4000-8000-00000000000b", "sim");
+    b.set_identity("b0000000-0000-4000-8000-00000000000b", "sim");
     let down = format!("unix://{}", folder.path("nobody.sock").display());
     let recorder = folder.start(&["record", "-H", &down, "-H", &a.host(), "-H", &format!("build={}", b.host())]);
-    a.happens(&event(0));
-    b.happens(&event(1));
+    a.emit(&event(0));
+    b.emit(&event(1));
     folder.eventually_lines(ALL, &events(0..2));
     assert_eq!(folder.lines(&["query", "--source", "build"]), events(1..2));
     assert_eq!(folder.lines(&["query", "--source", "sim"]), events(0..1));
@@ -423,263 +402,265 @@ fn many_hosts_go_into_one_file_and_one_that_is_down_holds_up_none() {
 
 #[test]
 fn one_engine_under_two_hosts_is_recorded_once() {
-    let (folder, engine) = folder_and_engine();
+    let (folder, engine) = start_engine();
     let link = folder.path("again.sock");
     std::os::unix::fs::symlink(folder.path("docker.sock"), &link).unwrap();
     let recorder = folder.start(&["record", "-H", &engine.host(), "-H", &format!("unix://{}", link.display())]);
-    folder.eventually("it is said", || {
-        let log = recorder.log();
-        if log.contains(" reaches the same engine as unix://") { Ok(()) } else { Err(log) }
-    });
-    engine.happens(&event(0));
+    recorder.eventually_logs(" reaches the same engine as unix://");
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
-    assert_eq!(engine.listeners(), 1);
+    assert_eq!(engine.subscriber_count(), 1);
     recorder.stop();
     assert_eq!(folder.json(&["status", "--json"])[0]["sources"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
-fn until_now_takes_the_memory_and_stops() {
-    let (folder, engine) = folder_and_engine();
-    events(0..200).iter().for_each(|event| engine.happens(event));
+fn until_now_records_the_backlog_and_exits() {
+    let (folder, engine) = start_engine();
+    events(0..200).iter().for_each(|event| engine.emit(event));
     let once = ["record", "-H", &engine.host(), "--until", "now", "-q"];
-    folder.run(&once).succeeded();
+    folder.run(&once).assert_success();
     assert_eq!(folder.lines(ALL), events(0..200));
-    engine.happens(&event(200));
-    folder.run(&once).succeeded();
+    engine.emit(&event(200));
+    folder.run(&once).assert_success();
     assert_eq!(folder.lines(ALL), events(0..201));
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
     assert!(!engine.requests().contains(&"/events?since=0".to_owned()));
 }
 
 #[test]
-fn until_now_with_no_engine_fails_in_the_end() {
-    let folder = Folder::new();
-    let ran = folder.run(&["record", "-H", "unix:///nowhere/docker.sock", "--until", "now", "-q"]).exited(1);
+fn until_now_without_an_engine_fails() {
+    let folder = TestDir::new();
+    let once = ["record", "-H", "unix:///nowhere/docker.sock", "--until", "now", "-q"];
+    let output = folder.run(&once).assert_exit_code(1);
     assert!(
-        ran.stderr.contains("events: cannot connect to unix:///nowhere/docker.sock: No such file"),
+        output.stderr.contains("events: cannot connect to unix:///nowhere/docker.sock: No such file"),
         "{}",
-        ran.stderr
+        output.stderr
     );
 }
 
 #[test]
-fn until_a_time_stops_then() {
-    let (folder, engine) = folder_and_engine();
-    engine.happens(&event(0));
-    folder.run(&["record", "-H", &engine.host(), "--until", "-500ms", "-q"]).succeeded();
+fn until_stops_at_the_given_time() {
+    let (folder, engine) = start_engine();
+    engine.emit(&event(0));
+    folder.run(&["record", "-H", &engine.host(), "--until", "-500ms", "-q"]).assert_success();
     assert_eq!(folder.lines(ALL), events(0..1));
 }
 
 #[test]
-fn a_stopped_recorder_has_stored_all_that_it_read() {
-    let (folder, engine) = folder_and_engine();
+fn a_stopped_recorder_loses_and_duplicates_nothing() {
+    let (folder, engine) = start_engine();
     for round in 0..20 {
         let recorder = folder.record(&engine.host(), &[]);
         folder.eventually_lines(ALL, &events(0..round * 50));
-        events(round * 50..(round + 1) * 50).iter().for_each(|event| engine.happens(event));
+        events(round * 50..(round + 1) * 50).iter().for_each(|event| engine.emit(event));
         recorder.stop();
-        // What it had not read it takes from the memory next time; in the end each is there once.
+        // Events that it had not read yet arrive in the next backlog.
     }
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
+    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
     assert_eq!(folder.lines(ALL), events(0..1000));
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
-fn a_killed_recorder_loses_and_doubles_nothing() {
-    let (folder, engine) = folder_and_engine();
+fn a_killed_recorder_loses_and_duplicates_nothing() {
+    let (folder, engine) = start_engine();
     for round in 0..20 {
         let recorder = folder.record(&engine.host(), &[]);
-        // What the one killed before had not stored, this one takes from the memory.
+        // Events that the killed recorder had not stored arrive in the backlog.
         folder.eventually_lines(ALL, &events(0..round * 50));
-        events(round * 50..(round + 1) * 50).iter().for_each(|event| engine.happens(event));
+        events(round * 50..(round + 1) * 50).iter().for_each(|event| engine.emit(event));
         recorder.kill();
     }
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
+    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
     assert_eq!(folder.lines(ALL), events(0..1000));
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
-fn an_engine_whose_memory_does_not_end_is_recorded_all_the_same() {
-    let (folder, engine) = folder_and_engine();
-    engine.happens(&event(0));
+fn an_endless_backlog_response_does_not_prevent_recording() {
+    let (folder, engine) = start_engine();
+    engine.emit(&event(0));
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(ALL, &events(0..1));
     recorder.stop();
-    engine.answers(Manner { endless_memory: true, ..Manner::default() });
-    engine.forgets();
-    engine.happens(&event(5));
+    engine.set_behavior(Behavior { endless_backlog: true, ..Behavior::default() });
+    engine.clear_backlog();
+    engine.emit(&event(5));
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(ALL, &events([0, 5]));
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact", "engine-restart"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact", "engine-restart"]);
 }
 
 #[test]
-fn a_second_recorder_is_refused_and_a_killed_one_blocks_nobody() {
-    let (folder, engine) = folder_and_engine();
+fn a_second_recorder_is_refused_unless_the_first_was_killed() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    let second = |pid: u32| {
+    let assert_refused = |pid: u32| {
         let line = format!(
-            "cannot record into {}: a recorder (pid {pid}) does so already (hint: name another file with --db, or give that recorder this host too)",
+            "cannot record into {}: another recorder (pid {pid}) is using the file (hint: pass another path with --db, or add this host to that recorder)",
             folder.db().display()
         );
-        folder.run(&["record", "-H", &engine.host()]).failed(1, &line);
+        folder.run(&["record", "-H", &engine.host()]).assert_failure(1, &line);
     };
-    second(recorder.pid());
+    assert_refused(recorder.pid());
     recorder.kill();
     let recorder = folder.record(&engine.host(), &[]);
-    second(recorder.pid());
+    assert_refused(recorder.pid());
     recorder.stop();
 }
 
-/// Records two events, then has the engine forget nothing while the recorder is away and 200 more happen.
-fn with_a_long_memory(folder: &Folder, engine: &Engine) {
-    engine.happens(&event(0));
-    engine.happens(&event(1));
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
-    events(2..200).iter().for_each(|event| engine.happens(event));
+/// Records two events, stops, and emits 198 more, so that the backlog is long and still contains the last event seen.
+fn fill_backlog_after_recording(folder: &TestDir, engine: &Engine) {
+    engine.emit(&event(0));
+    engine.emit(&event(1));
+    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
+    events(2..200).iter().for_each(|event| engine.emit(event));
 }
 
 #[test]
-fn a_slow_engine_is_waited_for_and_is_no_restarted_one() {
-    let (folder, engine) = folder_and_engine();
-    with_a_long_memory(&folder, &engine);
-    engine.answers(Manner { stalls_after: Some(1), ..Manner::default() });
+fn a_slow_backlog_is_not_mistaken_for_a_restart() {
+    let (folder, engine) = start_engine();
+    fill_backlog_after_recording(&folder, &engine);
+    engine.set_behavior(Behavior { stall_after: Some(1), ..Behavior::default() });
     let recorder = folder.record(&engine.host(), &["-v"]);
-    folder.eventually("the memory is given up", || {
-        if recorder.log().contains("does not end its answer") { Ok(()) } else { Err(recorder.log()) }
-    });
-    engine.goes_on();
+    recorder.eventually_logs("did not end its response");
+    engine.resume();
     folder.eventually_lines(ALL, &events(0..200));
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
-fn a_gap_is_withdrawn_if_the_last_event_seen_comes_back_late() {
-    let (folder, engine) = folder_and_engine();
-    with_a_long_memory(&folder, &engine);
-    engine.answers(Manner { stalls_after: Some(1), ..Manner::default() });
+fn a_gap_is_withdrawn_if_the_last_event_seen_arrives_late() {
+    let (folder, engine) = start_engine();
+    fill_backlog_after_recording(&folder, &engine);
+    engine.set_behavior(Behavior { stall_after: Some(1), ..Behavior::default() });
     let recorder = folder.record(&engine.host(), &[]);
-    eventually_reasons(&folder, &["first-contact", "engine-restart"]);
-    engine.goes_on();
-    eventually_reasons(&folder, &["first-contact"]);
+    folder.eventually_gap_reasons(&["first-contact", "engine-restart"]);
+    engine.resume();
+    folder.eventually_gap_reasons(&["first-contact"]);
     folder.eventually_lines(ALL, &events(0..200));
     recorder.stop();
 }
 
 #[test]
-fn until_now_says_so_if_the_answer_does_not_end() {
-    let (folder, engine) = folder_and_engine();
-    events(0..3).iter().for_each(|event| engine.happens(event));
-    engine.answers(Manner { endless_memory: true, ..Manner::default() });
-    let ran = folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).exited(1);
-    assert!(ran.stderr.contains("does not end its answer to /events?since=0&until=0"), "{}", ran.stderr);
-    assert_eq!(folder.lines(ALL), events(0..3), "what came is stored all the same");
+fn until_now_reports_an_endless_backlog_response() {
+    let (folder, engine) = start_engine();
+    events(0..3).iter().for_each(|event| engine.emit(event));
+    engine.set_behavior(Behavior { endless_backlog: true, ..Behavior::default() });
+    let output = folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_exit_code(1);
+    assert!(output.stderr.contains("did not end its response to /events?since=0&until=0"), "{}", output.stderr);
+    assert_eq!(folder.lines(ALL), events(0..3), "the events that arrived are stored");
 }
 
 #[test]
-fn until_now_waits_for_the_store_rather_than_lose_a_host() {
-    let folder = Folder::new();
+fn until_now_waits_for_the_store_when_the_buffer_is_full() {
+    let folder = TestDir::new();
     let (a, b) = (Engine::start(folder.path("a.sock")), Engine::start(folder.path("b.sock")));
-    b.is_called("b0000000-0000-4000-8000-00000000000b", "b");
-    events(0..200).iter().for_each(|event| a.happens(event));
-    events(0..200).iter().for_each(|event| b.happens(event));
-    folder.run(&["record", "-H", &a.host(), "-H", &b.host(), "--until", "now", "-q", "--buffer", "1"]).succeeded();
+    b.set_identity("b0000000-0000-4000-8000-00000000000b", "b");
+    events(0..200).iter().for_each(|event| a.emit(event));
+    events(0..200).iter().for_each(|event| b.emit(event));
+    folder.run(&["record", "-H", &a.host(), "-H", &b.host(), "--until", "now", "-q", "--buffer", "1"]).assert_success();
     assert_eq!(folder.lines(&["query", "--count", "--source", "sim"]), ["200"]);
     assert_eq!(folder.lines(&["query", "--count", "--source", "b"]), ["200"]);
 }
 
 #[test]
-fn a_stream_that_leaves_out_more_than_the_engine_remembers_leaves_a_gap() {
-    let (folder, engine) = folder_and_engine();
+fn a_stream_that_drops_more_than_the_backlog_leaves_a_gap() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &["--look-again", "50ms"]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
-    events(1..400).iter().for_each(|event| engine.happens_unheard(event));
-    let kept: Vec<u64> = std::iter::once(0).chain(144..400).collect();
-    folder.eventually("what is remembered is stored", || {
+    // At one moment: a backlog check in between would store the first ones.
+    engine.emit_all_to_backlog(&events(1..400));
+    let obtainable: Vec<u64> = std::iter::once(0).chain(144..400).collect();
+    folder.eventually("the backlog is stored", || {
         let lines = folder.run(ALL).lines();
-        if lines == events(kept.iter().copied()) { Ok(()) } else { Err(lines.len()) }
+        if lines == events(obtainable.iter().copied()) { Ok(()) } else { Err(lines.len()) }
     });
     let gap = &folder.json(&["gaps"])[1];
     assert_eq!(gap["reason"], "overrun");
-    assert_eq!((gap["from"].as_str(), gap["to"].as_str()), (Some(instant(0).as_str()), Some(instant(144).as_str())));
+    assert_eq!((gap["from"].as_str(), gap["to"].as_str()), (Some(&*event_time(0)), Some(&*event_time(144))));
     recorder.stop();
 }
 
 #[test]
-fn an_engine_whose_streams_never_stand_is_away() {
-    let (folder, engine) = folder_and_engine();
+fn streams_that_are_always_cut_count_as_disconnected() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
-    engine.answers(Manner { cuts_at_once: true, ..Manner::default() });
-    engine.cuts_connections();
-    eventually_reasons(&folder, &["first-contact", "disconnected"]);
-    assert!(recorder.log().contains("it is tried again until it works"), "{}", recorder.log());
-    engine.answers(Manner::default());
-    engine.happens(&event(1));
+    engine.set_behavior(Behavior { cut_at_start: true, ..Behavior::default() });
+    engine.cut_connections();
+    folder.eventually_gap_reasons(&["first-contact", "disconnected"]);
+    assert!(recorder.log().contains("the recorder retries until it succeeds"), "{}", recorder.log());
+    engine.set_behavior(Behavior::default());
+    engine.emit(&event(1));
     folder.eventually_lines(ALL, &events(0..2));
-    eventually_reasons(&folder, &["first-contact"]);
+    folder.eventually_gap_reasons(&["first-contact"]);
     recorder.stop();
 }
 
 #[test]
-fn an_idle_engine_that_is_watched_has_no_growing_gap() {
-    let (folder, engine) = folder_and_engine();
+fn reconnecting_to_an_idle_engine_extends_no_gap() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &["-v"]);
-    let first = folder.eventually("the first contact is stored", || folder.json(&["gaps"]).pop().ok_or("none"));
-    for _ in 0..3 {
-        let before = engine.requests().len();
-        engine.ends_streams();
-        folder.eventually("it is back", || {
-            let back = engine.listeners() == 1 && engine.requests().len() >= before + 4;
-            if back { Ok(()) } else { Err(engine.requests()) }
+    let first = folder.eventually("the first gap is stored", || folder.json(&["gaps"]).pop().ok_or("none"));
+    for n in 1..=3 {
+        engine.end_streams();
+        folder.eventually("the recorder has reconnected", || {
+            if engine.subscriber_count() == 1 { Ok(()) } else { Err(engine.requests()) }
         });
+        // A rejected line is stored once continuity is established, and changes no gap.
+        engine.send_junk(b"not an event");
+        folder.eventually("continuity is established", || {
+            let rejected = folder.json(&["rejected"]).len();
+            if rejected == n { Ok(()) } else { Err(rejected) }
+        });
+        assert_eq!(folder.json(&["gaps"]), std::slice::from_ref(&first));
     }
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     recorder.stop();
     assert_eq!(folder.json(&["gaps"]), [first]);
 }
 
 #[test]
-fn an_engine_that_changes_its_name_or_its_host_and_back_doubles_nothing() {
-    let (folder, engine) = folder_and_engine();
+fn renaming_an_engine_duplicates_nothing() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
     for (n, name) in ["sim", "box", "sim", "box"].into_iter().enumerate() {
-        engine.is_called("7a5c1ed0-0000-4000-8000-000000000001", name);
-        engine.cuts_connections();
-        engine.happens(&event(n as u64));
+        engine.set_identity("7a5c1ed0-0000-4000-8000-000000000001", name);
+        engine.cut_connections();
+        engine.emit(&event(n as u64));
         folder.eventually_lines(ALL, &events(0..=n as u64));
     }
     recorder.stop();
-    assert_eq!(folder.lines(&["query", "--source", "sim"]), events(0..4), "a name once given stays");
+    assert_eq!(folder.lines(&["query", "--source", "sim"]), events(0..4), "the first name stays");
 }
 
 #[test]
-fn an_engine_that_came_back_is_the_one_that_is_there() {
-    let (folder, engine) = folder_and_engine();
+fn a_disconnect_gap_belongs_to_the_engine_recorded_last() {
+    let (folder, engine) = start_engine();
     let (a, b) = ("a0000000-0000-4000-8000-00000000000a", "b0000000-0000-4000-8000-00000000000b");
     for (n, id) in [a, b, a].into_iter().enumerate() {
-        engine.is_called(id, &id[..1]);
-        engine.forgets();
-        engine.happens(&event(n as u64));
-        folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).exited(0);
+        engine.set_identity(id, &id[..1]);
+        engine.clear_backlog();
+        engine.emit(&event(n as u64));
+        folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_exit_code(0);
     }
     let before = folder.json(&["gaps"]);
-    engine.goes_away();
+    engine.stop();
     let recorder = folder.start(&["record", "-H", &engine.host()]);
     let open = folder.eventually("a gap is open", || {
         let gaps = folder.json(&["gaps"]);
         gaps.iter().find(|gap| gap["to"].is_null()).cloned().ok_or(gaps)
     });
-    assert_eq!((open["source"].as_str(), open["from"].as_str()), (Some("a"), Some(instant(2).as_str())));
-    engine.come_back();
+    assert_eq!((open["source"].as_str(), open["from"].as_str()), (Some("a"), Some(event_time(2).as_str())));
+    engine.start_again();
     folder.eventually("the gap is withdrawn", || {
         let gaps = folder.json(&["gaps"]);
         if gaps == before { Ok(()) } else { Err(gaps) }
@@ -689,22 +670,23 @@ fn an_engine_that_came_back_is_the_one_that_is_there() {
 }
 
 #[test]
-fn until_a_time_one_engine_under_two_hosts_is_reached_through_both() {
-    let (folder, engine) = folder_and_engine();
-    engine.happens(&event(0));
+fn until_with_one_engine_under_two_hosts_succeeds() {
+    let (folder, engine) = start_engine();
+    engine.emit(&event(0));
     let again = format!("again={}", engine.host());
-    folder.run(&["record", "-H", &engine.host(), "-H", &again, "--until", "-1s", "-q"]).exited(0);
+    folder.run(&["record", "-H", &engine.host(), "-H", &again, "--until", "-1s", "-q"]).assert_exit_code(0);
     assert_eq!(folder.lines(ALL), events(0..1));
 }
 
-/// Renames the store, as `mv` does, which leaves its `-wal` and `-shm` files where they are.
-fn moved_away(folder: &Folder) -> std::path::PathBuf {
-    let there = folder.path("moved.db");
-    std::fs::rename(folder.db(), &there).unwrap();
-    there
+/// Renames the store as `mv` does: its `-wal` and `-shm` files stay. Returns the new path.
+fn move_store_away(folder: &TestDir) -> std::path::PathBuf {
+    let moved = folder.path("moved.db");
+    std::fs::rename(folder.db(), &moved).unwrap();
+    moved
 }
 
-fn lines_in(folder: &Folder, db: &Path) -> Vec<String> {
+/// Returns the lines of a store after an integrity check.
+fn lines_in(folder: &TestDir, db: &Path) -> Vec<String> {
     let db = db.display().to_string();
     let lines = folder.lines(&["query", "-q", "--db", &db]);
     let check = rusqlite::Connection::open(&db).unwrap();
@@ -712,218 +694,214 @@ fn lines_in(folder: &Folder, db: &Path) -> Vec<String> {
     lines
 }
 
-/// The one gap of a store that was begun because the one before was gone.
-fn assert_begun_anew(folder: &Folder, oldest: u64) {
+/// Checks the only gap of a store that replaces one that disappeared.
+fn assert_only_gap_is_store_failed(folder: &TestDir, oldest: u64) {
     let gaps = folder.json(&["gaps"]);
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert_eq!((gaps[0]["reason"].as_str(), gaps[0]["from"].as_str()), (Some("store-failed"), None), "{gaps:?}");
-    assert_eq!(gaps[0]["to"], instant(oldest));
+    assert_eq!(gaps[0]["to"], event_time(oldest));
     assert!(gaps[0]["detail"].as_str().is_some_and(|detail| detail.contains("moved, deleted or replaced")), "{gaps:?}");
 }
 
 #[test]
-fn a_store_that_is_moved_away_keeps_what_was_read_and_a_new_one_is_begun() {
-    let (folder, engine) = folder_and_engine();
+fn a_moved_store_stays_intact_and_a_new_one_is_created() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    events(0..300).iter().for_each(|event| engine.happens(event));
+    events(0..300).iter().for_each(|event| engine.emit(event));
     folder.eventually_lines(&["query", "--count"], &["300".into()]);
-    let there = moved_away(&folder);
+    let moved = move_store_away(&folder);
     let stale = folder.path("events.db-wal").metadata().unwrap().ino();
-    events(300..310).iter().for_each(|event| engine.happens(event));
-    // A new file: what the engine remembers, and what happens from then on.
+    events(300..310).iter().for_each(|event| engine.emit(event));
+    // The new file contains the backlog and all events from then on.
     folder.eventually_lines(ALL, &events(54..310));
-    events(310..320).iter().for_each(|event| engine.happens(event));
+    events(310..320).iter().for_each(|event| engine.emit(event));
     folder.eventually_lines(ALL, &events(54..320));
-    assert_ne!(folder.path("events.db-wal").metadata().unwrap().ino(), stale, "a WAL belongs to one file");
+    assert_ne!(folder.path("events.db-wal").metadata().unwrap().ino(), stale, "each store has its own WAL");
     let status = &folder.json(&["status", "--json"])[0];
     assert_eq!(
         (status["recorder"]["pid"].as_u64(), status["sources"][0]["events"].as_u64()),
         (Some(recorder.pid().into()), Some(266))
     );
     let log = recorder.log();
-    let said = format!("{} was moved or deleted; what was read is in the file that was there", folder.db().display());
-    assert_eq!(log.matches(&said).count(), 1, "{log}");
+    let warning = format!("{} was moved or deleted; events read so far are in the old file", folder.db().display());
+    assert_eq!(log.matches(&warning).count(), 1, "{log}");
     recorder.signal("TERM");
-    let ran = recorder.ended().exited(0);
-    assert_begun_anew(&folder, 54);
-    // The file that was moved is whole without what stayed behind.
-    assert_eq!(lines_in(&folder, &there)[..300], events(0..300));
-    let (before, after) = (lines_in(&folder, &there).len(), lines_in(&folder, &folder.db()).len());
-    assert!(ran.stderr.contains(&format!("stopped: {} events stored", before + after)), "{}", ran.stderr);
+    let output = recorder.wait().assert_exit_code(0);
+    assert_only_gap_is_store_failed(&folder, 54);
+    // The moved file is complete without the files that stayed.
+    assert_eq!(lines_in(&folder, &moved)[..300], events(0..300));
+    let (before, after) = (lines_in(&folder, &moved).len(), lines_in(&folder, &folder.db()).len());
+    assert!(output.stderr.contains(&format!("stopped: {} events stored", before + after)), "{}", output.stderr);
 }
 
 #[test]
-fn a_store_that_is_deleted_is_begun_anew() {
-    let (folder, engine) = folder_and_engine();
+fn a_deleted_store_is_created_again() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     for name in ["events.db", "events.db-wal", "events.db-shm", "events.db.lock"] {
         std::fs::remove_file(folder.path(name)).unwrap();
     }
-    engine.happens(&event(1));
+    engine.emit(&event(1));
     folder.eventually_lines(ALL, &events(0..2));
     assert_eq!(folder.db().metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    // It is locked again, too.
-    folder.run(&["record", "-H", &engine.host()]).exited(1);
+    // The new store is locked too.
+    folder.run(&["record", "-H", &engine.host()]).assert_exit_code(1);
     recorder.stop();
-    assert_begun_anew(&folder, 0);
+    assert_only_gap_is_store_failed(&folder, 0);
 }
 
 #[test]
-fn a_lock_that_is_deleted_is_taken_again() {
-    let (folder, engine) = folder_and_engine();
+fn a_deleted_lock_file_is_created_again() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
     std::fs::remove_file(folder.path("events.db.lock")).unwrap();
-    folder.eventually("the recorder is known again", || {
+    folder.eventually("status shows the recorder again", || {
         let status = folder.json(&["status", "--json"]).remove(0);
         if status["recorder"]["pid"] == recorder.pid() { Ok(()) } else { Err(recorder.log()) }
     });
-    engine.happens(&event(1));
+    engine.emit(&event(1));
     folder.eventually_lines(ALL, &events(0..2));
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"], "it is the same store, and nothing was missed");
+    assert_eq!(folder.gap_reasons(), ["first-contact"], "the store is the same, and nothing was missed");
 }
 
 #[test]
-fn in_a_store_that_another_replaces_is_gone_on() {
-    let (folder, engine) = folder_and_engine();
-    // Another store, that has seen the engine's first events.
-    engine.happens(&event(0));
+fn recording_continues_in_a_store_that_replaces_the_first() {
+    let (folder, engine) = start_engine();
+    // Another store with the first event of the engine.
+    engine.emit(&event(0));
     let other = folder.path("other.db").display().to_string();
-    folder.run(&["record", "--db", &other, "-H", &engine.host(), "--until", "now", "-q"]).succeeded();
+    folder.run(&["record", "--db", &other, "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
     let recorder = folder.record(&engine.host(), &[]);
-    events(1..5).iter().for_each(|event| engine.happens(event));
+    events(1..5).iter().for_each(|event| engine.emit(event));
     folder.eventually_lines(ALL, &events(0..5));
     std::fs::rename(&other, folder.db()).unwrap();
-    folder.eventually("it is said", || {
-        if recorder.log().contains("was replaced;") { Ok(()) } else { Err(recorder.log()) }
-    });
-    engine.happens(&event(5));
+    recorder.eventually_logs("was replaced;");
+    engine.emit(&event(5));
     folder.eventually_lines(ALL, &events(0..6));
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"], "the other store went on from what it had seen last");
+    assert_eq!(folder.gap_reasons(), ["first-contact"], "the other store continued from its last event seen");
     assert_eq!(lines_in(&folder, &folder.db()), events(0..6));
 }
 
 #[test]
-fn what_is_no_store_is_left_alone_and_waited_for() {
-    let (folder, engine) = folder_and_engine();
+fn a_file_that_is_not_a_store_is_left_unchanged() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
-    let there = moved_away(&folder);
+    let moved = move_store_away(&folder);
     std::fs::write(folder.db(), "notes").unwrap();
-    let said = || recorder.log().matches("it is not an SQLite database (hint").count();
-    folder.eventually("it is said", || if said() > 0 { Ok(()) } else { Err(recorder.log()) });
-    engine.happens(&event(1));
+    let errors = || recorder.log().matches("it is not an SQLite database (hint").count();
+    folder.eventually("the error is logged", || if errors() > 0 { Ok(()) } else { Err(recorder.log()) });
+    engine.emit(&event(1));
     assert_eq!(std::fs::read(folder.db()).unwrap(), b"notes");
-    std::fs::rename(&there, folder.db()).unwrap();
+    std::fs::rename(&moved, folder.db()).unwrap();
     folder.eventually_lines(ALL, &events(0..2));
-    assert_eq!(said(), 1, "{}", recorder.log());
+    assert_eq!(errors(), 1, "{}", recorder.log());
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"], "it came back, and nothing was missed");
+    assert_eq!(folder.gap_reasons(), ["first-contact"], "the store is back, and nothing was missed");
 }
 
 #[test]
-fn a_folder_may_go_and_come_back() {
-    let folder = Folder::new();
+fn recording_resumes_when_a_moved_folder_is_back() {
+    let folder = TestDir::new();
     let engine = Engine::start(folder.path("docker.sock"));
-    let (here, there) = (folder.path("data"), folder.path("elsewhere"));
-    std::fs::create_dir(&here).unwrap();
-    let db = here.join("events.db").display().to_string();
+    let (data_dir, moved_dir) = (folder.path("data"), folder.path("elsewhere"));
+    std::fs::create_dir(&data_dir).unwrap();
+    let db = data_dir.join("events.db").display().to_string();
     let query = ["query", "--db", &db];
     let recorder = folder.start(&["record", "--db", &db, "-H", &engine.host()]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(&query, &events(0..1));
-    std::fs::rename(&here, &there).unwrap();
-    folder.eventually("it is waited for", || {
-        if recorder.log().contains("there is no directory") { Ok(()) } else { Err(recorder.log()) }
-    });
-    events(1..4).iter().for_each(|event| engine.happens(event));
-    assert_eq!(lines_in(&folder, &there.join("events.db")), events(0..1));
-    std::fs::rename(&there, &here).unwrap();
+    std::fs::rename(&data_dir, &moved_dir).unwrap();
+    recorder.eventually_logs("there is no directory");
+    events(1..4).iter().for_each(|event| engine.emit(event));
+    assert_eq!(lines_in(&folder, &moved_dir.join("events.db")), events(0..1));
+    std::fs::rename(&moved_dir, &data_dir).unwrap();
     folder.eventually_lines(&query, &events(0..4));
-    // A recorder that waits can be stopped.
-    std::fs::rename(&here, &there).unwrap();
-    folder.eventually("it is waited for again", || {
+    // A waiting recorder can be stopped.
+    std::fs::rename(&data_dir, &moved_dir).unwrap();
+    folder.eventually("the recorder waits again", || {
         let times = recorder.log().matches("there is no directory").count();
         if times == 2 { Ok(()) } else { Err(recorder.log()) }
     });
     recorder.stop();
-    assert_eq!(lines_in(&folder, &there.join("events.db")), events(0..4));
+    assert_eq!(lines_in(&folder, &moved_dir.join("events.db")), events(0..4));
 }
 
 #[test]
-fn a_clock_that_is_off_is_shown_and_said_once() {
-    let (folder, engine) = folder_and_engine();
+fn clock_skew_is_shown_and_logged_once() {
+    let (folder, engine) = start_engine();
     let skew = || folder.json(&["status", "--json"])[0]["sources"][0]["clock_skew_ms"].as_i64();
     let shown = || folder.lines(&["status"]).into_iter().find(|line| line.starts_with("  clock"));
     folder.record(&engine.host(), &[]).stop();
-    assert_eq!(skew(), None, "this engine does not tell");
-    engine.has_a_clock(Some(0));
+    assert_eq!(skew(), None, "this engine does not report its clock");
+    engine.set_clock_offset(Some(0));
     folder.record(&engine.host(), &[]).stop();
     assert!(skew().is_some_and(|skew| skew.abs() < 1000), "{:?}", skew());
     assert_eq!(shown(), None);
-    engine.has_a_clock(Some(-90_000));
+    engine.set_clock_offset(Some(-90_000));
     let recorder = folder.record(&engine.host(), &[]);
-    engine.cuts_connections();
-    engine.happens(&event(0));
+    engine.cut_connections();
+    engine.emit(&event(0));
     folder.eventually_lines(ALL, &events(0..1));
-    let said = recorder.log().matches("the clock of sim is 90.0 s behind this machine's").count();
-    assert_eq!(said, 1, "{}", recorder.log());
+    let warnings = recorder.log().matches("the clock of sim is 90.0 s behind this machine's").count();
+    assert_eq!(warnings, 1, "{}", recorder.log());
     recorder.stop();
     assert!(skew().is_some_and(|skew| (skew + 90_000).abs() < 1000), "{:?}", skew());
     assert_eq!(shown().as_deref(), Some("  clock     90.0 s behind this machine's"));
 }
 
 #[test]
-fn a_proxy_that_cuts_an_idle_stream_is_routine() {
-    let (folder, engine) = folder_and_engine();
-    engine.happens(&event(0));
+fn reconnecting_an_idle_stream_logs_nothing() {
+    let (folder, engine) = start_engine();
+    engine.emit(&event(0));
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(ALL, &events(0..1));
     let before = recorder.log();
     for _ in 0..3 {
-        let asked = engine.requests().len();
-        engine.ends_streams();
-        folder.eventually("it is back", || {
-            if engine.listeners() == 1 && engine.requests().len() >= asked + 4 {
+        let requests = engine.requests().len();
+        engine.end_streams();
+        folder.eventually("the recorder has reconnected", || {
+            if engine.subscriber_count() == 1 && engine.requests().len() >= requests + 4 {
                 Ok(())
             } else {
                 Err(engine.requests())
             }
         });
     }
-    engine.happens(&event(1));
+    engine.emit(&event(1));
     folder.eventually_lines(ALL, &events(0..2));
-    assert_eq!(recorder.log(), before, "nothing to speak of");
+    assert_eq!(recorder.log(), before, "a routine reconnect is not logged");
     recorder.stop();
-    assert_eq!(reasons(&folder), ["first-contact"]);
+    assert_eq!(folder.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
-fn an_engine_that_is_away_for_long_twice_is_away_twice() {
-    let (folder, engine) = folder_and_engine();
-    engine.happens(&event(0));
+fn two_long_outages_are_logged_once_each() {
+    let (folder, engine) = start_engine();
+    engine.emit(&event(0));
     let recorder = folder.record(&engine.host(), &["-v"]);
     folder.eventually_lines(ALL, &events(0..1));
     for round in 1..3 {
         let before = recorder.log().matches("cannot connect").count();
-        engine.goes_away();
-        eventually_reasons(&folder, &["first-contact", "disconnected"]);
-        folder.eventually("it was tried often", || {
+        engine.stop();
+        folder.eventually_gap_reasons(&["first-contact", "disconnected"]);
+        folder.eventually("the recorder has retried often", || {
             if recorder.log().matches("cannot connect").count() > before + 4 { Ok(()) } else { Err(recorder.log()) }
         });
-        engine.come_back();
-        engine.happens(&event(round));
+        engine.start_again();
+        engine.emit(&event(round));
         folder.eventually_lines(ALL, &events(0..=round));
-        eventually_reasons(&folder, &["first-contact"]);
+        folder.eventually_gap_reasons(&["first-contact"]);
         let log = recorder.log();
-        assert_eq!(log.matches("it is tried again until it works").count() as u64, round, "{log}");
-        assert_eq!(log.matches("is the engine sim").count() as u64, round + 1, "{log}");
+        assert_eq!(log.matches("the recorder retries until it succeeds").count() as u64, round, "{log}");
+        assert_eq!(log.matches(": engine sim (").count() as u64, round + 1, "{log}");
     }
     recorder.stop();
 }

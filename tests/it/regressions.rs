@@ -1,14 +1,14 @@
-//! What the fuzzer began with, and every input it ever failed with, goes through the same properties again.
+//! The properties of the fuzzer, with its seeds and with every input that ever failed.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Panics where it does not hold.
+/// Panics if the property does not hold for this input.
 type Check = fn(&[u8]);
 
-/// A property, and the name that its target, its seeds and its regressions have.
+/// Each property, with the name of its fuzz target, seeds and regressions.
 const PROPERTIES: [(&str, Check); 8] = [
     ("parser", crate::properties::parser::check),
     ("stream", crate::properties::stream::check),
@@ -24,18 +24,19 @@ fn fuzz(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder)
 }
 
-/// What is in a folder, by name; nothing if there is none.
+/// Returns the paths in a folder, sorted; none if the folder does not exist.
 fn entries(folder: &Path) -> BTreeSet<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return BTreeSet::new() };
-    entries.map(|entry| entry.expect("an entry").path()).collect()
+    entries.map(|entry| entry.expect("the entry is readable").path()).collect()
 }
 
-fn hold(folder: &str) -> usize {
+/// Checks each property with its inputs; returns the number of inputs.
+fn check_inputs(folder: &str) -> usize {
     let mut inputs = 0;
     for (name, check) in PROPERTIES {
         for path in entries(&fuzz(folder).join(name)) {
-            println!("{}", path.display()); // Shown if it fails.
-            check(&fs::read(&path).expect("an input"));
+            println!("{}", path.display()); // Printed if the check fails.
+            check(&fs::read(&path).expect("the input is readable"));
             inputs += 1;
         }
     }
@@ -43,20 +44,20 @@ fn hold(folder: &str) -> usize {
 }
 
 #[test]
-fn the_seeds_hold() {
-    assert!(hold("seeds") >= PROPERTIES.len());
+fn the_properties_hold_for_all_seeds() {
+    assert!(check_inputs("seeds") >= PROPERTIES.len());
 }
 
 #[test]
-fn what_once_failed_holds() {
+fn the_properties_hold_for_all_past_failures() {
     let inputs: usize = entries(&fuzz("regressions")).iter().map(|folder| entries(folder).len()).sum();
-    assert_eq!(hold("regressions"), inputs, "each is of a property");
+    assert_eq!(check_inputs("regressions"), inputs, "each regression belongs to a property");
 }
 
 #[test]
 fn each_property_has_a_target_and_seeds() {
     let names = |folder: &str| -> BTreeSet<String> {
-        let stem = |path: PathBuf| path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let stem = |path: PathBuf| path.file_stem().expect("the path has a file name").to_string_lossy().into_owned();
         entries(&fuzz(folder)).into_iter().map(stem).collect()
     };
     let properties = BTreeSet::from(PROPERTIES.map(|(name, _)| name.to_owned()));
@@ -65,24 +66,30 @@ fn each_property_has_a_target_and_seeds() {
 }
 
 #[test]
-fn a_filter_may_have_any_number_of_values() {
+fn a_filter_accepts_any_number_of_values() {
     for key in ["event", "type", "container", "image", "label"] {
         let values: Vec<String> = (0..40_000).map(|n| format!("{n}")).collect();
         crate::properties::filter::check(serde_json::json!({ key: values }).to_string().as_bytes());
     }
 }
 
-/// What is looked at again and again takes sixteen times as long when there is four times as much of it.
+/// Returns the CPU time of this thread, which does not depend on what else runs on the machine.
+fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("CPU time is not negative")
+}
+
+/// Quadratic work would take sixteen times as long for four times the input.
 #[test]
-fn nothing_takes_longer_and_longer_the_more_there_is_of_it() {
+fn no_property_takes_quadratic_time() {
     fn event(attributes: &str, more: &str) -> String {
         format!(r#"{{"Type":"t","Action":"a","Actor":{{"ID":"x","Attributes":{{{attributes}}}}},"time":1{more}}}"#)
     }
     fn many(number: usize, each: impl Fn(usize) -> String) -> String {
         (0..number).map(each).collect::<Vec<_>>().join(",")
     }
-    type Made = fn(usize) -> String;
-    let kinds: [(&str, Made); 15] = [
+    type Generator = fn(usize) -> String;
+    let kinds: [(&str, Generator); 15] = [
         ("nested arrays", |n| event("", &format!(",\"a\":{}{}", "[".repeat(4 * n), "]".repeat(4 * n)))),
         ("arrays that do not end", |n| "[".repeat(8 * n)),
         ("objects that do not end", |n| "{\"a\":".repeat(4 * n)),
@@ -99,22 +106,22 @@ fn nothing_takes_longer_and_longer_the_more_there_is_of_it() {
         ("records", |n| (event("", "") + "\u{1e}").repeat(n / 8)),
         ("lines", |n| "x\n".repeat(4 * n)),
     ];
-    let took = |check: Check, input: &[u8]| {
-        let begun = Instant::now();
+    let duration = |check: Check, input: &[u8]| {
+        let start = thread_cpu_time();
         check(input);
-        begun.elapsed()
+        thread_cpu_time() - start
     };
-    for (what, made) in kinds {
-        // The first bytes say how a stream is cut, or what time it is.
-        let [less, more] = [12_500, 50_000].map(|n| [&[0; 8], made(n).as_bytes()].concat());
+    for (kind, generate) in kinds {
+        // Some properties read parameters from the first bytes: where a stream is cut, or the time.
+        let [less, more] = [12_500, 50_000].map(|n| [&[0; 8], generate(n).as_bytes()].concat());
         for (name, check) in PROPERTIES {
             for input in [(&less[..], &more[..]), (&less[8..], &more[8..])] {
-                // What is over at once is not measured, and a machine that was busy is asked again.
-                let fair = || {
-                    let long = took(check, input.1);
-                    long < Duration::from_millis(500) || long < took(check, input.0) * 10
+                // Short times are not compared, and a slow run is repeated: caches can be cold.
+                let is_fast = || {
+                    let long = duration(check, input.1);
+                    long < Duration::from_millis(500) || long < duration(check, input.0) * 10
                 };
-                assert!((0..3).any(|_| fair()), "{name}: {what}");
+                assert!((0..3).any(|_| is_fast()), "{name}: {kind}");
             }
         }
     }

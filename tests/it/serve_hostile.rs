@@ -1,4 +1,4 @@
-//! `serve` and clients that mean no good, or do not know better.
+//! `serve` with hostile and faulty clients.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -7,25 +7,25 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::command::{Running, eventually};
-use crate::support::fixture::imported;
-use crate::support::http::{ask, encoded, get, serve};
+use crate::support::fixture::imported_store;
+use crate::support::http::{get, percent_encode, send_request, serve};
 
 #[test]
-fn a_request_that_is_too_long_is_refused_and_one_that_never_ends_holds_nobody_up() {
-    let folder = imported("docker-28.5.2.ndjson");
+fn long_requests_are_refused_and_unfinished_ones_block_no_client() {
+    let folder = imported_store("docker-28.5.2.ndjson");
     let (_server, socket) = serve(&folder, &[]);
     let mut slow = UnixStream::connect(&socket).unwrap();
     slow.write_all(b"GET /events HTTP/1.1\r\nHo").unwrap();
     let values: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
     for filter in ["x".repeat(1 << 20), values.join("\",\"")] {
-        let filter = encoded(&format!(r#"{{"container":["{filter}"]}}"#));
-        let answer = get(&socket, &format!("/events?filters={filter}"));
-        assert_eq!((answer.status(), answer.text().as_str()), (400, "{\"message\":\"the request is too long\"}\n"));
+        let filter = percent_encode(&format!(r#"{{"container":["{filter}"]}}"#));
+        let response = get(&socket, &format!("/events?filters={filter}"));
+        assert_eq!((response.status(), response.text().as_str()), (400, "{\"message\":\"the request is too long\"}\n"));
     }
     assert_eq!(get(&socket, "/_ping").status(), 200);
 }
 
-/// How many files a process has open whose names begin so.
+/// Number of open files of a process whose names start with `kind`.
 fn open_files(server: &Running, kind: &str) -> usize {
     let files = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
     files.filter(|file| file.as_ref().is_ok_and(|file| is_kind(&file.path(), kind))).count()
@@ -36,8 +36,8 @@ fn is_kind(file: &Path, kind: &str) -> bool {
 }
 
 #[test]
-fn ten_thousand_connections_leave_nothing_open() {
-    let folder = imported("docker-28.5.2.ndjson");
+fn ten_thousand_connections_leave_none_open() {
+    let folder = imported_store("docker-28.5.2.ndjson");
     let (server, socket) = serve(&folder, &[]);
     let before = open_files(&server, "socket:");
     let requests: [&[u8]; 7] = [
@@ -57,7 +57,7 @@ fn ten_thousand_connections_leave_nothing_open() {
         open if open <= before => Ok(()),
         open => Err((before, open)),
     });
-    // SQLite keeps for its next readers what earlier ones had open: as many as there ever were at once.
+    // SQLite keeps files of earlier readers open for later ones: as many as were in use at the same time.
     let stores = open_files(&server, &folder.db().display().to_string());
     assert!(stores <= 64 + 5, "{stores}");
     assert_eq!(get(&socket, "/events?since=0&until=0").lines(), folder.lines(&["query", "-q"]));
@@ -65,15 +65,15 @@ fn ten_thousand_connections_leave_nothing_open() {
 }
 
 #[test]
-fn a_head_without_an_end_is_refused_before_it_fills_the_memory() {
-    let folder = imported("docker-28.5.2.ndjson");
+fn endless_headers_are_refused_with_bounded_memory() {
+    let folder = imported_store("docker-28.5.2.ndjson");
     let (server, socket) = serve(&folder, &[]);
     let mut endless = UnixStream::connect(&socket).unwrap();
     endless.write_all(b"GET /events HTTP/1.1\r\n").unwrap();
     let line = format!("X: {}\r\n", "x".repeat(1_000));
-    let before = server.peak().unwrap();
+    let before = server.peak_memory().unwrap();
     while endless.write_all(line.as_bytes()).is_ok() {}
-    let peak = server.peak().unwrap();
+    let peak = server.peak_memory().unwrap();
     assert!(peak < before + (8 << 20), "{before} bytes, then {peak}");
     let mut refused = String::new();
     let _ = endless.read_to_string(&mut refused);
@@ -81,29 +81,29 @@ fn a_head_without_an_end_is_refused_before_it_fills_the_memory() {
 }
 
 #[test]
-fn long_filters_are_judged_beside_everything_else() {
-    let folder = imported("docker-28.5.2.ndjson");
+fn long_filters_delay_no_other_request() {
+    let folder = imported_store("docker-28.5.2.ndjson");
     let (_server, socket) = serve(&folder, &[]);
     let values: Vec<String> = (0..4_000).map(|n| format!("x{n}")).collect();
-    let filter = encoded(&format!(r#"{{"container":["{}","web"]}}"#, values.join("\",\"")));
+    let filter = percent_encode(&format!(r#"{{"container":["{}","web"]}}"#, values.join("\",\"")));
     let request = format!("GET /events?until=1795535700&filters={filter} HTTP/1.1\r\nHost: x\r\n\r\n");
-    let asked: Vec<_> = (0..20).map(|_| ask(&socket, &request)).collect();
-    let begin = Instant::now();
+    let streams: Vec<_> = (0..20).map(|_| send_request(&socket, &request)).collect();
+    let start = Instant::now();
     assert_eq!(get(&socket, "/_ping").status(), 200);
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     let expected = folder.lines(&["query", "-q", "--container", "web"]);
-    assert!(!expected.is_empty() && asked.into_iter().all(|asked| asked.all().lines() == expected));
+    assert!(!expected.is_empty() && streams.into_iter().all(|stream| stream.read_to_end().lines() == expected));
 }
 
 #[test]
-fn requests_that_do_not_wait_for_answers_get_them_in_their_order() {
-    let folder = imported("docker-28.5.2.ndjson");
+fn pipelined_requests_are_answered_in_order() {
+    let folder = imported_store("docker-28.5.2.ndjson");
     let (_server, socket) = serve(&folder, &[]);
     let mut many = UnixStream::connect(&socket).unwrap();
     many.write_all("GET /events?since=0&until=0 HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3).as_bytes()).unwrap();
     many.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answers = String::new();
-    many.read_to_string(&mut answers).unwrap();
-    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 4);
-    assert!(answers.ends_with("OK"));
+    let mut responses = String::new();
+    many.read_to_string(&mut responses).unwrap();
+    assert_eq!(responses.matches("HTTP/1.1 200 OK").count(), 4);
+    assert!(responses.ends_with("OK"));
 }

@@ -1,11 +1,11 @@
-//! Bytes cut anywhere are the same events, byte for byte.
+//! Decoding: a stream gives the same events, byte for byte, wherever its bytes are split.
 
 use crate::support::fixture;
-use events::stream::{Decoder, End, Item};
+use events::stream::{Decoder, Item, StreamEnd};
 use proptest::prelude::*;
 
-/// What a stream cut into these pieces gives, in order.
-fn decode<'a>(limit: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<String>, Vec<String>, End) {
+/// Decodes a stream in these pieces; returns the events, the reasons of rejected lines, and the end.
+fn decode<'a>(limit: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<String>, Vec<String>, StreamEnd) {
     let mut decoder = Decoder::with_limit(limit);
     let (mut events, mut rejected) = (Vec::new(), Vec::new());
     let mut each = |item: Item<'_>| match item {
@@ -19,9 +19,9 @@ fn decode<'a>(limit: usize, pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<
     (events, rejected, end)
 }
 
-/// The body of a chunked answer.
+/// Returns the body of a chunked response.
 fn dechunk(wire: &[u8]) -> Vec<u8> {
-    let text_at = |at: usize, end: &[u8]| at + memchr::memmem::find(&wire[at..], end).expect("the wire is whole");
+    let text_at = |at: usize, end: &[u8]| at + memchr::memmem::find(&wire[at..], end).expect("the wire is complete");
     let mut at = text_at(0, b"\r\n\r\n") + 4;
     let mut body = Vec::new();
     while at < wire.len() {
@@ -42,31 +42,31 @@ const RECORDINGS: [&str; 5] = [
 ];
 
 #[test]
-fn every_line_of_every_recording_is_an_event_and_comes_out_as_it_went_in() {
+fn every_recorded_line_is_decoded_byte_for_byte() {
     for name in RECORDINGS {
         let bytes = fixture::bytes(name);
         let lines = fixture::lines(name);
-        assert_eq!(decode(1 << 20, [&bytes[..]]), (lines, vec![], End::Clean), "{name}");
+        assert_eq!(decode(1 << 20, [&bytes[..]]), (lines, vec![], StreamEnd::Clean), "{name}");
     }
 }
 
 #[test]
-fn the_chunks_of_the_wire_hold_the_same_events_as_lines_and_as_json_seq() {
+fn chunked_recordings_decode_to_the_events_as_lines_and_as_json_seq() {
     let body = dechunk(&fixture::bytes("docker-20.10.24.wire"));
     let (mut events, mut lines) = (decode(1 << 20, [&body[..]]).0, fixture::lines("docker-20.10.24.ndjson"));
-    // Two subscribers to one engine: concurrent events may come to them in opposite order.
+    // The two files were recorded by two subscribers, which may receive concurrent events in different order.
     events.sort();
     lines.sort();
     assert!(events == lines);
     let body = dechunk(&fixture::bytes("docker-29.7.2-json-seq.wire"));
     let (events, rejected, end) = decode(1 << 20, [&body[..]]);
-    assert!(rejected.is_empty() && end == End::Clean);
+    assert!(rejected.is_empty() && end == StreamEnd::Clean);
     assert_eq!(events.len(), memchr::memchr_iter(0x1E, &body).count());
     assert!(events.iter().any(|event| event.len() > 100_000), "one of them is 200 KB long");
 }
 
 #[test]
-fn one_split_at_every_offset_changes_nothing() {
+fn a_split_at_any_offset_changes_nothing() {
     let text = "{\"Type\":\"volume\",\"Action\":\"create\",\"Actor\":{\"ID\":\"büc📦\",\"Attributes\":null},\"time\":1}\r\n\x1egarbage\n\n";
     let bytes = [text, &fixture::lines("docker-28.5.2.ndjson")[0]].concat().into_bytes();
     let whole = decode(1 << 20, [&bytes[..]]);
@@ -78,48 +78,48 @@ fn one_split_at_every_offset_changes_nothing() {
 }
 
 #[test]
-fn a_stream_cut_at_every_offset_is_known_to_be_cut() {
+fn a_stream_cut_at_any_offset_is_reported_as_cut() {
     let odd =
         r#"{"Type":"é📦","Action":"\u00e9","Actor":{"ID":"","Attributes":null},"a":[true,false,-1.5e-7],"time":1}"#;
     for event in [fixture::lines("docker-28.5.2.ndjson")[0].clone(), odd.to_owned()] {
         for at in 0..=event.len() {
             let (events, rejected, end) = decode(1 << 20, [&event.as_bytes()[..at]]);
             if at == 0 {
-                assert_eq!((events.len(), rejected.len(), end), (0, 0, End::Clean));
+                assert_eq!((events.len(), rejected.len(), end), (0, 0, StreamEnd::Clean));
             } else if at < event.len() {
                 assert_eq!(rejected, ["the stream ended inside an event"], "cut at {at}: {event}");
-                assert_eq!((events.len(), end), (0, End::Cut));
+                assert_eq!((events.len(), end), (0, StreamEnd::Truncated));
             } else {
-                assert_eq!((events, rejected.len(), end), (vec![event.clone()], 0, End::Clean));
+                assert_eq!((events, rejected.len(), end), (vec![event.clone()], 0, StreamEnd::Clean));
             }
         }
     }
 }
 
 #[test]
-fn what_is_wrong_before_the_end_of_a_stream_was_not_cut() {
+fn an_invalid_line_before_the_end_is_not_a_cut() {
     let event = r#"{"Type":"t","Action":"a","Actor":{"ID":"x"},"time":1}"#;
     for (text, events) in [
         (format!("{}\u{1e}{event}", &event[..20]), 1),
         (format!("{event}\u{1e}{}\u{1e}{event}", &event[..20]), 2),
-        // Wrong behind what is kept of it.
+        // The error lies after the part of the line that is kept.
         (format!("{{\"a\":\"{}\" no}}", "x".repeat(100_000)), 0),
     ] {
         let (read, rejected, end) = decode(1 << 20, [text.as_bytes()]);
-        assert_eq!((read.len(), end), (events, End::Clean), "{text:.100}");
+        assert_eq!((read.len(), end), (events, StreamEnd::Clean), "{text:.100}");
         assert!(rejected[0].starts_with("not JSON"), "{rejected:?}");
     }
 }
 
 #[test]
 fn a_line_of_64_mib_in_pieces_of_4_kib_is_one_event() {
-    // Looking at the line again with each piece would be 500 GB to read.
+    // Scanning the whole line again for each piece would read 500 GB.
     let long = "x".repeat(64 << 20);
     let line = format!(r#"{{"Type":"t","Action":"a","Actor":{{"ID":"{long}"}},"time":1}}"#);
     let mut bytes = line.clone().into_bytes();
     bytes.push(b'\n');
     let (events, rejected, end) = decode(128 << 20, bytes.chunks(4096));
-    assert!(events == [line] && rejected.is_empty() && end == End::Clean);
+    assert!(events == [line] && rejected.is_empty() && end == StreamEnd::Clean);
 }
 
 const PIECES: &[&[u8]] = &[
@@ -152,11 +152,11 @@ proptest! {
             }
         }
         let lines = fixture::lines(RECORDINGS[recording]);
-        prop_assert_eq!(decode(1 << 20, pieces), (lines, vec![], End::Clean));
+        prop_assert_eq!(decode(1 << 20, pieces), (lines, vec![], StreamEnd::Clean));
     }
 
     #[test]
-    fn any_bytes_at_all_in_any_pieces_give_the_same(
+    fn any_bytes_in_any_pieces_decode_the_same(
         bytes in proptest::collection::vec(proptest::sample::select(PIECES), 0..60),
         at in 0usize..400,
         limit in 1usize..100,

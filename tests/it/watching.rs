@@ -1,32 +1,32 @@
-//! How the recorder is doing, as who watches it sees it: its metrics, its health, the service manager, `status`.
+//! Monitoring of the recorder: metrics, health endpoints, the service manager, `status`.
 
-use crate::support::watching::{Manager, ask, contrib, figures, folder_and_engine, get, much_happens, record, sum};
+use crate::support::watching::{Manager, ask, contrib, figures, get, much_happens, record, sum};
 use std::collections::BTreeSet;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::SocketAddr;
 
-use crate::support::command::{Folder, eventually, run};
-use crate::support::engine::{Manner, event, instant};
-use crate::support::fixture::imported;
+use crate::support::command::{TestDir, eventually, run};
+use crate::support::engine::{Behavior, event, event_time, start_engine};
+use crate::support::fixture::imported_store;
 
 #[test]
-fn the_metrics_and_status_say_the_same() {
-    let (folder, engine) = folder_and_engine();
+fn metrics_and_status_agree() {
+    let (folder, engine) = start_engine();
     let (recorder, socket) = record(&folder, &engine, &[]);
     much_happens(&folder, &engine);
     let same = || {
         let status = folder.json(&["status", "--json"]).remove(0);
         let (source, shown) = (&status["sources"][0], figures(&socket));
-        let said = |key: &str| source[key].as_u64().unwrap() as f64;
+        let count = |key: &str| source[key].as_u64().unwrap() as f64;
         let gaps =
             sum(&shown, "events_gaps_total") - shown[r#"events_gaps_total{source="sim",reason="first-contact"}"#];
         let last =
             events::query::time::rfc3339((shown[r#"events_last_event_timestamp_seconds{source="sim"}"#] * 1e9) as i64);
         let pairs = [
-            (said("events"), 11.0, sum(&shown, "events_stored_total")),
-            (said("rejected"), 1.0, sum(&shown, "events_rejected_total")),
-            (said("gaps"), 1.0, gaps),
+            (count("events"), 11.0, sum(&shown, "events_stored_total")),
+            (count("rejected"), 1.0, sum(&shown, "events_rejected_total")),
+            (count("gaps"), 1.0, gaps),
             (f64::from(u8::from(source["connected"] == true)), 1.0, sum(&shown, "events_connected")),
             (
                 status["db"]["bytes"].as_f64().unwrap(),
@@ -56,8 +56,8 @@ fn the_metrics_and_status_say_the_same() {
         shown.contains_key(&format!("events_connected{{host=\"{}\",source=\"sim\"}}", engine.host())),
         "{shown:#?}"
     );
-    engine.goes_away();
-    eventually("it is not connected", || {
+    engine.stop();
+    eventually("the engine is not connected", || {
         let shown = figures(&socket);
         if sum(&shown, "events_connected") == 0.0 { Ok(()) } else { Err(shown) }
     });
@@ -66,8 +66,8 @@ fn the_metrics_and_status_say_the_same() {
 }
 
 #[test]
-fn a_page_comes_in_the_form_that_is_asked_for() {
-    let (folder, engine) = folder_and_engine();
+fn the_metrics_page_has_the_requested_format() {
+    let (folder, engine) = start_engine();
     let (recorder, socket) = record(&folder, &engine, &[]);
     let page = |accept: &str| get(&socket, "/metrics", accept).unwrap();
     let plain = page("text/plain");
@@ -82,8 +82,8 @@ fn a_page_comes_in_the_form_that_is_asked_for() {
 }
 
 #[test]
-fn there_is_nothing_else_to_see_and_nothing_to_change() {
-    let (folder, engine) = folder_and_engine();
+fn other_paths_and_methods_are_refused() {
+    let (folder, engine) = start_engine();
     let (recorder, socket) = record(&folder, &engine, &[]);
     assert_eq!(get(&socket, "/", "*/*").unwrap().status, 404);
     let post =
@@ -95,33 +95,34 @@ fn there_is_nothing_else_to_see_and_nothing_to_change() {
 }
 
 #[test]
-fn the_journal_is_told_the_level_of_each_line() {
-    let folder = imported("docker-28.5.2.ndjson");
-    let said = |words: &[&str], at: &str| {
-        let file = std::fs::File::create(folder.path(at)).unwrap();
-        let (stream, mut command) = (file.metadata().unwrap(), folder.command(words));
+fn lines_in_the_journal_start_with_their_level() {
+    let folder = imported_store("docker-28.5.2.ndjson");
+    let journal = |args: &[&str], name: &str| {
+        let file = std::fs::File::create(folder.path(name)).unwrap();
+        let (stream, mut command) = (file.metadata().unwrap(), folder.command(args));
         command.env("JOURNAL_STREAM", format!("{}:{}", stream.dev(), stream.ino())).stderr(file);
         command.status().unwrap();
-        std::fs::read_to_string(folder.path(at)).unwrap()
+        std::fs::read_to_string(folder.path(name)).unwrap()
     };
-    let warning = "no engine tells events of the type 'pot': is it misspelt?\n";
-    assert_eq!(said(&["query", "--type", "pot"], "journal"), format!("<4>{warning}"));
-    assert_eq!(said(&["query", "--since", "soon", "-q"], "journal").split("'soon'").next(), Some("<3>"));
-    // Somebody else's stderr is not the journal.
+    let warning = "no engine sends events of the type 'pot': check the spelling\n";
+    assert_eq!(journal(&["query", "--type", "pot"], "journal"), format!("<4>{warning}"));
+    let error = journal(&["query", "--since", "soon", "-q"], "journal");
+    assert!(error.starts_with("<3>invalid time 'soon'"), "{error}");
+    // JOURNAL_STREAM of another process does not describe this stderr.
     let mut command = folder.command(&["query", "--type", "pot"]);
     command.env("JOURNAL_STREAM", "1:2");
     assert_eq!(run(command).stderr, warning);
 }
 
 #[test]
-fn it_is_ready_when_an_engine_was_tried_and_the_store_can_be_written() {
-    let (folder, engine) = folder_and_engine();
-    engine.answers(Manner { hangs: true, ..Manner::default() });
+fn the_recorder_is_ready_once_an_engine_was_tried_and_the_store_is_writable() {
+    let (folder, engine) = start_engine();
+    engine.set_behavior(Behavior { hang_requests: true, ..Behavior::default() });
     let socket = folder.path("metrics.sock");
     let shown = format!("unix://{}", socket.display());
     let recorder = folder.start(&["record", "-H", &engine.host(), "--metrics", &shown]);
-    let says = |path: &str, status: u16, line: &str| {
-        eventually(&format!("{path} says {line}"), || {
+    let eventually_returns = |path: &str, status: u16, line: &str| {
+        eventually(&format!("{path} returns {line}"), || {
             let answer = get(&socket, path, "*/*").ok_or_else(|| recorder.log())?;
             let body = answer.body;
             if answer.status == status && body == format!("{line}\n") {
@@ -131,48 +132,48 @@ fn it_is_ready_when_an_engine_was_tried_and_the_store_can_be_written() {
             }
         });
     };
-    says("/readyz", 503, "no engine was tried yet");
-    says("/healthz", 200, "ok");
-    engine.goes_on();
-    says("/readyz", 200, "ok");
+    eventually_returns("/readyz", 503, "no engine has been tried yet");
+    eventually_returns("/healthz", 200, "ok");
+    engine.resume();
+    eventually_returns("/readyz", 200, "ok");
 
-    // Another program holds the file: what comes waits, and is not lost; the writer is not stuck.
+    // Another program holds the write lock: events wait and are not lost, and the writer is not stuck.
     let other = rusqlite::Connection::open(folder.db()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    engine.happens(&event(0));
-    says("/readyz", 503, &format!("{} cannot be written just now", folder.db().display()));
+    engine.emit(&event(0));
+    eventually_returns("/readyz", 503, &format!("{} cannot be written", folder.db().display()));
     assert_eq!(get(&socket, "/healthz", "*/*").unwrap().status, 200);
     let shown = figures(&socket);
     assert!(shown["events_lag_seconds"] > 0.0 && shown["events_buffered"] == 1.0, "{shown:#?}");
     assert_eq!(shown["events_store_writable"], 0.0);
     other.execute_batch("ROLLBACK").unwrap();
-    says("/readyz", 200, "ok");
+    eventually_returns("/readyz", 200, "ok");
     folder.eventually_lines(&["query", "-q"], &[event(0)]);
     recorder.stop();
 }
 
 #[test]
-fn the_service_manager_is_told_when_it_is_ready_how_it_stands_that_it_lives_and_that_it_ends() {
-    let (folder, engine) = folder_and_engine();
+fn the_service_manager_gets_ready_status_watchdog_and_stopping() {
+    let (folder, engine) = start_engine();
     let path = folder.path("notify");
     let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap(), path.display().to_string());
     let recorder = manager.start(&folder, &["record", "-H", &engine.host()], "200000");
-    let ready = manager.told_until(|told| told.starts_with("READY=1"));
-    assert!(ready.iter().rev().skip(1).all(|told| told == "WATCHDOG=1"), "{ready:?}");
+    let ready = manager.told_until(|message| message.starts_with("READY=1"));
+    assert!(ready.iter().rev().skip(1).all(|message| message == "WATCHDOG=1"), "{ready:?}");
     assert_eq!(ready.last().unwrap(), "READY=1\nSTATUS=1 of 1 engine connected, 0 events stored, 0 gaps");
-    manager.told_until(|told| told == "WATCHDOG=1");
-    manager.told_until(|told| told == "WATCHDOG=1");
-    engine.goes_away();
-    manager.told_until(|told| told.starts_with("STATUS=0 of 1 engine connected"));
+    manager.told_until(|message| message == "WATCHDOG=1");
+    manager.told_until(|message| message == "WATCHDOG=1");
+    engine.stop();
+    manager.told_until(|message| message.starts_with("STATUS=0 of 1 engine connected"));
     recorder.stop();
-    let last = manager.told_until(|told| told.starts_with("STOPPING=1"));
-    assert!(last.iter().all(|told| !told.starts_with("READY")), "{last:?}");
+    let last = manager.told_until(|message| message.starts_with("STOPPING=1"));
+    assert!(last.iter().all(|message| !message.starts_with("READY")), "{last:?}");
 }
 
-/// Also where no engine is: what depends on the recorder should not wait for that.
+/// Units that depend on the recorder should not wait for an engine. The socket is an abstract one here.
 #[test]
-fn it_is_ready_without_an_engine_and_tells_an_abstract_socket_too() {
-    let folder = Folder::new();
+fn the_recorder_is_ready_without_an_engine() {
+    let folder = TestDir::new();
     let name = format!("events-{}", fastrand::u64(..));
     let manager = Manager::at(&SocketAddr::from_abstract_name(&name).unwrap(), format!("@{name}"));
     let host = format!("unix://{}", folder.path("nothing.sock").display());
@@ -184,30 +185,30 @@ fn it_is_ready_without_an_engine_and_tells_an_abstract_socket_too() {
 }
 
 #[test]
-fn the_dashboard_and_the_alerts_name_nothing_that_is_not_there() {
-    let (folder, engine) = folder_and_engine();
+fn the_dashboard_and_the_alerts_use_only_existing_metrics() {
+    let (folder, engine) = start_engine();
     let (recorder, socket) = record(&folder, &engine, &[]);
-    engine.happens(&event(0));
+    engine.emit(&event(0));
     folder.eventually_lines(&["query", "-q"], &[event(0)]);
     let shown = figures(&socket);
     for file in ["grafana/events.json", "prometheus/events.yml"] {
         let text = std::fs::read_to_string(contrib(file)).unwrap();
         let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let named: BTreeSet<&str> =
+        let used: BTreeSet<&str> =
             words.filter(|word| word.starts_with("events_") || word.ends_with("_seconds")).collect();
-        assert!(named.len() > 3, "{named:?}");
-        for name in named {
-            assert!(shown.keys().any(|shown| shown.split('{').next() == Some(name)), "{file} names {name}");
+        assert!(used.len() > 3, "{used:?}");
+        for name in used {
+            assert!(shown.keys().any(|shown| shown.split('{').next() == Some(name)), "{file} uses {name}");
         }
     }
     recorder.stop();
 }
 
-/// What `status` shows, without the path of the store and its size.
-fn shown(folder: &Folder, environment: &[(&str, &str)]) -> String {
+/// Returns the output of `status` without the path and the size of the store.
+fn status_text(folder: &TestDir, environment: &[(&str, &str)]) -> String {
     let mut command = folder.command(&["status"]);
     command.envs(environment.iter().copied());
-    let text = run(command).succeeded().lines().join("\n");
+    let text = run(command).assert_success().lines().join("\n");
     let pid = text.find("pid ").map_or(String::new(), |at| text[at..].split(',').next().unwrap().to_owned());
     let size = text.rfind(" events, ").map_or(String::new(), |at| text[at..].split(')').next().unwrap().to_owned());
     let text =
@@ -217,34 +218,34 @@ fn shown(folder: &Folder, environment: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn a_person_sees_at_a_glance_whether_all_is_well_and_what_happened() {
-    let (folder, engine) = folder_and_engine();
+fn status_shows_the_recorder_the_connection_and_the_last_gap() {
+    let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &["--look-again", "50ms"]);
     much_happens(&folder, &engine);
-    let (first, last, gap) = (instant(0), instant(10), instant(9));
+    let (first, last, gap) = (event_time(0), event_time(10), event_time(9));
     let rest = format!(
         "  engine    7a5c1ed0-0000-4000-8000-000000000001\n  events    11, {first} to {last}\n  \
-         gaps      1  (`events gaps`)\n  the last  engine-restart, {gap} to {last}\n  rejected  1  (`events rejected`)"
+         gaps      1  (`events gaps`)\n  last gap  engine-restart, {gap} to {last}\n  rejected  1  (`events rejected`)"
     );
-    let well = format!(
+    let connected = format!(
         "● recording 1 engine\n  store     DB (11 events, SIZE)\n  recorder  pid N, 0 events waiting\n\n\
          ● sim  connected to unix://docker.sock\n{rest}"
     );
-    eventually("all is well", || {
-        let shown = shown(&folder, &[]);
-        if shown == well { Ok(()) } else { Err(shown) }
+    eventually("status shows the connection", || {
+        let shown = status_text(&folder, &[]);
+        if shown == connected { Ok(()) } else { Err(shown) }
     });
-    engine.goes_away();
-    let away = "● recording, but no engine is connected\n  store     DB (11 events, SIZE)\n  recorder  pid N, 0 events waiting\n  \
-                away      cannot connect to unix://docker.sock: ";
-    eventually("the engine is away", || {
-        let shown = shown(&folder, &[]);
-        let is_told = shown.starts_with(away) && shown.contains("● sim  not connected to unix://docker.sock\n");
-        if is_told && shown.contains("disconnected") { Ok(()) } else { Err(shown) }
+    engine.stop();
+    let offline = "● recording, but no engine is connected\n  store     DB (11 events, SIZE)\n  recorder  pid N, 0 events waiting\n  \
+                offline   cannot connect to unix://docker.sock: ";
+    eventually("status shows the lost connection", || {
+        let shown = status_text(&folder, &[]);
+        let is_shown = shown.starts_with(offline) && shown.contains("● sim  not connected to unix://docker.sock\n");
+        if is_shown && shown.contains("disconnected") { Ok(()) } else { Err(shown) }
     });
     recorder.stop();
-    assert!(shown(&folder, &[]).starts_with("● not recording\n  store "));
-    // Colours are for terminals, and for who insists; NO_COLOR is the last word.
-    assert!(shown(&folder, &[("CLICOLOR_FORCE", "1")]).starts_with("\x1b[31m●"));
-    assert!(shown(&folder, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]).starts_with("●"));
+    assert!(status_text(&folder, &[]).starts_with("● not recording\n  store "));
+    // Colors are for terminals and for CLICOLOR_FORCE; NO_COLOR overrides both.
+    assert!(status_text(&folder, &[("CLICOLOR_FORCE", "1")]).starts_with("\x1b[31m●"));
+    assert!(status_text(&folder, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]).starts_with("●"));
 }

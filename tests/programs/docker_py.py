@@ -1,4 +1,4 @@
-"""Asks an engine for events with docker-py; see tests/real/clients.rs for its arguments."""
+"""Requests events from an engine with docker-py. tests/real/clients.rs describes the arguments."""
 
 import json
 import sys
@@ -7,11 +7,11 @@ import docker
 
 client = docker.from_env()
 decode = sys.argv[1] == "decoded"
-for word in sys.argv[2:]:
-    asked = json.loads(word)
+for arg in sys.argv[2:]:
+    query = json.loads(arg)
     try:
-        for event in client.events(decode=decode, **asked):
-            # Undecoded, it is the bytes of a chunk.
+        for event in client.events(decode=decode, **query):
+            # Without decoding, an event is the bytes of one chunk.
             print(json.dumps(event, ensure_ascii=False) if decode else event.decode().removesuffix("\n"), flush=True)
     except docker.errors.APIError as error:
         print("refused:", error.status_code, error.explanation)

@@ -1,4 +1,4 @@
-"""What docker-py's own tests assert of an engine's `/_ping`, `/version`, `/info` and `/events`, of whoever answers at DOCKER_HOST."""
+"""Runs the assertions of docker-py's own tests about `/_ping`, `/version`, `/info` and `/events` against DOCKER_HOST."""
 
 import datetime
 import unittest
@@ -42,7 +42,7 @@ class Asserts(unittest.TestCase):
         self.assertIsInstance(events, CancellableStream)
         self.assertTrue(next(events))
         events.close()
-        # What had come already may still be given; then it ends.
+        # Events that had already arrived may still be returned, and then the stream ends.
         self.assertLess(len(list(events)), 256)
 
     def test_nothing_is_left_open(self):

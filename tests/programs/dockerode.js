@@ -1,14 +1,14 @@
-// Asks an engine for events with dockerode; see tests/real/clients.rs for its arguments.
+// Requests events from an engine with dockerode. tests/real/clients.rs describes the arguments.
 
 const readline = require('node:readline');
 const Docker = require('dockerode');
 
 async function main() {
   const docker = new Docker();
-  for (const word of process.argv.slice(2)) {
+  for (const arg of process.argv.slice(2)) {
     try {
-      const stream = await docker.getEvents(JSON.parse(word));
-      // A cut stream is an error, which ends all.
+      const stream = await docker.getEvents(JSON.parse(arg));
+      // A cut stream is an error, and the program exits.
       stream.on('error', (error) => { console.error(error); process.exit(1); });
       for await (const line of readline.createInterface({ input: stream, crlfDelay: Infinity })) {
         console.log(JSON.stringify(JSON.parse(line)));

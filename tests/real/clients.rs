@@ -1,7 +1,7 @@
-//! Real clients, each put to a real engine and to `events serve` over the recording of that engine: what one prints, the
-//! other must make it print.
+//! Real clients. Each one queries a real engine, and `events serve` with a recording of that engine. It must print the
+//! same in both cases.
 //!
-//! `.ci/run` installs them; `CLIENTS` names their folder. Needs an engine: `cargo test --test clients -- --ignored`.
+//! `.ci/run` installs the clients; `CLIENTS` names their directory. Needs an engine: `cargo test --test real clients`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,17 +9,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::command::{Folder, Running, eventually, run};
-use crate::support::docker::{Engine, a_full_session, instant, same_lines};
+use crate::support::command::{Running, TestDir, eventually, run};
+use crate::support::docker::{Engine, compare_lines, run_full_scenario, time_nano};
 use serde_json::json;
 
 const VERSION: &str = "newest";
 
-/// How a client is asked.
+/// A client, and how it takes its queries.
 enum Client {
-    /// The docker client, with these words more.
+    /// The docker client, with these extra arguments.
     Docker(&'static [&'static str]),
-    /// A program of `tests/programs`: it takes each query as a word of JSON, and prints an empty line after each answer.
+    /// A program of `tests/programs`. Each argument is a query in JSON; an empty line follows each answer.
     Asker(&'static [&'static str]),
     /// curl, at this path.
     Curl(&'static str),
@@ -29,7 +29,7 @@ const CLIENTS: [Client; 9] = [
     Client::Docker(&[]),
     Client::Docker(&["--format", "{{json .}}"]),
     Client::Asker(&["bin/python", "docker_py.py", "decoded"]),
-    Client::Asker(&["bin/python", "docker_py.py", "as it comes"]),
+    Client::Asker(&["bin/python", "docker_py.py", "raw"]),
     Client::Asker(&["bin/dockerode", "dockerode.js"]),
     Client::Asker(&["bin/bollard"]),
     Client::Curl("/events"),
@@ -37,7 +37,7 @@ const CLIENTS: [Client; 9] = [
     Client::Curl("/v1.41/events"),
 ];
 
-/// What is asked.
+/// The parameters of one request to `/events`.
 #[derive(Clone, Debug, Default)]
 struct Query {
     since: Option<String>,
@@ -45,33 +45,33 @@ struct Query {
     filters: Vec<(&'static str, &'static str)>,
 }
 
-/// An engine, and a server of what is recorded of it.
+/// An engine, its recorder, and a server of the recording.
 struct Both {
     engine: Engine,
     served: String,
     _server: Running,
     _recorder: Running,
-    folder: Folder,
+    folder: TestDir,
 }
 
 impl Both {
-    /// The session is over and recorded before the server starts; the recorder goes on.
-    fn after(session: fn(&Engine)) -> Both {
-        let (engine, folder) = (Engine::start(VERSION), Folder::new());
+    /// Runs a scenario and waits until it is recorded; then starts the server. The recorder keeps running.
+    fn after(scenario: fn(&Engine)) -> Both {
+        let (engine, folder) = (Engine::start(VERSION), TestDir::new());
         let recorder = folder.record(&engine.host, &[]);
-        session(&engine);
-        folder.eventually("the engine's memory is recorded", || {
-            same_lines(&engine.memory(), &folder.lines(&["query", "-q"]))
+        scenario(&engine);
+        folder.eventually("the backlog is recorded", || {
+            compare_lines(&engine.backlog(), &folder.lines(&["query", "-q"]))
         });
-        // What the server says it is stands there when it starts.
-        folder.eventually("the engine's version is noted", || {
+        // The server reads the engine's version from the store when it starts.
+        folder.eventually("the engine's version is stored", || {
             let db = rusqlite::Connection::open(folder.db()).map_err(|e| e.to_string())?;
             db.query_row("SELECT version FROM source", [], |row| row.get::<_, String>(0)).map_err(|e| e.to_string())
         });
         let socket = folder.path("serve.sock");
         let served = format!("unix://{}", socket.display());
         let server = folder.start(&["serve", "--listen", &served]);
-        eventually("it listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
+        eventually("the server listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
         Both { engine, served, _server: server, _recorder: recorder, folder }
     }
 
@@ -79,22 +79,22 @@ impl Both {
         [&self.engine.host, &self.served]
     }
 
-    /// What each of the two is told by one client, which must be the same.
+    /// Runs the queries through one client against both hosts. Asserts that the answers are equal, and returns them.
     fn agree(&self, client: &Client, queries: &[Query]) -> Vec<Vec<String>> {
         let [engine, served] = self.hosts().map(|host| self.answers(client, host, queries));
         for (query, (engine, served)) in queries.iter().zip(engine.iter().zip(&served)) {
             if engine != served {
-                let differs = same_lines(engine, served).err().unwrap_or_else(|| "another order".into());
+                let differs = compare_lines(engine, served).err().unwrap_or_else(|| "the order differs".into());
                 panic!("{}, {query:?}: {differs}", client.name());
             }
         }
         engine
     }
 
-    /// An answer to each query, in the order of its instants: concurrent events may come in either.
+    /// One answer for each query, sorted by time: concurrent events may arrive in either order.
     fn answers(&self, client: &Client, host: &str, queries: &[Query]) -> Vec<Vec<String>> {
         let whole = client.commands(&self.engine, host, queries).into_iter().map(run).map(|ran| {
-            // The docker client says a refusal on stderr, and ends with 1.
+            // The docker client prints an error response on stderr and exits with 1.
             let refused = ran.stderr.lines().map(|line| format!("{}: {line}", ran.status)).collect::<Vec<_>>();
             assert_eq!(ran.status.success(), refused.is_empty(), "{}", ran.report());
             [ran.lines(), refused].concat()
@@ -117,20 +117,20 @@ impl Both {
 impl Client {
     fn name(&self) -> String {
         match self {
-            Client::Docker(words) => format!("docker events {}", words.join(" ")),
-            Client::Asker(words) => words.join(" "),
+            Client::Docker(args) => format!("docker events {}", args.join(" ")),
+            Client::Asker(args) => args.join(" "),
             Client::Curl(path) => format!("curl {path}"),
         }
     }
 
-    /// The commands that ask this host all of these.
+    /// Commands that send all queries to this host.
     fn commands(&self, engine: &Engine, host: &str, queries: &[Query]) -> Vec<Command> {
         match self {
-            Client::Docker(words) => queries
+            Client::Docker(args) => queries
                 .iter()
                 .map(|query| {
-                    let mut docker = engine.client_of(host, &["events"]);
-                    docker.args(*words);
+                    let mut docker = engine.client_for_host(host, &["events"]);
+                    docker.args(*args);
                     for (flag, value) in [("--since", &query.since), ("--until", &query.until)] {
                         docker.args(value.iter().flat_map(|value| [flag, value]));
                     }
@@ -138,8 +138,8 @@ impl Client {
                     docker
                 })
                 .collect(),
-            Client::Asker(words) => {
-                let mut asker = asker(words, host);
+            Client::Asker(args) => {
+                let mut asker = asker(args, host);
                 asker.args(queries.iter().map(Query::word));
                 vec![asker]
             }
@@ -187,16 +187,16 @@ impl Query {
     }
 }
 
-/// The folder they were put into.
+/// Directory of the installed clients.
 fn clients() -> PathBuf {
-    std::env::var_os("CLIENTS").expect("CLIENTS names the folder of the clients").into()
+    std::env::var_os("CLIENTS").expect("CLIENTS names the directory of the clients").into()
 }
 
-/// A program of `tests/programs`, or one that was made from it.
-fn asker(words: &[&str], host: &str) -> Command {
+/// Command that runs a program of `tests/programs`, or a binary built from one.
+fn asker(args: &[&str], host: &str) -> Command {
     let clients = clients();
-    let mut command = Command::new(clients.join(words[0]));
-    if let [_, script, more @ ..] = words {
+    let mut command = Command::new(clients.join(args[0]));
+    if let [_, script, more @ ..] = args {
         command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(script)).args(more);
     }
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", "/nonexistent");
@@ -205,13 +205,14 @@ fn asker(words: &[&str], host: &str) -> Command {
     command
 }
 
-/// What was printed, by instant; lines that go on (a label of several, curl's status) are of the event before.
+/// Printed lines, sorted by the time of their event. A line without a time (a label of several lines, curl's status)
+/// belongs to the event before it.
 fn by_moment(lines: &[String]) -> Vec<String> {
     let mut events: Vec<(String, String)> = Vec::new();
     for line in lines {
         let date = |text: &str| chrono::DateTime::parse_from_rfc3339(text).is_ok().then(|| text.to_owned());
         let moment = if line.starts_with('{') && line.contains("\"timeNano\"") {
-            Some(format!("{:020}", instant(line)))
+            Some(format!("{:020}", time_nano(line)))
         } else {
             date(line.split(' ').next().unwrap_or_default())
         };
@@ -229,11 +230,11 @@ fn unix_time(nano: i64) -> String {
 }
 
 #[test]
-fn what_was_is_told_to_every_client_as_the_engine_tells_it() {
-    let both = Both::after(a_full_session);
-    let memory = both.engine.memory();
-    let at = |part: usize| unix_time(instant(&memory[memory.len() * part / 4]));
-    let end = unix_time(memory.iter().map(|line| instant(line)).max().expect("there are events") + 1);
+fn every_client_reads_the_same_history_from_the_engine_and_from_serve() {
+    let both = Both::after(run_full_scenario);
+    let backlog = both.engine.backlog();
+    let at = |part: usize| unix_time(time_nano(&backlog[backlog.len() * part / 4]));
+    let end = unix_time(backlog.iter().map(|line| time_nano(line)).max().expect("there are events") + 1);
     let all = Query { since: Some("0".into()), until: Some(end), filters: vec![] };
     let of = |filters: &[(&'static str, &'static str)]| Query { filters: filters.to_vec(), ..all.clone() };
     let queries = [
@@ -260,14 +261,14 @@ fn what_was_is_told_to_every_client_as_the_engine_tells_it() {
         Query { since: Some("2".into()), until: Some("1".into()), ..Query::default() },
     ];
     for client in &CLIENTS {
-        let told = both.agree(client, &queries);
-        // curl's word on the status follows the last event, or stands alone.
-        let nothing = |answer: &[String]| answer.first().is_none_or(|first| first.starts_with("200 "));
-        let short = told.iter().zip(&queries).find(|(answer, _)| nothing(answer));
-        assert!(short.is_none(), "{}: {short:?} tries nothing", client.name());
+        let answers = both.agree(client, &queries);
+        // curl prints the status after the last event, or alone.
+        let is_empty = |answer: &[String]| answer.first().is_none_or(|first| first.starts_with("200 "));
+        let without_hits = answers.iter().zip(&queries).find(|(answer, _)| is_empty(answer));
+        assert!(without_hits.is_none(), "{}: {without_hits:?} has no hits", client.name());
         both.agree(client, &none);
     }
-    // Not every client can say these.
+    // The docker client cannot send these.
     let odd = [
         Query { since: Some("abc".into()), ..Query::default() },
         Query { since: Some("99999999999999999999".into()), ..Query::default() },
@@ -276,20 +277,20 @@ fn what_was_is_told_to_every_client_as_the_engine_tells_it() {
     CLIENTS[2..].iter().for_each(|client| drop(both.agree(client, &odd)));
 }
 
-/// What a client prints that stays.
+/// A client that keeps running, and its output.
 struct Staying {
     child: Child,
     printed: PathBuf,
 }
 
 impl Staying {
-    fn start(mut command: Command, folder: &Folder) -> Staying {
+    fn start(mut command: Command, folder: &TestDir) -> Staying {
         let printed = folder.path(&format!("printed-{}", fastrand::u64(..)));
         command.stdout(File::create(&printed).expect("a file")).stderr(Stdio::inherit());
         Staying { child: command.spawn().expect("the client starts"), printed }
     }
 
-    /// The whole lines that have come so far.
+    /// Complete lines printed so far.
     fn lines(&self) -> Vec<String> {
         let text = std::fs::read_to_string(&self.printed).unwrap_or_default();
         text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect()
@@ -308,33 +309,33 @@ impl Drop for Staying {
 }
 
 #[test]
-fn what_happens_is_told_to_every_client_as_the_engine_tells_it() {
+fn every_client_receives_the_same_live_events_from_the_engine_and_from_serve() {
     let both = Both::after(|_| {});
-    let (engine, marked) = (&both.engine, ["--label", "team=live"]);
-    let marks = |name: &str| {
-        engine.docker(&[&["create", "--name", name][..], &marked, &["busybox"]].concat());
+    let (engine, label_args) = (&both.engine, ["--label", "team=live"]);
+    let create_and_remove = |name: &str| {
+        engine.docker(&[&["create", "--name", name][..], &label_args, &["busybox"]].concat());
         engine.docker(&["rm", name]);
     };
     let live =
         [Query::default(), Query { filters: vec![("type", "container"), ("label", "team=live")], ..Query::default() }];
-    let mut staying = Vec::new();
+    let mut followers = Vec::new();
     for (client, query) in CLIENTS.iter().flat_map(|client| live.iter().map(move |query| (client, query))) {
         let pair = both.hosts().map(|host| {
             let command = client.commands(engine, host, std::slice::from_ref(query)).remove(0);
             Staying::start(command, &both.folder)
         });
-        staying.push((format!("{}, {query:?}", client.name()), pair));
+        followers.push((format!("{}, {query:?}", client.name()), pair));
     }
-    // An engine does not say when a subscription has begun: its first event does.
-    both.folder.eventually("every client has heard something", || {
-        marks("are-you-there");
-        let deaf = staying.iter().find(|(_, pair)| pair.iter().any(|client| client.lines().is_empty()));
-        deaf.map_or(Ok(()), |(name, _)| Err(name.clone()))
+    // An engine does not report the start of a subscription; only the first event shows it.
+    both.folder.eventually("every client has received an event", || {
+        create_and_remove("are-you-there");
+        let without_events = followers.iter().find(|(_, pair)| pair.iter().any(|client| client.lines().is_empty()));
+        without_events.map_or(Ok(()), |(name, _)| Err(name.clone()))
     });
-    marks("live-begins");
+    create_and_remove("live-begins");
     engine.docker(&["network", "create", "live-net"]);
     engine.docker(&["volume", "create", "live-vol"]);
-    engine.container(&[&["--name", "web", "--network", "live-net", "-v", "live-vol:/data"][..], &marked].concat());
+    engine.container(&[&["--name", "web", "--network", "live-net", "-v", "live-vol:/data"][..], &label_args].concat());
     engine.docker(&["exec", "web", "sh", "-c", "echo \"<ü>\" && true"]);
     engine.docker(&["network", "connect", "bridge", "web"]);
     engine.docker(&["kill", "-s", "USR1", "web"]);
@@ -342,27 +343,27 @@ fn what_happens_is_told_to_every_client_as_the_engine_tells_it() {
     engine.docker(&["network", "rm", "live-net"]);
     engine.docker(&["tag", "busybox", "live:1"]);
     engine.docker(&["rmi", "live:1"]);
-    marks("live-ends");
-    marks("over");
-    both.folder.eventually("every client has heard of the end", || {
-        let waiting = staying.iter().find(|(_, pair)| pair.iter().any(|client| !client.has("over")));
+    create_and_remove("live-ends");
+    create_and_remove("over");
+    both.folder.eventually("every client has received the last event", || {
+        let waiting = followers.iter().find(|(_, pair)| pair.iter().any(|client| !client.has("over")));
         waiting.map_or(Ok(()), |(name, [engine, served])| {
             Err(format!("{name}: {:?}; {:?}", engine.lines(), served.lines()))
         })
     });
-    for (name, pair) in &staying {
+    for (name, pair) in &followers {
         let [engine, served] = pair.each_ref().map(|client| {
             let lines = by_moment(&client.lines());
-            let at = |text: &str| lines.iter().position(|line| line.contains(text)).expect("it was heard");
+            let at = |text: &str| lines.iter().position(|line| line.contains(text)).expect("the event was received");
             lines[at("live-begins")..at("live-ends")].to_vec()
         });
-        same_lines(&engine, &served).unwrap_or_else(|e| panic!("{name}: {e}"));
+        compare_lines(&engine, &served).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(engine.len() > 5, "{name}: {engine:?}");
     }
 }
 
 #[test]
-fn an_answer_ends_when_its_time_has_come() {
+fn a_response_ends_at_its_until_time() {
     let both = Both::after(|engine| drop(engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"])));
     let soon = chrono::Utc::now().timestamp_nanos_opt().expect("in range") + 5_000_000_000;
     let query = [Query { since: Some("0".into()), until: Some(unix_time(soon)), filters: vec![] }];
@@ -374,38 +375,39 @@ fn an_answer_ends_when_its_time_has_come() {
 }
 
 #[test]
-fn who_the_engine_is_is_told_too() {
+fn serve_reports_the_identity_of_the_engine() {
     let both = Both::after(|_| {});
-    let printed = |words: &[&str]| both.hosts().map(|host| run(both.engine.client_of(host, words)).succeeded().lines());
-    for words in [&["version"][..], &["info", "--format", "{{.ID}} {{.Name}} {{.ServerVersion}} {{.OSType}}"]] {
-        let [engine, served] = printed(words);
-        assert_eq!(engine, served, "{words:?}");
+    let printed =
+        |args: &[&str]| both.hosts().map(|host| run(both.engine.client_for_host(host, args)).assert_success().lines());
+    for args in [&["version"][..], &["info", "--format", "{{.ID}} {{.Name}} {{.ServerVersion}} {{.OSType}}"]] {
+        let [engine, served] = printed(args);
+        assert_eq!(engine, served, "{args:?}");
     }
-    // What docker-py asserts of an engine.
+    // docker-py's own assertions about an engine.
     for host in both.hosts() {
-        run(asker(&["bin/python", "docker_py_asserts.py"], host)).exited(0);
+        run(asker(&["bin/python", "docker_py_asserts.py"], host)).assert_exit_code(0);
     }
 }
 
 #[test]
-fn the_programs_of_the_readme_count_every_end_whatever_breaks() {
-    let folder = Folder::new();
+fn the_documented_programs_count_every_death_under_every_fault() {
+    let folder = TestDir::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
-    let block = |begin: &str| readme.split(begin).nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    let page = std::fs::read_to_string(root.join("docs/serving-and-replaying.md")).expect("the page");
+    let block = |begin: &str| page.split(begin).nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
     std::fs::write(folder.path("crashes.py"), block("```python\n")).expect("a file");
     let rust = std::fs::read_to_string(root.join("tests/programs/bollard/src/bin/crashes.rs")).expect("the source");
     assert_eq!(block("```rust,ignore\n"), rust);
-    let said = readme.lines().find_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" died, ")));
+    let expected = page.lines().find_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" died, ")));
     let fixture = root.join("fixtures/docker-28.5.2.ndjson").display().to_string();
     let path = |name: &str| clients().join(name).display().to_string();
     for command in [vec![path("bin/python"), "crashes.py".into()], vec![path("bin/crashes")]] {
         for faults in [&[][..], &["cut@6"], &["garbage@6"], &["cut@6", "restart@10", "split"], &["stall@3:0.1"]] {
-            let mut words = vec!["replay", &fixture, "--speed", "max"];
-            words.extend(faults.iter().flat_map(|fault| ["--fault", fault]));
-            words.push("--");
-            words.extend(command.iter().map(String::as_str));
-            assert_eq!(folder.lines(&words), [said.expect("what they print")], "{words:?}");
+            let mut args = vec!["replay", &fixture, "--speed", "max"];
+            args.extend(faults.iter().flat_map(|fault| ["--fault", fault]));
+            args.push("--");
+            args.extend(command.iter().map(String::as_str));
+            assert_eq!(folder.lines(&args), [expected.expect("the documented output")], "{args:?}");
         }
     }
 }

@@ -1,13 +1,15 @@
-//! `events` beside real Docker Engines, which `tests/setup/engine.sh` starts: what is recorded is what the engine says, what is
-//! asked is answered as the engine answers it, whatever becomes of the recorder or the engine meanwhile.
+//! `events` compared with real Docker Engines, which `tests/setup/engine.sh` starts. The store must contain what the
+//! engine sent, and queries must answer as the engine does, also when the recorder or the engine is killed.
 //!
-//! Needs root on Debian bookworm: `cargo test --test engines -- --ignored`. A machine that cannot start an engine fails.
+//! Needs root on Debian bookworm: `cargo test --test real engines`. If an engine cannot be started, the test fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
-use crate::support::command::{Folder, Running, eventually, run};
-use crate::support::docker::{Engine, Follower, Witness, a_full_session, by_instant, instant, parsed, same_lines};
+use crate::support::command::{Running, TestDir, eventually, run};
+use crate::support::docker::{
+    Engine, Follower, RecordingProxy, compare_lines, parse_event, run_full_scenario, sorted_by_time, time_nano,
+};
 use chrono::DateTime;
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -30,51 +32,51 @@ macro_rules! on_engine {
 on_engines! {
     docker_20 is "20", docker_26 is "26", docker_newest is "newest";
     [
-        records_what_curl_takes,
+        records_the_same_events_as_curl,
         filters_agree_with_the_engine,
-        query_start_shows_exactly_the_containers_run,
-        killing_the_recorder_loses_and_doubles_nothing,
-        an_engine_restart_is_survived_with_a_gap,
-        a_killed_engine_is_survived_with_a_gap,
-        a_gap_says_what_became_of_the_containers,
-        text_is_what_the_docker_client_prints,
+        query_start_shows_exactly_the_started_containers,
+        a_killed_recorder_neither_loses_nor_duplicates_events,
+        an_engine_restart_leaves_one_gap,
+        a_killed_engine_leaves_one_gap,
+        a_gap_describes_what_happened_to_the_containers,
+        text_output_equals_that_of_the_docker_client,
         history_follows_an_engine_to_another_socket,
-        health_checks_are_left_out_and_what_people_run_stays,
+        health_checks_are_left_out_and_manual_execs_are_kept,
     ]
 }
 
 on_engines! {
     doctor_20 is "20", doctor_newest is "newest";
-    [doctor_goes_the_whole_way_of_a_container_and_leaves_nothing, doctor_says_what_is_wrong_with_an_image]
+    [doctor_exercises_a_container_and_removes_it, doctor_reports_the_problem_with_an_image]
 }
 
-on_engines! { under_fire is "newest"; [twenty_kills_of_the_engine_lose_nothing_that_it_gave] }
+on_engines! { under_fire is "newest"; [twenty_kills_of_the_engine_lose_no_event_that_it_sent] }
 
-fn doctor_goes_the_whole_way_of_a_container_and_leaves_nothing(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+fn doctor_exercises_a_container_and_removes_it(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     let exercise = ["doctor", "-H", &engine.host, "--exercise", "busybox"];
-    let steps = |ran: &command::Ran| -> Vec<String> {
-        let lines = ran.lines().into_iter().filter_map(|line| Some(line.strip_prefix("  ✓ ")?.to_owned()));
-        lines.skip_while(|line| !line.starts_with("it lists its containers: ")).collect()
+    let steps = |output: &crate::support::command::Output| -> Vec<String> {
+        let lines = output.lines().into_iter().filter_map(|line| Some(line.strip_prefix("  ✓ ")?.to_owned()));
+        lines.skip_while(|line| !line.starts_with("the engine lists its containers: ")).collect()
     };
-    let ran = run(folder.command(&exercise)).succeeded();
-    let alone = steps(&ran);
-    assert_eq!(alone[1], "it is recorded into a store of its own for this");
+    let output = run(folder.command(&exercise)).assert_success();
+    let alone = steps(&output);
+    assert_eq!(alone[1], "started a recorder with a temporary store");
     let way = [
-        "a container without a terminal is created: ",
-        "it can be inspected",
-        "it is started, and ends with 7 as it should",
-        "its create, start, die are in the store",
-        "its logs are told apart into stdout and stderr",
-        "a container with a terminal is created: ",
-        "it can be inspected",
-        "it is started, and ends with 7 as it should",
-        "its create, start, die are in the store",
-        "its logs are one raw stream",
-        "the container ",
-        "the container ",
+        "created a container without a terminal: ",
+        "inspected the container",
+        "ran the container; it exited with 7, as expected",
+        "found its events in the store: create, start, die",
+        "read its logs, stdout and stderr separately",
+        "created a container with a terminal: ",
+        "inspected the container",
+        "ran the container; it exited with 7, as expected",
+        "found its events in the store: create, start, die",
+        "read its logs, one raw stream",
+        "removed the container ",
+        "removed the container ",
     ];
-    assert!(way.iter().zip(&alone[2..]).all(|(step, said)| said.starts_with(step)), "{}", ran.report());
+    assert!(way.iter().zip(&alone[2..]).all(|(step, line)| line.starts_with(step)), "{}", output.report());
     assert!(!folder.db().exists(), "the store is not touched");
     assert_eq!(engine.docker(&["ps", "-aq"]), "");
 
@@ -83,74 +85,76 @@ fn doctor_goes_the_whole_way_of_a_container_and_leaves_nothing(version: &'static
         status if status[0]["sources"][0]["connected"] == true => Ok(()),
         status => Err(status),
     });
-    let ran = run(folder.command(&exercise)).succeeded();
-    assert_eq!(steps(&ran)[1], format!("a recorder stores its events in {}", folder.db().display()));
+    let output = run(folder.command(&exercise)).assert_success();
+    assert_eq!(steps(&output)[1], format!("a running recorder stores its events in {}", folder.db().display()));
     recorder.stop();
     let died = ["query", "-q", "--label", "events.doctor=1", "--action", "die", "--label", "exitCode=7", "--count"];
     assert_eq!(folder.lines(&died), ["4"]);
     assert_eq!(engine.docker(&["ps", "-aq"]), "");
 }
 
-fn doctor_says_what_is_wrong_with_an_image(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+fn doctor_reports_the_problem_with_an_image(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     std::fs::write(folder.path("empty.tar"), [0; 1024]).expect("a file");
     engine.docker(&["import", &folder.path("empty.tar").display().to_string(), "nothing"]);
-    for (image, hint) in [("no-such-image", "`docker pull no-such-image`"), ("nothing", "needs `sh`")] {
-        let ran = run(folder.command(&["doctor", "-q", "-H", &engine.host, "--exercise", image])).exited(1);
-        let lines = ran.lines();
-        assert_eq!(lines.len(), 2, "{}", ran.report());
-        assert!(lines[0].starts_with("  ✗ ") && lines[1].contains(hint), "{}", ran.report());
+    for (image, hint) in [("no-such-image", "`docker pull no-such-image`"), ("nothing", "an image with `sh`")] {
+        let output =
+            run(folder.command(&["doctor", "-q", "-H", &engine.host, "--exercise", image])).assert_exit_code(1);
+        let lines = output.lines();
+        assert_eq!(lines.len(), 2, "{}", output.report());
+        assert!(lines[0].starts_with("  ✗ ") && lines[1].contains(hint), "{}", output.report());
         assert_eq!(engine.docker(&["ps", "-aq"]), "", "{image}");
     }
 }
 
-fn records_what_curl_takes(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
-    // Looking again often, so that what was recorded comes again and again.
+fn records_the_same_events_as_curl(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), TestDir::new());
+    // With a short interval between backlog checks, recorded events arrive again and again.
     let recorder = folder.record(&engine.host, &["--look-again", "1s"]);
     let curl = engine.follow(&folder);
-    a_full_session(&engine);
+    run_full_scenario(&engine);
     records_the_same(&engine, &folder, &curl);
     recorder.stop();
 
     let name = the_source(&folder)["name"].as_str().expect("a source has a name").to_owned();
     let ours = folder.lines(&["query", "--source", &name]);
-    same_lines(&curl.lines(), &ours).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(by_instant(ours.clone()), ours, "query prints by time");
+    compare_lines(&curl.lines(), &ours).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(sorted_by_time(ours.clone()), ours, "query prints by time");
     the_session_was_full(&ours);
     assert_eq!(gaps(&folder), [] as [Value; 0]);
     assert_eq!(folder.lines(&["rejected"]), [] as [&str; 0]);
 }
 
 fn filters_agree_with_the_engine(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     let recorder = folder.record(&engine.host, &[]);
-    a_full_session(&engine);
+    run_full_scenario(&engine);
     records_the_memory(&engine, &folder);
     recorder.stop();
-    let memory = engine.memory();
-    let end = memory.iter().map(|line| instant(line)).max().expect("there are events") + 10;
-    let drawn = Draw::from(&memory).combinations(DRAWN);
+    let backlog = engine.backlog();
+    let end = backlog.iter().map(|line| time_nano(line)).max().expect("there are events") + 10;
+    let drawn = Draw::from(&backlog).combinations(DRAWN);
     let (mut hits, mut wrong) = (0, Vec::new());
     let chosen: Vec<Combination> = chosen().into_iter().chain(drawn).collect();
     for (at, combination) in chosen.iter().enumerate() {
-        let theirs = by_instant(engine.events(&combination.parameters(at % 2 == 0, end)));
-        let ours = by_instant(folder.lines(&combination.words(at % 3 == 0).iter().map(|w| &**w).collect::<Vec<_>>()));
+        let theirs = sorted_by_time(engine.events(&combination.parameters(at % 2 == 0, end)));
+        let ours =
+            sorted_by_time(folder.lines(&combination.words(at % 3 == 0).iter().map(|w| &**w).collect::<Vec<_>>()));
         hits += usize::from(!theirs.is_empty());
         if theirs != ours {
-            let differs = same_lines(&theirs, &ours).err().unwrap_or_else(|| "another order".into());
+            let differs = compare_lines(&theirs, &ours).err().unwrap_or_else(|| "the order differs".into());
             wrong.push(format!("{combination:?}: {} and {} lines: {differs}", theirs.len(), ours.len()));
         }
     }
-    assert_eq!(engine.memory(), memory, "nothing happened meanwhile");
+    assert_eq!(engine.backlog(), backlog, "no event happened during the comparison");
     let count = chosen.len();
-    tell(&format!("{count} combinations of filters compared, {hits} with hits, over {} events", memory.len()));
+    tell(&format!("{count} combinations of filters compared, {hits} with hits, over {} events", backlog.len()));
     assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
-    assert!(hits >= count / 3 && count - hits >= 20, "{hits} of {count} have hits: one side is hardly tried");
+    assert!(hits >= count / 3 && count - hits >= 20, "{hits} of {count} have hits: one case is hardly tested");
 }
 
-fn query_start_shows_exactly_the_containers_run(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+fn query_start_shows_exactly_the_started_containers(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     let recorder = folder.record(&engine.host, &[]);
     let mut expected = Vec::new();
     for name in ["one", "two", "three"] {
@@ -159,114 +163,114 @@ fn query_start_shows_exactly_the_containers_run(version: &'static str) {
         engine.docker(&["create", "--name", &format!("{name}-not-started"), "busybox"]);
     }
     engine.docker(&["rm", "-f", "two"]);
-    let words = ["query", "--type", "container", "--action", "start"];
-    folder.eventually("the containers run are shown", || {
-        let started = actor_ids(&folder.lines(&words));
+    let args = ["query", "--type", "container", "--action", "start"];
+    folder.eventually("the started containers are shown", || {
+        let started = actor_ids(&folder.lines(&args));
         if started == expected { Ok(()) } else { Err(format!("{started:?} instead of {expected:?}")) }
     });
     recorder.stop();
-    assert_eq!(actor_ids(&folder.lines(&words)), expected);
+    assert_eq!(actor_ids(&folder.lines(&args)), expected);
 }
 
-fn killing_the_recorder_loses_and_doubles_nothing(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+fn a_killed_recorder_neither_loses_nor_duplicates_events(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     let curl = engine.follow(&folder);
-    // Without looking again later: what is missed on coming back stays missed.
+    // Without backlog checks: an event missed when the recorder reconnects stays missed.
     let record = || folder.record(&engine.host, &["--look-again", "0"]);
     let mut recorder = record();
     let busy = [engine.keep_busy(), engine.keep_busy()];
     for round in 0..5 {
-        // At every other one the recorder has only just begun when it is killed.
+        // In every other round the recorder is killed right after its start.
         if round % 2 == 0 {
-            grows("the record", || folder.lines(&["query"]).len(), 10);
+            grows("the store", || folder.lines(&["query"]).len(), 10);
         }
         recorder.kill();
-        grows("what happens meanwhile", || curl.lines().len(), 10);
+        grows("the output of curl", || curl.lines().len(), 10);
         recorder = record();
     }
-    busy.into_iter().for_each(docker::Busy::stop);
+    busy.into_iter().for_each(crate::support::docker::BackgroundLoad::stop);
     records_the_same(&engine, &folder, &curl);
     recorder.stop();
-    same_lines(&curl.lines(), &folder.lines(&["query"])).unwrap_or_else(|e| panic!("{e}"));
+    compare_lines(&curl.lines(), &folder.lines(&["query"])).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(gaps(&folder), [] as [Value; 0]);
 }
 
-fn an_engine_restart_is_survived_with_a_gap(version: &'static str) {
+fn an_engine_restart_leaves_one_gap(version: &'static str) {
     an_end_is_survived_with_a_gap(version, Engine::stop);
 }
 
-fn a_killed_engine_is_survived_with_a_gap(version: &'static str) {
+fn a_killed_engine_leaves_one_gap(version: &'static str) {
     an_end_is_survived_with_a_gap(version, Engine::kill);
 }
 
-/// The row of `tests/under_fire.rs` that needs a real engine, in the same words: it is killed at random moments while
-/// containers come and go. What can be had is what it put on the recorder's connections: a witness between them sees it.
-fn twenty_kills_of_the_engine_lose_nothing_that_it_gave(version: &'static str) {
+/// Prints a row for the table of `tests/under_fire.rs`: a real engine is killed at random moments while containers
+/// start and exit. An event is obtainable if the engine sent it to the recorder; a proxy between them records this.
+fn twenty_kills_of_the_engine_lose_no_event_that_it_sent(version: &'static str) {
     const ROUNDS: usize = 20;
-    let (engine, folder) = (Engine::start(version), Folder::new());
-    let witness = Witness::beside(&engine, &folder);
+    let (engine, folder) = (Engine::start(version), TestDir::new());
+    let witness = RecordingProxy::start(&engine, &folder);
     let recorder = folder.record(&witness.host(), &[]);
     let mut made = BTreeSet::new();
     for round in 0..ROUNDS {
-        let busy = engine.keep_busy_however();
-        // At any moment: after so many events.
+        let busy = engine.keep_busy_unchecked();
+        // At a random moment: after a random number of events.
         let enough = fastrand::usize(6..30);
-        folder.eventually("something happens", || {
-            let now = engine.memory();
+        folder.eventually("enough events are emitted", || {
+            let now = engine.backlog();
             if now.len() >= enough { Ok(()) } else { Err(now.len()) }
         });
-        made.extend(engine.memory());
+        made.extend(engine.backlog());
         engine.kill();
         busy.stop();
         engine.start_again(&[]);
         engine.docker(&["run", "--rm", "--name", &format!("after-{round}"), "--network", "none", "busybox", "true"]);
-        folder.eventually("what it says then is recorded", || {
+        folder.eventually("events after the restart are recorded", || {
             let stored = folder.lines(&["query", "-q"]);
-            let missing = engine.memory().into_iter().find(|line| !stored.contains(line));
+            let missing = engine.backlog().into_iter().find(|line| !stored.contains(line));
             missing.map_or(Ok(()), Err)
         });
     }
-    made.extend(engine.memory());
-    let peak = recorder.peak().expect("the recorder runs").div_ceil(1_000_000);
+    made.extend(engine.backlog());
+    let peak = recorder.peak_memory().expect("the recorder runs").div_ceil(1_000_000);
     recorder.stop();
-    let given = witness.events();
-    made.extend(given.iter().cloned());
+    let sent = witness.events();
+    made.extend(sent.iter().cloned());
 
     let stored = folder.lines(&["query", "-q"]);
-    let once: BTreeSet<_> = stored.iter().cloned().collect();
+    let stored_set: BTreeSet<_> = stored.iter().cloned().collect();
     let gaps = gaps(&folder);
-    let named = |line: &String| {
-        let at = json!(rfc3339(instant(line)));
+    let is_in_gap = |line: &String| {
+        let at = json!(rfc3339(time_nano(line)));
         let (at, bound) = (at.as_str(), |gap: &Value, key| gap[key].as_str().map(str::to_owned));
         gaps.iter().any(|gap| {
             bound(gap, "from").as_deref() <= at && bound(gap, "to").as_deref().is_none_or(|to| at <= Some(to))
         })
     };
-    let lost: Vec<_> = given.difference(&once).collect();
-    let unexplained: Vec<_> = made.difference(&once).filter(|line| !named(line)).collect();
-    let doubled = stored.len() - once.len();
-    // Past the harness, which would keep it to itself.
+    let lost: Vec<_> = sent.difference(&stored_set).collect();
+    let unexplained: Vec<_> = made.difference(&stored_set).filter(|line| !is_in_gap(line)).collect();
+    let doubled = stored.len() - stored_set.len();
+    // Written to stderr directly, because the test harness captures the output of `println!`.
     let _ = writeln!(
         std::io::stderr(),
         "| SIGKILL and restart of a real engine ({version}) | {ROUNDS} | {} | {} | {} | {} | {doubled} | {} | {} | {peak} MB |",
         made.len(),
-        given.union(&once).count(),
-        once.len(),
+        sent.union(&stored_set).count(),
+        stored_set.len(),
         lost.len(),
         unexplained.len(),
         gaps.len(),
     );
     assert_eq!((lost, doubled, unexplained), (vec![], 0, vec![]));
-    assert!(once.is_subset(&made), "nothing is made up");
+    assert!(stored_set.is_subset(&made), "every stored event was sent by the engine");
     assert!(peak < 200, "{peak} MB");
 }
 
 fn an_end_is_survived_with_a_gap(version: &'static str, end: fn(&Engine)) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     let recorder = folder.record(&engine.host, &[]);
     engine.container(&["--name", "before"]);
-    recorded(&folder, &engine.memory());
-    let before_the_end = engine.memory();
+    recorded(&folder, &engine.backlog());
+    let before_the_end = engine.backlog();
 
     end(&engine);
     connected(&folder, &recorder, false);
@@ -275,38 +279,38 @@ fn an_end_is_survived_with_a_gap(version: &'static str, end: fn(&Engine)) {
     let before = folder.lines(&["query", "-q"]);
     let last_seen = newest_arrival(&folder);
     assert_eq!(open["from"], rfc3339(last_seen), "{open}");
-    assert!(before_the_end.iter().all(|line| before.contains(line)), "what came before the end is there");
+    assert!(before_the_end.iter().all(|line| before.contains(line)), "events from before the end are stored");
 
     engine.start_again(&[]);
     connected(&folder, &recorder, true);
     engine.docker(&["run", "--rm", "--name", "after", "busybox", "true"]);
-    folder.eventually("what came before and after is recorded, once", || {
-        let expected = [before.clone(), engine.memory()].concat();
-        same_lines(&expected, &folder.lines(&["query", "-q"]))
+    folder.eventually("events from before and after are stored once", || {
+        let expected = [before.clone(), engine.backlog()].concat();
+        compare_lines(&expected, &folder.lines(&["query", "-q"]))
     });
     let gap = one_gap(&folder).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((&gap["reason"], &gap["from"]), (&json!("engine-restart"), &json!(rfc3339(last_seen))), "{gap}");
-    let (to, first_after) = (gap["to"].as_str().expect("the gap is over"), engine.memory()[0].clone());
-    assert!(*rfc3339(last_seen) < *to && *to <= *rfc3339(instant(&first_after)), "{gap}, then {first_after}");
+    let (to, first_after) = (gap["to"].as_str().expect("the gap is closed"), engine.backlog()[0].clone());
+    assert!(*rfc3339(last_seen) < *to && *to <= *rfc3339(time_nano(&first_after)), "{gap}, then {first_after}");
     assert_eq!(the_source(&folder)["gaps"], 1);
 
     recorder.stop();
-    // What became of the containers may have been added to its detail.
+    // A container diff may have been added to the detail.
     let same = |gap: &Value| json!([gap["from"], gap["to"], gap["reason"]]);
     assert_eq!(one_gap(&folder).as_ref().map(same), Ok(same(&gap)));
-    let expected = [before, engine.memory()].concat();
-    same_lines(&expected, &folder.lines(&["query", "-q"])).unwrap_or_else(|e| panic!("{e}"));
+    let expected = [before, engine.backlog()].concat();
+    compare_lines(&expected, &folder.lines(&["query", "-q"])).unwrap_or_else(|e| panic!("{e}"));
 }
 
-fn a_gap_says_what_became_of_the_containers(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+fn a_gap_describes_what_happened_to_the_containers(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     let alone = ["--network", "none"];
     let run = |name: &str| engine.container(&[&["--name", name][..], &alone].concat());
     let (web, db, calm) = (run("web"), run("db"), run("calm"));
     let old = engine.docker(&["create", "--name", "old", "busybox"]);
     let recorder = folder.record(&engine.host, &[]);
-    recorded(&folder, &engine.memory());
-    folder.eventually("the containers are known", || {
+    recorded(&folder, &engine.backlog());
+    folder.eventually("a snapshot of the containers is stored", || {
         let db = rusqlite::Connection::open(folder.db()).map_err(|e| e.to_string())?;
         db.query_row("SELECT taken_nano FROM snapshot", [], |row| row.get::<_, i64>(0)).map_err(|e| e.to_string())
     });
@@ -317,7 +321,7 @@ fn a_gap_says_what_became_of_the_containers(version: &'static str) {
     engine.docker(&["rm", "old"]);
     assert_eq!(
         engine
-            .docker_however(&["run", "--name", "job", "--network", "none", "busybox", "sh", "-c", "exit 7"])
+            .docker_unchecked(&["run", "--name", "job", "--network", "none", "busybox", "sh", "-c", "exit 7"])
             .status
             .code(),
         Some(7)
@@ -328,14 +332,14 @@ fn a_gap_says_what_became_of_the_containers(version: &'static str) {
         engine.docker(&["volume", "create", &volume]);
         engine.docker(&["volume", "rm", &volume]);
     }
-    // This one's life is among what the engine remembers.
+    // The events of this container are still in the backlog.
     let seen = run("seen");
     let recorder = folder.record(&engine.host, &[]);
-    recorded(&folder, &engine.memory());
-    let gap = folder.eventually("the gap says it", || {
+    recorded(&folder, &engine.backlog());
+    let gap = folder.eventually("the gap has a container diff", || {
         let gap = one_gap(&folder)?;
-        let says = gap["detail"].as_str().is_some_and(|detail| detail.contains("; meanwhile: "));
-        if says { Ok(gap) } else { Err(format!("{gap}\n{}", recorder.log())) }
+        let has_diff = gap["detail"].as_str().is_some_and(|detail| detail.contains("; in the gap: "));
+        if has_diff { Ok(gap) } else { Err(format!("{gap}\n{}", recorder.log())) }
     });
     recorder.stop();
     assert_eq!(gap["reason"], "overrun");
@@ -348,69 +352,70 @@ fn a_gap_says_what_became_of_the_containers(version: &'static str) {
     for expected in [
         format!("{} exited with 137 at {}", called("web", &web), time("web", "State.FinishedAt")),
         format!(
-            "{} ended at {} and was started at {}",
+            "{} exited at {} and was started at {}",
             called("db", &db),
             time("db", "State.FinishedAt"),
             time("db", "State.StartedAt")
         ),
         format!(
-            "{} came, created {}, was started at {} and exited with 7 at {}",
+            "{} was created at {}, was started at {} and exited with 7 at {}",
             called("job", &job),
             time("job", "Created"),
             time("job", "State.StartedAt"),
             time("job", "State.FinishedAt")
         ),
-        format!("{} is gone", called("old", &old)),
+        format!("{} was removed", called("old", &old)),
     ] {
-        assert!(detail.contains(&expected), "not in it: {expected}\n{detail}");
+        assert!(detail.contains(&expected), "missing: {expected}\n{detail}");
     }
     for (name, id) in [("calm", &calm), ("seen", &seen)] {
         assert!(!detail.contains(&called(name, id)), "{detail}");
     }
 }
 
-fn health_checks_are_left_out_and_what_people_run_stays(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+fn health_checks_are_left_out_and_manual_execs_are_kept(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     let alone = ["--network", "none", "--health-interval", "1s", "--health-cmd"];
-    let start = |name: &str, words: &[&str]| {
-        engine
-            .docker(&[&["run", "-d", "--stop-signal", "KILL", "--name", name][..], words, &["sleep", "1000"]].concat())
+    let start = |name: &str, args: &[&str]| {
+        engine.docker(&[&["run", "-d", "--stop-signal", "KILL", "--name", name][..], args, &["sleep", "1000"]].concat())
     };
     let check = "test -d / && echo \"a  b\" é <&>";
-    // One that was there before, one that comes later, and one that has it from its image, with a shell of its own.
+    // One container was started before the recorder, one is started after it, and one has a check from its image, which
+    // has its own shell.
     let before = start("before", &[&alone[..], &[check, "busybox"]].concat());
-    folder.eventually("it is checked", || {
-        if engine.memory().iter().any(|line| line.contains("exec_die")) { Ok(()) } else { Err(()) }
+    folder.eventually("the health check runs", || {
+        if engine.backlog().iter().any(|line| line.contains("exec_die")) { Ok(()) } else { Err(()) }
     });
     let recorder = folder.record(&engine.host, &[]);
-    let (without, db) = (Folder::new(), folder.db());
+    let (without, db) = (TestDir::new(), folder.db());
     let leaving_out = without.record(&engine.host, &["--no-healthchecks"]);
     let later = start("later", &[&alone[..], &["true", "busybox"]].concat());
     let context = folder.path("checked");
-    std::fs::create_dir(&context).expect("a folder can be made");
+    std::fs::create_dir(&context).expect("the directory is created");
     let lines =
         ["FROM busybox", r#"SHELL ["/bin/busybox", "sh", "-c"]"#, "HEALTHCHECK --interval=1s CMD echo of the image"];
-    std::fs::write(context.join("Dockerfile"), lines.join("\n")).expect("a file can be made");
+    std::fs::write(context.join("Dockerfile"), lines.join("\n")).expect("the file is written");
     let mut build = engine.client(&["build", "-t", "checked:1", context.to_str().expect("a path is text")]);
     build.env("DOCKER_BUILDKIT", "0");
-    run(build).exited(0);
+    run(build).assert_exit_code(0);
     let image = start("image", &["--network", "none", "checked:1"]);
     let calm = engine.container(&["--name", "calm", "--network", "none"]);
     for name in ["before", "later", "image", "calm"] {
         engine.docker(&["exec", name, "echo", name]);
     }
-    // In another container it is a person's; in the same one nothing in the events tells them apart.
+    // In a container without health check, this command was run by a person. In `later` it equals the health check, and
+    // the events of the two do not differ.
     engine.docker(&["exec", "calm", "/bin/sh", "-c", "true"]);
     engine.docker(&["exec", "later", "/bin/sh", "-c", "true"]);
-    let execs = |folder: &Folder, words: &[&str]| -> Vec<(String, String)> {
-        let lines = folder.json(&[&["query", "-q", "--type", "container"], words].concat());
+    let execs = |folder: &TestDir, args: &[&str]| -> Vec<(String, String)> {
+        let lines = folder.json(&[&["query", "-q", "--type", "container"], args].concat());
         let exec = |line: &Value| {
             let (action, id) = (line["Action"].as_str()?, line["Actor"]["ID"].as_str()?);
             action.starts_with("exec_").then(|| (id.to_owned(), action.to_owned()))
         };
         lines.iter().filter_map(exec).collect()
     };
-    folder.eventually("each is checked, again and again", || {
+    folder.eventually("every health check runs several times", || {
         let all = execs(&folder, &[]);
         let checks = |id: &String| all.iter().filter(|(of, action)| of == id && action == "exec_die").count();
         let counts = [&before, &later, &image].map(checks);
@@ -429,7 +434,7 @@ fn health_checks_are_left_out_and_what_people_run_stays(version: &'static str) {
     expected.extend(echo(&calm, "echo calm"));
     expected.extend(echo(&calm, "/bin/sh -c true"));
     let mut left = execs(&folder, &["--no-healthchecks"]);
-    // One that ran when the recorder stopped has no end, and one that ran when it began no beginning.
+    // A check that ran when the recorder stopped has no end, and one that ran when it started has no beginning.
     left.sort();
     expected.sort();
     assert_eq!(left, expected, "{}", db.display());
@@ -440,37 +445,37 @@ fn health_checks_are_left_out_and_what_people_run_stays(version: &'static str) {
     let counted = the_source(&without)["healthchecks_left_out"].as_u64().expect("a number") as usize;
     // The two recorders do not stop at the same moment.
     assert!(counted > 30 && counted.abs_diff(all - expected.len()) <= 20, "{counted} of {all}");
-    let healthy = |folder: &Folder| folder.lines(&["query", "-q", "--action", "health_status"]).len();
+    let healthy = |folder: &TestDir| folder.lines(&["query", "-q", "--action", "health_status"]).len();
     assert_eq!((healthy(&folder), healthy(&without)), (3, 3));
     for folder in [&folder, &without] {
-        folder.run(&["verify", "-q"]).succeeded();
+        folder.run(&["verify", "-q"]).assert_success();
     }
 }
 
-fn text_is_what_the_docker_client_prints(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+fn text_output_equals_that_of_the_docker_client(version: &'static str) {
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     let recorder = folder.record(&engine.host, &[]);
-    a_full_session(&engine);
+    run_full_scenario(&engine);
     records_the_memory(&engine, &folder);
     recorder.stop();
-    let until = unix_time(instant(engine.memory().last().expect("there are events")));
+    let until = unix_time(time_nano(engine.backlog().last().expect("there are events")));
     for zone in ["UTC", "Asia/Kolkata", "America/St_Johns"] {
         let mut client = engine.client(&["events", "--since", "0", "--until", &until]);
         client.env("TZ", zone);
-        let theirs = run(client).succeeded().lines();
+        let theirs = run(client).assert_success().lines();
         let mut ours = folder.command(&["query", "-q", "--format", "text", "--since", "0", "--until", &until]);
         ours.env("TZ", zone);
-        let ours = run(ours).succeeded().lines();
+        let ours = run(ours).assert_success().lines();
         assert!(theirs.len() > 100, "{} lines", theirs.len());
-        same_lines(&theirs, &ours).unwrap_or_else(|e| panic!("in {zone}: {e}"));
+        compare_lines(&theirs, &ours).unwrap_or_else(|e| panic!("in {zone}: {e}"));
     }
 }
 
 fn history_follows_an_engine_to_another_socket(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), Folder::new());
+    let (engine, folder) = (Engine::start(version), TestDir::new());
     let recorder = folder.record(&engine.host, &[]);
     engine.container(&["--name", "here"]);
-    recorded(&folder, &engine.memory());
+    recorded(&folder, &engine.backlog());
     recorder.stop();
     let here = the_source(&folder);
     assert_eq!(here["host"], engine.host);
@@ -480,7 +485,7 @@ fn history_follows_an_engine_to_another_socket(version: &'static str) {
     engine.start_again(&["-H", &other]);
     let recorder = folder.record(&other, &[]);
     let there = engine.container(&["--name", "there"]);
-    recorded(&folder, &engine.memory());
+    recorded(&folder, &engine.backlog());
     recorder.stop();
 
     let source = the_source(&folder);
@@ -493,38 +498,38 @@ fn history_follows_an_engine_to_another_socket(version: &'static str) {
     assert_eq!(one_gap(&folder).unwrap_or_else(|e| panic!("{e}"))["reason"], "engine-restart");
 }
 
-/// Waits until the record holds just what curl took, when all has come to both.
-fn records_the_same(engine: &Engine, folder: &Folder, curl: &Follower) {
+/// Waits until curl has received the last event and the store contains exactly what curl received.
+fn records_the_same(engine: &Engine, folder: &TestDir, curl: &Follower) {
     engine.docker(&["volume", "create", "the-end"]);
-    folder.eventually("the record is what curl took", || {
+    folder.eventually("the store contains what curl received", || {
         let theirs = curl.lines();
-        if !theirs.iter().any(|line| parsed(line)["Actor"]["ID"] == "the-end") {
-            return Err("curl has not come to the end".to_owned());
+        if !theirs.iter().any(|line| parse_event(line)["Actor"]["ID"] == "the-end") {
+            return Err("curl has not received the last event".to_owned());
         }
-        same_lines(&theirs, &folder.lines(&["query"]))
+        compare_lines(&theirs, &folder.lines(&["query"]))
     });
 }
 
-/// Waits until the record holds just what the engine remembers.
-fn records_the_memory(engine: &Engine, folder: &Folder) {
+/// Waits until the store contains exactly the backlog.
+fn records_the_memory(engine: &Engine, folder: &TestDir) {
     engine.docker(&["volume", "create", "the-end"]);
-    folder.eventually("the record is what the engine remembers", || {
-        let memory = engine.memory();
-        assert!(memory.len() < 256, "the session is too long for the engine's memory");
-        same_lines(&memory, &folder.lines(&["query"]))
+    folder.eventually("the store contains the backlog", || {
+        let backlog = engine.backlog();
+        assert!(backlog.len() < 256, "the scenario is too long for the backlog");
+        compare_lines(&backlog, &folder.lines(&["query"]))
     });
 }
 
 /// Waits until these lines are recorded.
-fn recorded(folder: &Folder, lines: &[String]) {
-    folder.eventually("all is recorded", || {
+fn recorded(folder: &TestDir, lines: &[String]) {
+    folder.eventually("all lines are recorded", || {
         let ours = folder.lines(&["query", "-q"]);
         let missing: Vec<&String> = lines.iter().filter(|line| !ours.contains(line)).collect();
         if missing.is_empty() { Ok(()) } else { Err(format!("missing: {missing:?}")) }
     });
 }
 
-/// Waits until something has grown by so much.
+/// Waits until a size has grown by `by`.
 fn grows(what: &str, size: impl Fn() -> usize, by: usize) {
     let before = size();
     eventually(&format!("{what} grows by {by}"), || {
@@ -533,8 +538,8 @@ fn grows(what: &str, size: impl Fn() -> usize, by: usize) {
     });
 }
 
-/// Waits until `status` says of the only source that it is connected or not, and of the recorder that it lives on.
-fn connected(folder: &Folder, recorder: &Running, expected: bool) {
+/// Waits until `status` reports the only source as connected or not. The recorder must keep running.
+fn connected(folder: &TestDir, recorder: &Running, expected: bool) {
     folder.eventually(&format!("connected is {expected}"), || {
         let status = status(folder);
         assert_eq!(
@@ -549,54 +554,57 @@ fn connected(folder: &Folder, recorder: &Running, expected: bool) {
     });
 }
 
-fn status(folder: &Folder) -> Value {
+fn status(folder: &TestDir) -> Value {
     folder.json(&["status", "--json"]).remove(0)
 }
 
-/// What `status` says of the source, of which there must be one.
-fn the_source(folder: &Folder) -> Value {
+/// The only source, as `status` reports it.
+fn the_source(folder: &TestDir) -> Value {
     let status = status(folder);
     assert_eq!(status["sources"].as_array().map(Vec::len), Some(1), "{status}");
     status["sources"][0].clone()
 }
 
-/// The gaps, but for the one at the first contact, which must be there.
-fn gaps(folder: &Folder) -> Vec<Value> {
+/// All gaps but the first, whose reason must be `first-contact`.
+fn gaps(folder: &TestDir) -> Vec<Value> {
     let mut gaps = folder.json(&["gaps"]);
     assert_eq!(gaps[0]["reason"], "first-contact", "{gaps:?}");
     gaps.remove(0);
     gaps
 }
 
-fn one_gap(folder: &Folder) -> Result<Value, String> {
+fn one_gap(folder: &TestDir) -> Result<Value, String> {
     let mut gaps = gaps(folder);
     if gaps.len() == 1 { Ok(gaps.remove(0)) } else { Err(format!("not one gap: {gaps:?}")) }
 }
 
-/// The instant of the event that was stored last.
-fn newest_arrival(folder: &Folder) -> i64 {
+/// Time of the event that was stored last.
+fn newest_arrival(folder: &TestDir) -> i64 {
     let stored = folder.json(&["query", "-q", "--envelope"]);
     let last = stored.iter().max_by_key(|stored| stored["seq"].as_i64()).expect("something is stored");
-    last["event"]["timeNano"].as_i64().expect("an event has an instant")
+    last["event"]["timeNano"].as_i64().expect("an event has a time")
 }
 
 fn actor_ids(lines: &[String]) -> Vec<String> {
-    lines.iter().map(|line| parsed(line)["Actor"]["ID"].as_str().expect("an event has an actor").to_owned()).collect()
+    lines
+        .iter()
+        .map(|line| parse_event(line)["Actor"]["ID"].as_str().expect("an event has an actor").to_owned())
+        .collect()
 }
 
 fn rfc3339(nanos: i64) -> String {
     DateTime::from_timestamp_nanos(nanos).format("%Y-%m-%dT%H:%M:%S%.9fZ").to_string()
 }
 
-/// Seconds since the epoch, to the nanosecond, as the engine and the docker client take them.
+/// Seconds since the epoch with nanoseconds, as the engine and the docker client accept them.
 fn unix_time(nanos: i64) -> String {
     format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
 }
 
-/// So that a session in which the containers did not do what they should proves nothing by chance.
+/// Asserts that the scenario produced every expected kind of event, so that an incomplete scenario passes no test.
 fn the_session_was_full(lines: &[String]) {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    for event in lines.iter().map(|line| parsed(line)) {
+    for event in lines.iter().map(|line| parse_event(line)) {
         let action = event["Action"].as_str().expect("an event has an action").split(": ").next().unwrap_or_default();
         *kinds.entry(format!("{} {action}", event["Type"].as_str().expect("an event has a type"))).or_default() += 1;
     }
@@ -637,21 +645,21 @@ fn the_session_was_full(lines: &[String]) {
     tell(&format!("{} events of {} kinds, {oom} oom", lines.len(), kinds.len()));
 }
 
-/// Says something also when the test passes, whose output is not shown.
+/// Prints a line to stderr, also if the test passes: the harness captures only the output of `println!`.
 fn tell(text: &str) {
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(std::io::stderr(), "{test}: {text}");
 }
 
-/// How many combinations are drawn, and where the drawing begins; the events drawn from differ in their IDs alone.
+/// Number of random combinations, and the seed. Between runs, the events they are drawn from differ only in their IDs.
 const DRAWN: usize = 250;
 const SEED: u64 = 256;
 
-/// The keys whose values are the beginning of an ID or a name.
+/// Keys that match by a prefix of an ID or a name.
 const PREFIX_KEYS: [&str; 9] =
     ["container", "volume", "network", "daemon", "plugin", "service", "node", "secret", "config"];
 
-/// What both are asked for.
+/// A query for the engine and for the store.
 #[derive(Debug)]
 struct Combination {
     filters: Vec<(&'static str, String)>,
@@ -660,8 +668,8 @@ struct Combination {
 }
 
 impl Combination {
-    /// As parameters of a request, in one of the two forms that filters have there.
-    /// What goes to the `end` of all events goes there in so many words: without, the answer would stay open.
+    /// Parameters of a request, with the filters in one of the two forms that an engine accepts. If the combination has
+    /// no `until`, the `end` of all events is used: without `until` the response would stay open.
     fn parameters(&self, as_lists: bool, end: i64) -> Vec<(&'static str, String)> {
         let mut by_key: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         self.filters.iter().for_each(|(key, value)| by_key.entry(key).or_default().push(value));
@@ -672,26 +680,26 @@ impl Combination {
         vec![("since", since), ("until", unix_time(self.until.unwrap_or(end))), ("filters", filters.to_string())]
     }
 
-    /// As words of the command line, with `--type` for `--filter type=` and the like where there is such a form.
+    /// Arguments of `query`. If `short`, a flag such as `--type` replaces `--filter type=` where one exists.
     fn words(&self, short: bool) -> Vec<String> {
-        let mut words = vec!["query".to_owned(), "-q".into()];
+        let mut args = vec!["query".to_owned(), "-q".into()];
         for (flag, instant) in [("--since", self.since), ("--until", self.until)] {
-            words.extend(instant.iter().flat_map(|instant| [flag.to_owned(), unix_time(*instant)]));
+            args.extend(instant.iter().flat_map(|instant| [flag.to_owned(), unix_time(*instant)]));
         }
         for (key, value) in &self.filters {
             match *key {
-                "event" if short => words.push(format!("--action={value}")),
+                "event" if short => args.push(format!("--action={value}")),
                 "type" | "container" | "image" | "label" | "network" | "volume" | "scope" if short => {
-                    words.push(format!("--{key}={value}"));
+                    args.push(format!("--{key}={value}"));
                 }
-                _ => words.extend(["--filter".into(), format!("{key}={value}")]),
+                _ => args.extend(["--filter".into(), format!("{key}={value}")]),
             }
         }
-        words
+        args
     }
 }
 
-/// The quirks one by one, whatever is drawn: on what the session surely left.
+/// Fixed combinations, one for each quirk of the filters, about events that the scenario always produces.
 fn chosen() -> Vec<Combination> {
     let of = |filters: &[(&'static str, &str)]| Combination {
         filters: filters.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
@@ -770,7 +778,7 @@ fn chosen() -> Vec<Combination> {
     .collect()
 }
 
-/// Draws combinations from the events that there are, and spoils some.
+/// Draws combinations from the recorded events, and alters some values so that they no longer match.
 struct Draw {
     rng: Rng,
     events: Vec<Value>,
@@ -778,12 +786,12 @@ struct Draw {
 }
 
 impl Draw {
-    /// From events in the engine's order.
-    fn from(memory: &[String]) -> Draw {
+    /// Creates a source of combinations from events in the engine's order.
+    fn from(backlog: &[String]) -> Draw {
         Draw {
             rng: Rng::with_seed(SEED),
-            events: memory.iter().map(|line| parsed(line)).collect(),
-            instants: memory.iter().map(|line| instant(line)).collect(),
+            events: backlog.iter().map(|line| parse_event(line)).collect(),
+            instants: backlog.iter().map(|line| time_nano(line)).collect(),
         }
     }
 
@@ -791,19 +799,19 @@ impl Draw {
         (0..count).map(|_| self.combination()).collect()
     }
 
-    /// Most values fit one event, so that keys which must all hold can.
+    /// Most values match one event, because an event must match all keys.
     fn combination(&mut self) -> Combination {
-        let fitting = self.rng.usize(..self.events.len());
+        let event = self.rng.usize(..self.events.len());
         let mut filters = Vec::new();
         for _ in 0..self.rng.choice([0, 1, 1, 1, 2, 2, 3]).expect("a choice") {
             let key = self.key();
             for _ in 0..self.rng.choice([1, 1, 1, 2, 3]).expect("a choice") {
-                filters.push((key, self.value(key, fitting)));
+                filters.push((key, self.value(key, event)));
             }
         }
-        let since = if self.rng.u8(..3) == 0 { self.around_an_instant(fitting) } else { None };
+        let since = if self.rng.u8(..3) == 0 { self.around_an_instant(event) } else { None };
         let since = since.filter(|since| !self.hides_from(*since));
-        let until = if self.rng.u8(..3) == 0 { self.around_an_instant(fitting) } else { None };
+        let until = if self.rng.u8(..3) == 0 { self.around_an_instant(event) } else { None };
         Combination { filters, since, until: until.filter(|until| since.is_none_or(|since| since <= *until)) }
     }
 
@@ -813,15 +821,15 @@ impl Draw {
         self.rng.choice(all).expect("a choice")
     }
 
-    fn value(&mut self, key: &str, fitting: usize) -> String {
-        let event = if self.rng.u8(..4) == 0 { self.rng.usize(..self.events.len()) } else { fitting };
+    fn value(&mut self, key: &str, event: usize) -> String {
+        let event = if self.rng.u8(..4) == 0 { self.rng.usize(..self.events.len()) } else { event };
         let fits = self.values_of(key, event);
         let value = self.rng.choice(fits).expect("every event has a value for every key");
         let value = if self.rng.u8(..8) == 0 { self.spoilt(&value) } else { value };
-        value.trim().to_owned() // The command line does so too.
+        value.trim().to_owned() // The command line trims values too.
     }
 
-    /// Values that this event has, or might be looked for by.
+    /// Values of this event, and values that a user could search for it with.
     fn values_of(&mut self, key: &str, event: usize) -> Vec<String> {
         let event = &self.events[event];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -858,21 +866,21 @@ impl Draw {
         }
     }
 
-    /// An instant at which something happened, or a nanosecond beside it.
-    fn around_an_instant(&mut self, fitting: usize) -> Option<i64> {
-        let at = if self.rng.bool() { fitting } else { self.rng.usize(..self.instants.len()) };
+    /// Time of an event, or a nanosecond before or after it.
+    fn around_an_instant(&mut self, event: usize) -> Option<i64> {
+        let at = if self.rng.bool() { event } else { self.rng.usize(..self.instants.len()) };
         Some(self.instants[at] + self.rng.i64(-1..=1))
     }
 
-    /// Whether the engine hides events after `since`: it looks through its memory backwards, as far as the first that
-    /// is older, and what came concurrently can stand before that one and be younger.
+    /// Returns true if the engine hides events after `since`. It walks back through its backlog to the first event that
+    /// is older than `since`, and a newer concurrent event can precede that one.
     fn hides_from(&self, since: i64) -> bool {
         let older = self.instants.iter().rposition(|instant| *instant < since).unwrap_or(0);
         self.instants[..older].iter().any(|instant| *instant >= since)
     }
 }
 
-/// What an image may be called: as it stands, without tag or digest, in full, with a tag.
+/// Names of an image: unchanged, without tag or digest, fully qualified, and with a tag.
 fn image_names(names: &[String]) -> Vec<String> {
     let mut all = Vec::new();
     for name in names.iter().filter(|name| !name.is_empty()) {
@@ -884,7 +892,7 @@ fn image_names(names: &[String]) -> Vec<String> {
     if all.is_empty() { vec!["busybox".into()] } else { all }
 }
 
-/// The texts, and what some of them begin with.
+/// The texts, and prefixes of them.
 fn beginnings(texts: &[String], rng: &mut Rng) -> Vec<String> {
     let mut all = texts.to_vec();
     for text in texts.iter().filter(|text| !text.is_empty()) {

@@ -1,76 +1,77 @@
-//! The image of the recorder: built from the release binary with nothing pulled from anywhere, and run on a real engine.
+//! The recorder's image, built from the release binary without pulling anything, and run on a real engine.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::command::{Folder, Ran, eventually, run};
+use crate::support::command::{Output, TestDir, eventually, run};
 use crate::support::docker::Engine;
 
 fn contrib(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/docker").join(name)
 }
 
-/// What users run, which is not what is tested otherwise.
+/// Path of the release binary, which users run; other tests use the debug binary.
 fn release() -> PathBuf {
     let debug = Path::new(env!("CARGO_BIN_EXE_events"));
-    let release = debug.ancestors().nth(2).expect("a folder of builds").join("release/events");
-    assert!(release.exists(), "{} is built by `cargo build --release`", release.display());
+    let release = debug.ancestors().nth(2).expect("the target directory").join("release/events");
+    assert!(release.exists(), "{} does not exist: run `cargo build --release`", release.display());
     release
 }
 
-/// The compose file in a folder of its own, started as the README says, for an engine whose socket is elsewhere.
+/// The compose file in a directory of its own, adapted to an engine whose socket is at another path.
 struct Project<'a> {
     engine: &'a Engine,
-    folder: Folder,
+    folder: TestDir,
 }
 
 impl Project<'_> {
     fn new(engine: &Engine) -> Project<'_> {
-        let folder = Folder::new();
+        let folder = TestDir::new();
         let socket = engine.host.strip_prefix("unix://").unwrap();
         let group = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(socket).unwrap());
         let directory = Path::new(socket).parent().unwrap().display();
         std::fs::copy(contrib("compose.yaml"), folder.path("compose.yaml")).unwrap();
         let env = format!("DOCKER_GID={group}\nEVENTS_FLAGS=--retain 90d --max-size 2GiB\n");
         std::fs::write(folder.path(".env"), env).unwrap();
-        let here = format!("services: {{ recorder: {{ volumes: [\"{directory}:/host/run:ro\"] }} }}\n");
-        std::fs::write(folder.path("compose.override.yaml"), here).unwrap();
+        let overrides = format!("services: {{ recorder: {{ volumes: [\"{directory}:/host/run:ro\"] }} }}\n");
+        std::fs::write(folder.path("compose.override.yaml"), overrides).unwrap();
         Project { engine, folder }
     }
 
-    fn compose(&self, words: &[&str]) -> Ran {
-        let mut compose = Command::new(self.engine.client_program().with_file_name("docker-compose"));
+    fn compose(&self, args: &[&str]) -> Output {
+        let mut compose = Command::new(self.engine.client_path().with_file_name("docker-compose"));
         compose.env_clear().env("DOCKER_HOST", &self.engine.host).env("HOME", self.folder.path("home"));
-        compose.args(words).current_dir(self.folder.path("")).stdin(Stdio::null());
+        compose.args(args).current_dir(self.folder.path("")).stdin(Stdio::null());
         run(compose)
     }
 
-    /// What `events` says there.
-    fn events(&self, words: &[&str]) -> Ran {
-        self.compose(&[&["exec", "-T", "recorder", "events"], words].concat())
+    /// Runs `events` in the recorder's container.
+    fn events(&self, args: &[&str]) -> Output {
+        self.compose(&[&["exec", "-T", "recorder", "events"], args].concat())
     }
 
-    /// The source, once it is connected.
+    /// Waits until the source is connected, and returns its status.
     fn connected(&self) -> Value {
-        eventually("it is connected", || {
-            let said = self.events(&["status", "--json"]);
-            let status: Value = serde_json::from_slice(&said.stdout)
-                .map_err(|_| format!("{}\n{}", said.report(), self.compose(&["logs"]).report()))?;
+        eventually("the recorder is connected", || {
+            let output = self.events(&["status", "--json"]);
+            let status: Value = serde_json::from_slice(&output.stdout)
+                .map_err(|_| format!("{}\n{}", output.report(), self.compose(&["logs"]).report()))?;
             let source = &status["sources"][0];
             if source["connected"] == true { Ok(source.clone()) } else { Err(status.to_string()) }
         })
     }
 
-    /// Runs a container that fails, and waits until that is recorded.
+    /// Runs a container that fails, and waits until its events are recorded.
     fn records(&self, job: &str) {
-        let words = ["run", "--name", job, "--network", "none", "busybox", "sh", "-c", "exit 7"];
-        self.engine.docker_however(&words).exited(7);
-        eventually("it is recorded", || if self.has(job) { Ok(()) } else { Err(self.compose(&["logs"]).report()) });
+        let args = ["run", "--name", job, "--network", "none", "busybox", "sh", "-c", "exit 7"];
+        self.engine.docker_unchecked(&args).assert_exit_code(7);
+        eventually("the job is stored", || if self.has(job) { Ok(()) } else { Err(self.compose(&["logs"]).report()) });
     }
 
-    /// Read in the volume: an engine that has begun anew in other namespaces cannot `exec`.
+    /// Returns true if the job's `die` event is stored. Reads the store in the volume, because an engine that was
+    /// started again, in new namespaces, cannot `exec`.
     fn has(&self, job: &str) -> bool {
         let store = self.engine.docker(&["volume", "inspect", "-f", "{{.Mountpoint}}/events.db", "events_store"]);
         let lines = self.folder.lines(&["query", "--db", &store, "-q", "--container", job, "--action", "die"]);
@@ -83,48 +84,48 @@ impl Project<'_> {
 }
 
 #[test]
-fn the_image_records_the_engine_it_runs_on_as_nobody() {
-    // A group that nobody is in, and an engine whose containers go on without it.
-    let words = ["--group", "4321", "--live-restore"];
-    let engine = Engine::start_with("26", &words);
-    let folder = Folder::new();
+fn the_image_records_its_engine_as_an_unprivileged_user() {
+    // A group without members, and an engine whose containers keep running when the engine stops.
+    let args = ["--group", "4321", "--live-restore"];
+    let engine = Engine::start_with("26", &args);
+    let folder = TestDir::new();
     let root = folder.path("root");
-    let mut made = Command::new(contrib("root"));
-    made.arg(release()).arg(&root);
-    run(made).succeeded();
+    let mut build_root = Command::new(contrib("root"));
+    build_root.arg(release()).arg(&root);
+    run(build_root).assert_success();
     let mut build = engine.client(&["build", "-q", "-t", "events", "-f"]);
     build.arg(contrib("binary.Dockerfile")).arg(&root).env("DOCKER_BUILDKIT", "0");
-    run(build).exited(0);
+    run(build).assert_exit_code(0);
     let size: u64 = engine.docker(&["image", "inspect", "-f", "{{.Size}}", "events"]).trim().parse().unwrap();
     assert!(size < 40_000_000, "{size}");
 
     let project = Project::new(&engine);
-    project.compose(&["up", "-d", "--no-build"]).exited(0);
+    project.compose(&["up", "-d", "--no-build"]).assert_exit_code(0);
     project.connected();
     let top = engine.docker(&["top", "events-recorder-1", "-o", "pid,uid,args"]);
     assert!(top.lines().any(|line| line.split_whitespace().nth(1) == Some("65532")), "{top}");
-    // What the image runs by itself, and the flags of .env.
+    // The image's own command, followed by the flags in .env.
     let image = engine.docker(&["image", "inspect", "-f", "{{join .Config.Cmd \" \"}}", "events"]);
     assert_eq!(project.inspect("{{join .Args \" \"}}"), format!("{image} --retain 90d --max-size 2GiB"));
-    let near = engine.near();
+    let near = engine.enter_network();
     let mut curl = Command::new("curl");
     curl.args(["-sSf", "--noproxy", "*", "http://127.0.0.1:9324/readyz"]);
-    assert_eq!(run(curl).succeeded().lines(), ["ok"]);
+    assert_eq!(run(curl).assert_success().lines(), ["ok"]);
     drop(near);
     project.records("job");
 
-    // It ends as it should, and what it has stored is there for the next one.
-    project.compose(&["stop"]).exited(0);
+    // The recorder exits with 0, and the next one finds its store.
+    project.compose(&["stop"]).assert_exit_code(0);
     assert_eq!(project.inspect("{{.State.ExitCode}}"), "0");
-    project.compose(&["down"]).exited(0);
-    project.compose(&["up", "-d", "--no-build"]).exited(0);
+    project.compose(&["down"]).assert_exit_code(0);
+    project.compose(&["up", "-d", "--no-build"]).assert_exit_code(0);
     assert_eq!(project.connected()["gaps"], 0);
     assert!(project.has("job"));
 
-    // The engine's next socket is another file in the same directory.
+    // A restarted engine binds a new socket in the same directory.
     let started = project.inspect("{{.State.StartedAt}}");
     engine.kill();
-    engine.start_again(&words);
+    engine.start_again(&args);
     project.records("next-job");
     assert_eq!(project.inspect("{{.State.StartedAt}}"), started);
 }

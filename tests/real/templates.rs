@@ -1,14 +1,14 @@
-//! Go templates: what the docker client prints of a recording that it is served, `query` prints of the store.
+//! Go templates: `query` prints the same from a store as the docker client prints from `serve`.
 //!
-//! `.ci/run` installs the clients: `cargo test --test templates -- --ignored`.
+//! `.ci/run` installs the clients: `cargo test --test real templates`.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::command::{Folder, Ran, Running, eventually, run};
+use crate::support::command::{Output, Running, TestDir, eventually, run};
 
-/// What both take.
+/// Templates that both accept.
 const TEMPLATES: [&str; 94] = [
     "{{.ID}}",
     "{{.Status}}",
@@ -106,7 +106,7 @@ const TEMPLATES: [&str; 94] = [
     r#"plain text \n \t {{"\t"}}|"#,
 ];
 
-/// What the client takes whose types and actions are plain strings (up to Docker 24). Newer ones refuse it.
+/// Templates that clients up to Docker 24 accept, where types and actions are plain strings. Newer clients reject them.
 const OF_20: [&str; 5] = [
     "{{upper .Type}} {{title .Action}}",
     r#"{{split .Action ":"}}"#,
@@ -115,7 +115,7 @@ const OF_20: [&str; 5] = [
     r#"{{join (split .Action " ") "_"}}"#,
 ];
 
-/// What both refuse, in the same words.
+/// Templates that both reject with the same message.
 const WRONG: [&str; 60] = [
     "{{.ID | | json}}",
     r#"{{lt .Actor.Attributes.foo "x"}}"#,
@@ -179,7 +179,7 @@ const WRONG: [&str; 60] = [
     r#"{{printf "%s" (index .ID 0)}}"#,
 ];
 
-/// What both refuse, each in words of its own.
+/// Templates that both reject, with different messages.
 const WRONG_IN_OTHER_WORDS: [&str; 6] = [
     "{{eq .Actor .Actor}}",
     r#"{{template "x"}}"#,
@@ -189,83 +189,83 @@ const WRONG_IN_OTHER_WORDS: [&str; 6] = [
     "{{.ID é ☃}}",
 ];
 
-/// By then the recordings are over.
+/// A time after the last event of the recordings.
 const UNTIL: &str = "1795540000";
 
-/// A store of recordings, and a server of it.
+/// A store of recordings, and a server of the store.
 struct Served {
-    folder: Folder,
+    folder: TestDir,
     host: String,
     _server: Running,
 }
 
 impl Served {
     fn start() -> Served {
-        let folder = Folder::new();
-        // The newest form and an old one, and what no engine sends every day.
+        let folder = TestDir::new();
+        // Recordings of the newest engine and an old one, and two unusual events.
         let recording = |name: &str| {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
             let text = std::fs::read_to_string(path).expect("a recording");
             text.lines().map(str::to_owned).collect::<Vec<_>>()
         };
         let mut lines = [recording("docker-29.7.2.ndjson"), recording("docker-20.10.24.ndjson")].concat();
-        // A client is told of images that are made only at newer versions of the API.
+        // Old API versions do not send `create` events of images.
         lines.retain(|line| !line.contains(r#""Type":"image","Action":"create""#));
         lines.push(r#"{"Type":"container","Action":"exec_start: sh -c \"<a>\u2028\u0007\"","Actor":{"ID":"c1","Attributes":{"a b":"\ud83d\udc33 é","name":"","ünï":"x\ty"}},"time":1795535600,"timeNano":1795535600000000001}"#.into());
         lines.push(r#"{"Type":"daemon","Action":"reload","Actor":{"ID":""},"time":1795535600}"#.into());
         let file = folder.path("recordings.ndjson");
         std::fs::write(&file, lines.join("\n")).expect("a file");
-        folder.run(&["import", "-q", &file.display().to_string()]).exited(0);
+        folder.run(&["import", "-q", &file.display().to_string()]).assert_exit_code(0);
         let socket = folder.path("serve.sock");
         let host = format!("unix://{}", socket.display());
         let server = folder.start(&["serve", "--listen", &host]);
-        eventually("it listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
+        eventually("the server listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
         Served { folder, host, _server: server }
     }
 
-    /// What the docker client and `query` do with a template.
-    fn both(&self, version: &str, template: &str) -> [Ran; 2] {
-        let words = ["events", "--since", "0", "--until", UNTIL, "--format", template];
+    /// Runs the docker client and `query` with a template.
+    fn both(&self, version: &str, template: &str) -> [Output; 2] {
+        let args = ["events", "--since", "0", "--until", UNTIL, "--format", template];
         let mut client = Command::new("tests/setup/engine.sh");
         client.args(["client", version]);
-        let mut docker = Command::new(&run(client).exited(0).lines()[0]);
-        // Without the user's configuration, which could name another form of output.
-        docker.env_clear().env("HOME", "/nonexistent").args(["-H", &self.host]).args(words).stdin(Stdio::null());
+        let mut docker = Command::new(&run(client).assert_exit_code(0).lines()[0]);
+        // Without the user's configuration, which could set another output format.
+        docker.env_clear().env("HOME", "/nonexistent").args(["-H", &self.host]).args(args).stdin(Stdio::null());
         [run(docker), self.folder.run(&["query", "-q", "--until", UNTIL, "--format", template])]
     }
 
     fn agree(&self, version: &str, template: &str) {
         let [docker, query] = self.both(version, template);
-        let (docker, query) = (docker.succeeded(), query.succeeded());
+        let (docker, query) = (docker.assert_success(), query.assert_success());
         assert!(docker.stdout.iter().filter(|byte| **byte == b'\n').count() > 400, "{}", docker.report());
         if docker.stdout != query.stdout {
-            let printed = |ran: &Ran| String::from_utf8_lossy(&ran.stdout).into_owned();
+            let printed = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
             let (docker, query) = (printed(&docker), printed(&query));
             let differs = docker.lines().zip(query.lines()).find(|(docker, query)| docker != query);
-            panic!("{template}\nthe client and query: {differs:#?}");
+            panic!("{template}\nthe client and query print: {differs:#?}");
         }
     }
 
     fn refuse(&self, template: &str) -> [String; 2] {
         let [docker, query] = self.both("26", template);
-        let refused = docker.exited(64);
-        let (docker, query) = (refused.stderr, query.exited(2));
+        let docker = docker.assert_exit_code(64);
+        let (docker, query) = (docker.stderr, query.assert_exit_code(2));
         assert!(query.stdout.is_empty(), "{}", query.report());
         assert_eq!(query.stderr.lines().count(), 1, "{}", query.report());
-        let words = docker.strip_prefix("Error parsing format: ").expect("the client says so");
-        [words.trim_end().to_owned(), query.stderr]
+        let message = docker.strip_prefix("Error parsing format: ").expect("the client rejects the template");
+        [message.trim_end().to_owned(), query.stderr]
     }
 }
 
 #[test]
-fn what_the_docker_client_prints_is_printed() {
+fn query_prints_what_the_docker_client_prints() {
     let served = Served::start();
     TEMPLATES.iter().for_each(|template| served.agree("26", template));
     OF_20.iter().for_each(|template| served.agree("20", template));
 }
 
 #[test]
-fn what_the_docker_client_refuses_is_refused() {
+fn query_rejects_what_the_docker_client_rejects() {
     let served = Served::start();
     for template in WRONG {
         let [docker, query] = served.refuse(template);
@@ -275,9 +275,9 @@ fn what_the_docker_client_refuses_is_refused() {
 }
 
 #[test]
-fn an_event_that_a_template_fails_on_ends_both() {
+fn an_event_on_which_a_template_fails_stops_both() {
     let [docker, query] = Served::start().both("26", "{{.Type}} {{.Actor.Attributes.name.x}}");
-    let (docker, query) = (docker.exited(1), query.exited(1));
+    let (docker, query) = (docker.assert_exit_code(1), query.assert_exit_code(1));
     assert_eq!(docker.stdout, query.stdout, "{}\n{}", docker.report(), query.report());
     assert!(query.stderr.contains(docker.stderr.trim_end()), "{}\n{}", docker.report(), query.report());
 }

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# boot: a real systemd with nothing but the unit of the recorder, in a root of its own, for tests/real/watching.rs.
+# boot: a real systemd with only the recorder's unit, in a root of its own, for tests/real/watching.rs.
 #
 #   boot start FOLDER BINARY SOCKET UNIT   boot it, with an engine's socket at /run/docker.sock (group 995: docker)
-#   boot in PID COMMAND…                   run a command in there; PID is that of `boot start`
-#   boot tidy PID                          take away what is left of it, once it has ended
+#   boot in PID COMMAND…                   run a command inside; PID is that of `boot start`
+#   boot tidy PID                          remove its cgroup after it has exited
 #
-# Needs root, and systemd's programs. Nothing of the machine can be written from in there, and nothing but /usr is to be
-# seen: its root is a tmpfs with /usr bound read-only, which is made sure of before systemd is started. Its units are
-# those that stand here alone, so none of those that tidy a machine up when it boots are among them.
+# Needs root, and systemd's programs. From inside, nothing of the machine can be written and only /usr is visible: the
+# root is a tmpfs with /usr bound read-only, and this is checked before systemd is started. It has only the units that
+# are written here, so no unit that cleans up a machine at boot.
 set -euo pipefail
 
 die() { echo "boot: $*" >&2; exit 1; }
@@ -16,7 +16,7 @@ cgroups() { findmnt -n -t cgroup2 -o TARGET | head -1; }
 
 bind_read_only() { mount --bind "$1" "$2" && mount -o remount,bind,ro "$2"; }
 
-start() { # the process that the caller knows is the one that the new init dies with
+start() { # the caller's child process becomes unshare, and the new init is killed when it exits
   local own
   own=$(cgroups)/events-boot-$$
   mkdir "$own"
@@ -45,7 +45,7 @@ seal() {
   mount -t tmpfs -o mode=755 none dev
   for device in null zero full random urandom tty; do touch "dev/$device"; mount --bind "/dev/$device" "dev/$device"; done
   ln -s pts/ptmx dev/ptmx
-  # What systemd says goes where it can be read.
+  # A regular file, so that tests can read systemd's log.
   touch dev/kmsg
   mount -t tmpfs -o mode=755 none run
   touch run/docker.sock
@@ -60,25 +60,25 @@ seal() {
     printf '[Unit]\nDefaultDependencies=no\n' >"etc/systemd/system/$device.target"
   done
   printf '[Unit]\nWants=events.service\n' >>etc/systemd/system/multi-user.target
-  # So that a test need not wait for long, and can read what is said.
-  printf '[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=100ms\nStandardError=append:/run/said\n' \
+  # Short times for the tests, and a log file that they can read.
+  printf '[Service]\nWatchdogSec=2\nTimeoutAbortSec=1\nRestartSec=100ms\nStandardError=append:/run/out\n' \
     >etc/systemd/system/events.service.d/test.conf
 
   pivot_root . old
   cd /
   umount -l /old
   rmdir /old
-  [ "$(findmnt -n -o FSTYPE /)" = tmpfs ] || die "this is not its own root"
-  ! touch /usr/here 2>/dev/null || die "/usr can be written"
+  [ "$(findmnt -n -o FSTYPE /)" = tmpfs ] || die "/ is not the private tmpfs"
+  ! touch /usr/here 2>/dev/null || die "/usr is writable"
   exec env -i container=events SYSTEMD_UNIT_PATH=/etc/systemd/system PATH=/usr/bin:/usr/sbin \
     /lib/systemd/systemd --system --unit=multi-user.target --log-target=kmsg </dev/null
 }
 
 inside() {
   local init
-  init=$(pgrep -P "$1") || die "it does not run"
-  # Before, it is not sealed.
-  [ "$(cat "/proc/$init/comm")" = systemd ] || die "it has not begun"
+  init=$(pgrep -P "$1") || die "the machine does not run"
+  # The root is private only once systemd runs.
+  [ "$(cat "/proc/$init/comm")" = systemd ] || die "systemd is not started yet"
   shift
   exec nsenter --target "$init" --mount --pid --net --cgroup -- "$@"
 }
@@ -101,5 +101,5 @@ start) start "$@" ;;
 seal) seal "$@" ;;
 in) inside "$@" ;;
 tidy) tidy "$@" ;;
-*) echo "boot: start, in or tidy" >&2; exit 2 ;;
+*) echo "boot: expected start, in or tidy" >&2; exit 2 ;;
 esac

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# shells: what tests/real/install_docs.rs has read the completions and the man pages.
+# shells: the programs with which tests/real/install_docs.rs reads the completions and the man pages.
 #
 #   shells get   install zsh, fish and mandoc (apt)
 set -euo pipefail
-[ "${1:-}" = get ] || { echo "shells: get" >&2; exit 2; }
+[ "${1:-}" = get ] || { echo "shells: expected get" >&2; exit 2; }
 for program in zsh fish mandoc; do
   command -v "$program" >/dev/null || missing=1
 done

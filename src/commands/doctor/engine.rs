@@ -1,4 +1,4 @@
-//! Whether an engine can be reached, and tells what a recorder needs.
+//! Checks that an engine can be reached and provides what a recorder needs.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -10,113 +10,121 @@ use serde_json::Value;
 
 use super::findings::Findings;
 use crate::commands::Failure;
-use crate::commands::record::clock;
-use crate::commands::record::memory::{self, Patience};
-use crate::engine::{Client, Endpoint, Host, Info};
-use crate::error::number;
+use crate::commands::record::backlog::{self, Timeouts};
+use crate::commands::record::clock_skew;
+use crate::engine::{Client, Endpoint, EngineInfo, Host};
+use crate::error::count_noun;
 use crate::stream::DEFAULT_LINE_LIMIT;
 
-/// A clock that is off by more, in nanoseconds, makes instants of several machines hard to compare.
-const TOLERATED: u64 = 1_000_000_000;
+/// Largest difference between the clocks, in nanoseconds, that passes. With a larger one, times of several machines are
+/// hard to compare.
+const MAX_CLOCK_SKEW_NANOS: u64 = 1_000_000_000;
 
-/// How long the engine's memory may take.
-const PATIENCE: Patience = Patience { whole: Duration::from_secs(10), idle: Duration::from_secs(2) };
+/// Time limits for reading the backlog.
+const BACKLOG_TIMEOUTS: Timeouts = Timeouts { total: Duration::from_secs(10), idle: Duration::from_secs(2) };
 
-/// Goes from the socket to the events; the client if the engine answers.
+/// Checks an engine from its socket to its events. Returns the client if the engine answers.
 pub(super) async fn check(host: &Host, findings: &mut Findings) -> io::Result<Option<Client>> {
     if let Endpoint::Unix(path) = &host.endpoint
-        && (findings.note(is_there(path), |()| "its socket is there".into())?.is_none()
-            || findings.note(opens(path), |()| "and may be opened".into())?.is_none())
+        && (findings.report(check_socket_exists(path), |()| "the socket exists".into())?.is_none()
+            || findings.report(check_socket_connects(path), |()| "the socket accepts connections".into())?.is_none())
     {
-        findings.left_out("what answers there")?;
+        findings.skip("the engine")?;
         return Ok(None);
     }
-    let spoken = |client: &Client| match client.api() {
-        Some(api) => format!("it speaks HTTP, and version {api} of the API is agreed on"),
-        None => "it speaks HTTP, and names no version of the API".into(),
+    let api_text = |client: &Client| match client.api_version() {
+        Some(api) => format!("the engine answers, with API version {api}"),
+        None => "the engine answers, without an API version".into(),
     };
-    let Some(client) = findings.note(Client::negotiate(host).await, spoken)? else {
-        findings.left_out("its version, its clock, its events")?;
+    let Some(client) = findings.report(Client::negotiate(host).await, api_text)? else {
+        findings.skip("version, clock and events")?;
         return Ok(None);
     };
-    findings.note(client.version().await, |version| version_of(version))?;
-    let compared = clock::compared(&client).await;
-    let named = |(info, _): &(Info, _)| format!("it is {} ({})", info.name, info.id);
-    if let Some((_, skew)) = findings.note(compared, named)? {
+    findings.report(client.version().await, |version| version_text(version))?;
+    let info_and_skew = clock_skew::measure(&client).await;
+    let identity_text = |(info, _): &(EngineInfo, _)| format!("the engine is {} ({})", info.name, info.id);
+    if let Some((_, skew)) = findings.report(info_and_skew, identity_text)? {
         match skew.map(|skew| skew.nano) {
-            Some(nano) if nano.unsigned_abs() > TOLERATED => findings.fails(
-                &Failure::failed(format!("its clock is {} this machine's", off(nano)))
-                    .hint("NTP on both machines; events bear the engine's time"),
+            Some(nano) if nano.unsigned_abs() > MAX_CLOCK_SKEW_NANOS => findings.fail(
+                &Failure::failed(format!("the engine's clock is {} this machine's", skew_text(nano)))
+                    .hint("run NTP on both machines: events have the time of the engine"),
             )?,
-            Some(nano) => findings.holds(&format!("its clock is {} ours", off(nano)))?,
-            None => findings.holds("it does not tell its clock")?,
+            Some(nano) => findings.pass(&format!("the engine's clock is {} this machine's", skew_text(nano)))?,
+            None => findings.pass("the engine does not report its time")?,
         }
     }
-    findings.note(client.events().await, |_| "its stream of events opens".into())?;
-    findings.note(remembered(&client).await, |events| format!("it remembers {}", number(*events as u64, "event")))?;
+    findings.report(client.events().await, |_| "the event stream opens".into())?;
+    findings.report(backlog_len(&client).await, |events| {
+        format!("the backlog contains {}", count_noun(*events as u64, "event"))
+    })?;
     Ok(Some(client))
 }
 
-fn is_there(path: &Path) -> Result<(), Failure> {
-    let hint = "is the engine running? `systemctl start docker`; a rootless one has its socket in $XDG_RUNTIME_DIR";
+fn check_socket_exists(path: &Path) -> Result<(), Failure> {
+    let hint = "run `systemctl start docker`; the socket of a rootless engine is in $XDG_RUNTIME_DIR";
     match path.metadata() {
-        Ok(found) if found.file_type().is_socket() => Ok(()),
-        Ok(_) => Err(Failure::failed(format!("{} is no socket", path.display()))
-            .hint("a container that mounts the socket before the engine made it gets a folder: mount its directory")),
-        Err(e) => Err(Failure::failed(format!("{}: {}", path.display(), crate::error::chain(&e))).hint(hint)),
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
+        Ok(_) => Err(Failure::failed(format!("{} is not a socket", path.display()))
+            .hint("in a container, mount its directory: Docker mounts a missing socket as a directory")),
+        Err(e) => {
+            Err(Failure::failed(format!("cannot find the socket {}: {}", path.display(), crate::error::chain(&e)))
+                .hint(hint))
+        }
     }
 }
 
-fn opens(path: &Path) -> Result<(), Failure> {
+fn check_socket_connects(path: &Path) -> Result<(), Failure> {
     let Err(e) = UnixStream::connect(path) else { return Ok(()) };
-    let failure = Failure::failed(format!("{} cannot be opened: {}", path.display(), crate::error::chain(&e)));
+    let failure = Failure::failed(format!("cannot connect to {}: {}", path.display(), crate::error::chain(&e)));
     Err(match e.kind() {
         ErrorKind::PermissionDenied => {
-            let group = path.metadata().map_or_else(|_| "its group".into(), |found| group(found.gid()));
-            failure.hint(format!("it belongs to {group}: `sudo usermod -aG {group} $USER`, then log in anew"))
+            let group = path.metadata().map_or_else(|_| "GROUP".into(), |metadata| group_name(metadata.gid()));
+            failure.hint(format!("run `sudo usermod -aG {group} $USER` to join the group {group}, then log in again"))
         }
-        ErrorKind::ConnectionRefused => failure.hint("nobody listens there any more: `systemctl restart docker`"),
+        ErrorKind::ConnectionRefused => {
+            failure.hint("no process listens on the socket: run `systemctl restart docker`")
+        }
         _ => failure,
     })
 }
 
-/// The name of a group, or its number if this machine's list does not have it.
-fn group(gid: u32) -> String {
-    let number = gid.to_string();
+/// Name of a group, or its ID if `/etc/group` does not contain it.
+fn group_name(gid: u32) -> String {
+    let gid_text = gid.to_string();
     let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
     let name = groups.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        (fields.nth(1)? == number).then(|| name.to_owned())
+        (fields.nth(1)? == gid_text).then(|| name.to_owned())
     });
-    name.unwrap_or(number)
+    name.unwrap_or(gid_text)
 }
 
-fn version_of(version: &str) -> String {
+fn version_text(version: &str) -> String {
     let version: Value = serde_json::from_str(version).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     format!(
-        "it is version {}, with the API from {} to {}",
+        "the engine has version {}, API versions {} to {}",
         text(&version["Version"]),
         text(&version["MinAPIVersion"]),
         text(&version["ApiVersion"])
     )
 }
 
-fn off(nano: i64) -> String {
-    let side = if nano > 0 { "ahead of" } else { "behind" };
-    format!("{:.3} s {side}", nano.unsigned_abs() as f64 / 1e9)
+fn skew_text(skew_nano: i64) -> String {
+    let direction = if skew_nano > 0 { "ahead of" } else { "behind" };
+    format!("{:.3} s {direction}", skew_nano.unsigned_abs() as f64 / 1e9)
 }
 
-/// How many events the engine remembers; what is no event is an error.
-async fn remembered(client: &Client) -> Result<usize, Failure> {
-    let memory = memory::take(client, DEFAULT_LINE_LIMIT, PATIENCE).await?;
-    if let Some(endless) = memory.endless {
+/// Number of events in the backlog. A line that is not an event is an error.
+async fn backlog_len(client: &Client) -> Result<usize, Failure> {
+    let backlog = backlog::fetch(client, DEFAULT_LINE_LIMIT, BACKLOG_TIMEOUTS).await?;
+    if let Some(endless) = backlog.incomplete {
         return Err(endless.into());
     }
-    if let Some(rejected) = memory.rejected.first() {
-        return Err(Failure::failed(format!("its memory holds what is no event: {}", rejected.error))
-            .hint("`events record` keeps such lines, and `events rejected` shows them"));
+    if let Some(rejected) = backlog.rejected.first() {
+        return Err(Failure::failed(format!("the backlog contains a line that is not an event: {}", rejected.error))
+            .hint("run `events rejected` to print such lines after `events record` has stored them"));
     }
-    Ok(memory.events.len())
+    Ok(backlog.events.len())
 }

@@ -1,4 +1,5 @@
-//! The whole way of a container: created, seen, started, its events in a store, its logs read, removed.
+//! Exercises an engine: creates containers, inspects and starts them, waits for their events in a store, reads their
+//! logs and removes them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,100 +13,109 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::findings::Findings;
 use crate::commands::Failure;
-use crate::commands::record::{Plan, record};
-use crate::engine::{Client, EngineError, Host, Wanted};
+use crate::commands::record::{Config, record};
+use crate::engine::{Client, ContainerSpec, EngineError, Host};
 use crate::error::chain;
 use crate::event::Event;
 use crate::query::{Filter, Selection};
 use crate::store::{self, Order, Reader, StoreError};
-use crate::stream::multiplexed::{Frames, Output};
+use crate::stream::multiplexed::{FrameDecoder, StdStream};
 
-/// How long the events of a container may take into the store, and its command to its end.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time limit for the events of a container to be stored, and for its command to exit.
+const CONTAINER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long its logs may take.
-const READING: Duration = Duration::from_secs(10);
+/// Time limit for reading the logs of a container.
+const LOGS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the command writes and ends with, so that each is told from the others.
+/// Command of the containers. It writes different texts to stdout and stderr and exits with an unusual code, so that
+/// each result can be checked.
 const COMMAND: &str = "echo this is stdout; echo this is stderr >&2; exit 7";
 const EXIT_CODE: i64 = 7;
 
-/// Whose containers these are.
+/// Label of the containers.
 const LABEL: &str = "events.doctor";
 
-/// Goes the whole way at one engine. What was created is removed, whatever fails, and when `stopped` comes.
+/// Exercises one engine. Removes the containers that it created, also after a failure or when `shutdown` resolves.
 pub(super) async fn check(
     host: &Host,
     client: &Client,
     image: &str,
     db: &Path,
-    stopped: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()>,
     findings: &mut Findings,
 ) -> io::Result<()> {
-    let mut made = Vec::new();
-    let ended = {
-        let way = pin!(go(host, client, image, db, &mut made, findings));
+    let mut container_ids = Vec::new();
+    let outcome = {
+        let steps = pin!(run_steps(host, client, image, db, &mut container_ids, findings));
         tokio::select! {
-            done = way => Some(done),
-            () = stopped => None,
+            result = steps => Some(result),
+            () = shutdown => None,
         }
     };
-    for id in made {
-        findings.note(client.remove(&id).await, |()| format!("the container {} is removed", short(&id)))?;
+    for id in container_ids {
+        findings.report(client.remove_container(&id).await, |()| format!("removed the container {}", short_id(&id)))?;
     }
-    match ended {
-        Some(done) => done,
-        None => findings.fails(&Failure::failed("it was stopped before it had gone the whole way")),
+    match outcome {
+        Some(result) => result,
+        None => findings.fail(&Failure::failed("the exercise was interrupted")),
     }
 }
 
-/// Goes on from step to step for as long as they hold.
-async fn go(
+/// Runs the steps in order until one fails.
+async fn run_steps(
     host: &Host,
     client: &Client,
     image: &str,
     db: &Path,
-    made: &mut Vec<String>,
+    container_ids: &mut Vec<String>,
     findings: &mut Findings,
 ) -> io::Result<()> {
-    let listed = |containers: &Vec<_>| format!("it lists its containers: {}", containers.len());
-    if findings.note(client.containers().await, listed)?.is_none() {
+    let list_text = |containers: &Vec<_>| format!("the engine lists its containers: {}", containers.len());
+    if findings.report(client.list_containers().await, list_text)?.is_none() {
         return Ok(());
     }
-    let Some(watched) = findings.note(Watched::begin(host, db).await, Watched::said)? else { return Ok(()) };
+    let Some(recording) = findings.report(RecordedStore::find_or_start(host, db).await, RecordedStore::description)?
+    else {
+        return Ok(());
+    };
     for tty in [false, true] {
         let kind = if tty { "with a terminal" } else { "without a terminal" };
-        let created = client.create(&name(), &wanted(image, tty)).await.map_err(|e| without_image(e, image));
-        let said = |id: &String| format!("a container {kind} is created: {}", short(id));
-        let Some(id) = findings.note(created, said)? else { break };
-        made.push(id.clone());
-        let inspected = client.times(&id).await.map_err(Failure::from);
-        let inspected = inspected.and_then(|times| times.ok_or_else(|| Failure::failed("it cannot be inspected")));
-        findings.note(inspected, |_| "it can be inspected".into())?;
-        let ran = run(client, &id).await;
-        let said = |code: &i64| format!("it is started, and ends with {code} as it should");
-        if findings.note(ran, said)?.is_none() {
+        let created = client
+            .create_container(&container_name(), &container_config(image, tty))
+            .await
+            .map_err(|e| create_failure(e, image));
+        let text = |id: &String| format!("created a container {kind}: {}", short_id(id));
+        let Some(id) = findings.report(created, text)? else { break };
+        container_ids.push(id.clone());
+        let inspected = client.container_times(&id).await.map_err(Failure::from);
+        let inspected = inspected.and_then(|times| {
+            times.ok_or_else(|| Failure::failed("cannot inspect the container: the engine does not find it"))
+        });
+        findings.report(inspected, |_| "inspected the container".into())?;
+        let exit_code = run_container(client, &id).await;
+        let text = |code: &i64| format!("ran the container; it exited with {code}, as expected");
+        if findings.report(exit_code, text)?.is_none() {
             break;
         }
-        let said = |actions: &Vec<String>| format!("its {} are in the store", actions.join(", "));
-        findings.note(watched.events_of(&id).await, said)?;
-        let said = if tty { "its logs are one raw stream" } else { "its logs are told apart into stdout and stderr" };
-        findings.note(read_logs(client, &id, tty).await, |()| said.into())?;
+        let text = |actions: &Vec<String>| format!("found its events in the store: {}", actions.join(", "));
+        findings.report(recording.wait_for_events(&id).await, text)?;
+        let text = if tty { "read its logs, one raw stream" } else { "read its logs, stdout and stderr separately" };
+        findings.report(read_logs(client, &id, tty).await, |()| text.into())?;
     }
-    watched.end().await;
+    recording.stop().await;
     Ok(())
 }
 
-fn name() -> String {
+fn container_name() -> String {
     format!("events-doctor-{:08x}", fastrand::u32(..))
 }
 
-fn short(id: &str) -> &str {
+fn short_id(id: &str) -> &str {
     id.get(..12).unwrap_or(id)
 }
 
-fn wanted(image: &str, tty: bool) -> Wanted {
-    Wanted {
+fn container_config(image: &str, tty: bool) -> ContainerSpec {
+    ContainerSpec {
         image: image.into(),
         cmd: ["sh", "-c", COMMAND].map(String::from).into(),
         tty,
@@ -114,138 +124,146 @@ fn wanted(image: &str, tty: bool) -> Wanted {
     }
 }
 
-fn without_image(error: EngineError, image: &str) -> Failure {
+fn create_failure(error: EngineError, image: &str) -> Failure {
     let missing = matches!(&error, EngineError::Status { status, .. } if status.as_u16() == 404);
     let failure = Failure::failed(chain(&error));
-    if missing { failure.hint(format!("nothing is pulled here: `docker pull {image}`")) } else { failure }
+    if missing { failure.hint(format!("pull the image first: `docker pull {image}`")) } else { failure }
 }
 
-/// Starts a container, and waits until it has ended as it should.
-async fn run(client: &Client, id: &str) -> Result<i64, Failure> {
-    client.start(id).await.map_err(|e| Failure::failed(chain(&e)).hint("the image needs `sh`, as busybox has it"))?;
-    match client.wait(id, PATIENCE).await? {
+/// Starts a container and waits until it exits with the expected code.
+async fn run_container(client: &Client, id: &str) -> Result<i64, Failure> {
+    client
+        .start_container(id)
+        .await
+        .map_err(|e| Failure::failed(chain(&e)).hint("use an image with `sh`, such as busybox"))?;
+    match client.wait_container(id, CONTAINER_TIMEOUT).await? {
         EXIT_CODE => Ok(EXIT_CODE),
-        code => Err(Failure::failed(format!("it ended with {code}, and should with {EXIT_CODE}"))
-            .hint(format!("`sh -c '{COMMAND}'` in this image does not what it should"))),
+        code => Err(Failure::failed(format!("the container exited with {code} instead of {EXIT_CODE}"))
+            .hint(format!("run `sh -c '{COMMAND}'` in this image to see why"))),
     }
 }
 
-/// Reads what a container wrote, which must be what its command writes.
+/// Reads the logs of a container and compares them with the output of its command.
 async fn read_logs(client: &Client, id: &str, tty: bool) -> Result<(), Failure> {
-    let (mut out, mut err, mut frames) = (Vec::new(), Vec::new(), Frames::default());
-    let reading = async {
-        let mut logs = client.logs(id).await?;
+    let (mut out, mut err, mut frames) = (Vec::new(), Vec::new(), FrameDecoder::default());
+    let read_frames = async {
+        let mut logs = client.container_logs(id).await?;
         while let Some(bytes) = logs.next().await? {
             if tty {
                 out.extend_from_slice(&bytes);
                 continue;
             }
-            let each = |output, bytes: &[u8]| match output {
-                Output::Stderr => err.extend_from_slice(bytes),
-                Output::Stdout | Output::Stdin => out.extend_from_slice(bytes),
+            let on_frame = |output, bytes: &[u8]| match output {
+                StdStream::Stderr => err.extend_from_slice(bytes),
+                StdStream::Stdout | StdStream::Stdin => out.extend_from_slice(bytes),
             };
-            frames.push(&bytes, each).map_err(|e| Failure::failed(format!("its logs are no frames: {e}")))?;
+            frames
+                .push(&bytes, on_frame)
+                .map_err(|e| Failure::failed(format!("cannot split the logs into frames: {e}")))?;
         }
-        frames.end().map_err(|e| Failure::failed(format!("its logs are broken: {e}")))
+        frames.finish().map_err(|e| Failure::failed(format!("the logs are incomplete: {e}")))
     };
-    timeout(READING, reading).await.map_err(|_| Failure::failed("its logs do not end"))??;
+    timeout(LOGS_TIMEOUT, read_frames).await.map_err(|_| Failure::failed("the logs do not end in time"))??;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("\r\n", "\n");
     let expected = match tty {
         true => ["this is stdout\nthis is stderr\n", ""],
         false => ["this is stdout\n", "this is stderr\n"],
     };
-    let told = [text(&out), text(&err)];
-    if told == expected {
+    let actual = [text(&out), text(&err)];
+    if actual == expected {
         return Ok(());
     }
-    Err(Failure::failed(format!("its logs say {told:?}, and should say {expected:?}"))
-        .hint("does the engine's logging driver keep logs? `docker info --format '{{.LoggingDriver}}'`"))
+    Err(Failure::failed(format!("the logs are {actual:?} instead of {expected:?}"))
+        .hint("check that the logging driver keeps logs: `docker info --format '{{.LoggingDriver}}'`"))
 }
 
-/// A store that is being recorded into: that of the recorder that runs, or one of our own for as long as this takes.
-enum Watched {
-    Theirs(PathBuf),
-    Ours(PathBuf, oneshot::Sender<()>, tokio::task::JoinHandle<()>, tempfile::TempDir),
+/// Store with a recorder: that of a running recorder, or a temporary one.
+enum RecordedStore {
+    Existing(PathBuf),
+    Temporary(PathBuf, oneshot::Sender<()>, tokio::task::JoinHandle<()>, tempfile::TempDir),
 }
 
-impl Watched {
-    /// Finds a recorder of this host, or starts one beside the store, which it does not touch.
-    async fn begin(host: &Host, db: &Path) -> Result<Watched, Failure> {
-        let recorder = store::recorder(db);
+impl RecordedStore {
+    /// Finds a running recorder of this host, or starts one with a temporary store. Does not change the store at `db`.
+    async fn find_or_start(host: &Host, db: &Path) -> Result<RecordedStore, Failure> {
+        let recorder = store::recorder_state(db);
         if recorder.is_some_and(|state| state.hosts.iter().any(|known| known.connected && known.host == host.url())) {
-            return Ok(Watched::Theirs(db.into()));
+            return Ok(RecordedStore::Existing(db.into()));
         }
-        let folder = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("events-doctor-")
             .tempdir()
-            .map_err(|e| Failure::failed(format!("cannot make a folder for a store: {e}")))?;
-        let path = folder.path().join("events.db");
-        let plan = Plan::new(vec![host.clone()], path.clone());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let recording = tokio::spawn(async move {
-            let told = async {
-                let _ = stopped.await;
+            .map_err(|e| Failure::failed(format!("cannot create a temporary directory: {e}")))?;
+        let path = dir.path().join("events.db");
+        let config = Config::new(vec![host.clone()], path.clone());
+        let (shutdown_tx, shutdown_rx) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let shutdown = async {
+                let _ = shutdown_rx.await;
             };
-            if let Err(e) = record(plan, told).await {
+            if let Err(e) = record(config, shutdown).await {
                 e.report(crate::commands::LogFormat::Text);
             }
         });
-        let until = Instant::now() + PATIENCE;
-        while !store::recorder(&path).is_some_and(|state| state.hosts.iter().any(|host| host.connected)) {
-            if Instant::now() > until || recording.is_finished() {
-                return Err(Failure::failed("a recorder does not reach the engine"));
+        let deadline = Instant::now() + CONTAINER_TIMEOUT;
+        while !store::recorder_state(&path).is_some_and(|state| state.hosts.iter().any(|host| host.connected)) {
+            if Instant::now() > deadline || task.is_finished() {
+                return Err(Failure::failed("the temporary recorder cannot connect to the engine"));
             }
             sleep(Duration::from_millis(20)).await;
         }
-        Ok(Watched::Ours(path, stop, recording, folder))
+        Ok(RecordedStore::Temporary(path, shutdown_tx, task, dir))
     }
 
-    fn said(&self) -> String {
+    fn description(&self) -> String {
         match self {
-            Watched::Theirs(path) => format!("a recorder stores its events in {}", path.display()),
-            Watched::Ours(..) => "it is recorded into a store of its own for this".into(),
+            RecordedStore::Existing(path) => format!("a running recorder stores its events in {}", path.display()),
+            RecordedStore::Temporary(..) => "started a recorder with a temporary store".into(),
         }
     }
 
-    /// Waits until the events of a container are stored, and gives their actions.
-    async fn events_of(&self, id: &str) -> Result<Vec<String>, Failure> {
-        let (Watched::Theirs(path) | Watched::Ours(path, ..)) = self;
-        let wanted = ["create", "start", "die"];
-        let until = Instant::now() + PATIENCE;
+    /// Waits until the events of a container are stored, and returns their actions.
+    async fn wait_for_events(&self, id: &str) -> Result<Vec<String>, Failure> {
+        let (RecordedStore::Existing(path) | RecordedStore::Temporary(path, ..)) = self;
+        let required = ["create", "start", "die"];
+        let deadline = Instant::now() + CONTAINER_TIMEOUT;
         loop {
-            let actions = actions(path, id)?;
-            if wanted.iter().all(|wanted| actions.iter().any(|action| action == wanted)) {
-                return Ok(wanted.map(String::from).into());
+            let actions = stored_actions(path, id)?;
+            if required.iter().all(|expected| actions.iter().any(|action| action == expected)) {
+                return Ok(required.map(String::from).into());
             }
-            if Instant::now() > until {
-                let failure = format!("of its create, start and die only [{}] are in the store", actions.join(", "));
-                return Err(Failure::failed(failure).hint("does the recorder run with a --filter?"));
+            if Instant::now() > deadline {
+                let message = format!(
+                    "expected the events create, start and die in the store, found only [{}]",
+                    actions.join(", ")
+                );
+                return Err(Failure::failed(message).hint("check whether the recorder runs with --filter"));
             }
             sleep(Duration::from_millis(20)).await;
         }
     }
 
-    async fn end(self) {
-        if let Watched::Ours(_, stop, recording, _folder) = self {
-            let _ = stop.send(());
-            let _ = recording.await;
+    async fn stop(self) {
+        if let RecordedStore::Temporary(_, shutdown_tx, task, _dir) = self {
+            let _ = shutdown_tx.send(());
+            let _ = task.await;
         }
     }
 }
 
-/// What the store holds of a container, by time.
-fn actions(path: &Path, id: &str) -> Result<Vec<String>, StoreError> {
+/// Actions of the stored events of a container, in order of time.
+fn stored_actions(path: &Path, id: &str) -> Result<Vec<String>, StoreError> {
     let mut filter = Filter::default();
-    filter.add(&format!("container={id}")).expect("a container is a key");
+    filter.add(&format!("container={id}")).expect("container is a filter key");
     let selection = Selection { filter, ..Selection::default() };
     let reader = Reader::open(path)?;
     let mut actions = Vec::new();
-    let passes = |event: &Event<'_>| selection.passes(event);
+    let passes = |event: &Event<'_>| selection.matches(event);
     let _ = reader.events::<()>(
-        &selection.ask(None),
+        &selection.to_query(None),
         reader.snapshot(0)?,
         Order::Time,
-        selection.judge(&passes),
+        selection.predicate(&passes),
         |stored| {
             actions.extend(Event::parse(stored.raw).map(|event| event.action.to_string()));
             ControlFlow::Continue(())

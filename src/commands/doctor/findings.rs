@@ -1,66 +1,65 @@
-//! What was found, a line each: ✓ it holds, ✗ it does not (and below it what to do), – it could not be tried.
+//! Prints the result of each check on a line: ✓ passed, ✗ failed (with a hint on the next line), – not tried.
 
 use std::io::{self, Write};
 
 use crate::commands::Failure;
 
-/// What was found so far.
+/// Results so far.
 #[derive(Debug)]
 pub(super) struct Findings {
-    /// Only what does not hold is said.
+    /// Omit sections and passed checks.
     quiet: bool,
-    begun: bool,
-    wrong: usize,
+    has_section: bool,
+    failures: usize,
 }
 
 impl Findings {
     pub(super) fn new(quiet: bool) -> Findings {
-        Findings { quiet, begun: false, wrong: 0 }
+        Findings { quiet, has_section: false, failures: 0 }
     }
 
-    /// What follows is about this.
-    pub(super) fn about(&mut self, what: &str) -> io::Result<()> {
-        let between = if std::mem::replace(&mut self.begun, true) { "\n" } else { "" };
-        if self.quiet { Ok(()) } else { writeln!(io::stdout(), "{between}{what}") }
+    /// Starts a section with this title.
+    pub(super) fn section(&mut self, title: &str) -> io::Result<()> {
+        let separator = if std::mem::replace(&mut self.has_section, true) { "\n" } else { "" };
+        if self.quiet { Ok(()) } else { writeln!(io::stdout(), "{separator}{title}") }
     }
 
-    /// It holds.
-    pub(super) fn holds(&mut self, what: &str) -> io::Result<()> {
-        if self.quiet { Ok(()) } else { writeln!(io::stdout(), "  ✓ {what}") }
+    /// Prints a passed check.
+    pub(super) fn pass(&mut self, text: &str) -> io::Result<()> {
+        if self.quiet { Ok(()) } else { writeln!(io::stdout(), "  ✓ {text}") }
     }
 
-    /// It does not hold.
-    pub(super) fn fails(&mut self, failure: &Failure) -> io::Result<()> {
-        self.wrong += 1;
+    /// Prints a failed check and its hint.
+    pub(super) fn fail(&mut self, failure: &Failure) -> io::Result<()> {
+        self.failures += 1;
         let mut out = io::stdout().lock();
-        writeln!(out, "  ✗ {}", failure.line())?;
-        failure.to_try().map_or(Ok(()), |hint| writeln!(out, "    → {hint}"))
+        writeln!(out, "  ✗ {}", failure.message())?;
+        failure.hint_text().map_or(Ok(()), |hint| writeln!(out, "    → {hint}"))
     }
 
-    /// It could not be tried, because of what failed before.
-    pub(super) fn left_out(&mut self, what: &str) -> io::Result<()> {
-        writeln!(io::stdout(), "  – {what}: not tried")
+    /// Prints a step that was not tried because an earlier one failed.
+    pub(super) fn skip(&mut self, step: &str) -> io::Result<()> {
+        writeln!(io::stdout(), "  – {step}: not tried")
     }
 
-    /// Says what holds, or what does not; gives it on if it holds.
-    pub(super) fn note<T>(
+    /// Prints a check as passed or failed. Returns the value if it passed.
+    pub(super) fn report<T>(
         &mut self,
-        found: Result<T, impl Into<Failure>>,
-        what: impl FnOnce(&T) -> String,
+        result: Result<T, impl Into<Failure>>,
+        text: impl FnOnce(&T) -> String,
     ) -> io::Result<Option<T>> {
-        match found {
-            Ok(found) => self.holds(&what(&found)).map(|()| Some(found)),
-            Err(e) => self.fails(&e.into()).map(|()| None),
+        match result {
+            Ok(value) => self.pass(&text(&value)).map(|()| Some(value)),
+            Err(e) => self.fail(&e.into()).map(|()| None),
         }
     }
 
-    /// Whether all of it holds.
-    pub(super) fn verdict(&self) -> Result<(), Failure> {
-        match self.wrong {
+    /// Returns an error if a check failed.
+    pub(super) fn result(&self) -> Result<(), Failure> {
+        match self.failures {
             0 => Ok(()),
-            1 => Err(Failure::failed("one thing is not as it should be").hint("the → below the ✗ says what to do")),
-            more => Err(Failure::failed(format!("{more} things are not as they should be"))
-                .hint("the → below each ✗ says what to do")),
+            1 => Err(Failure::failed("1 check failed").hint("follow the → below the ✗")),
+            count => Err(Failure::failed(format!("{count} checks failed")).hint("follow the → below each ✗")),
         }
     }
 }

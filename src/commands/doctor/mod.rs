@@ -1,4 +1,4 @@
-//! `events doctor`: goes from an engine to the store, step by step, and says at each whether it holds and what to do.
+//! `events doctor`: checks each step from an engine to the store, and prints what to do about each failure.
 
 mod engine;
 mod exercise;
@@ -7,53 +7,57 @@ mod store;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::hosts::Hosts;
+use super::hosts::HostArgs;
 use super::{Failure, Shared};
 use findings::Findings;
 
-/// The flags of `doctor`.
+/// The options of `doctor`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    hosts: Hosts,
-    /// Create a container of this image at each engine, watch its events arrive in a store, read its logs, remove it; the
-    /// image must be there and have `sh`
-    #[arg(long, value_name = "IMAGE", help_heading = "Checking")]
+    hosts: HostArgs,
+    /// Also check each engine by running containers of this image
+    ///
+    /// Creates two containers on each engine, waits for their events in a store, reads their logs and removes them. The
+    /// image must be present and have `sh`. Example: `--exercise busybox`.
+    #[arg(long, value_name = "IMAGE", help_heading = "Check options")]
     exercise: Option<String>,
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
-    let hosts = args.hosts.find()?;
-    let path = shared.db()?;
+    let hosts = args.hosts.resolve()?;
+    let path = shared.db_path()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
+        .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
     let mut findings = Findings::new(shared.quiet);
     runtime.block_on(async {
         for host in &hosts {
-            findings.about(host.url())?;
-            let reached = engine::check(host, &mut findings).await?;
+            findings.section(host.url())?;
+            let client = engine::check(host, &mut findings).await?;
             if let Some(image) = &args.exercise {
-                match reached {
-                    Some(client) => exercise::check(host, &client, image, &path, stopped(), &mut findings).await?,
-                    None => findings.left_out("the way of a container")?,
+                match client {
+                    Some(client) => {
+                        exercise::check(host, &client, image, &path, shutdown_signal(), &mut findings).await?;
+                    }
+                    None => findings.skip("exercise with containers")?,
                 }
             }
         }
-        findings.about(&path.display().to_string())?;
+        findings.section(&path.display().to_string())?;
         store::check(&path, &mut findings)
     })?;
     runtime.shutdown_background();
-    findings.verdict()
+    findings.result()
 }
 
-/// Comes when the program is to stop.
-async fn stopped() {
+/// Resolves on SIGTERM or SIGINT.
+async fn shutdown_signal() {
     let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
-    let [Ok(mut terminated), Ok(mut interrupted)] = kinds.map(signal) else { return std::future::pending().await };
+    let [Ok(mut sigterm), Ok(mut sigint)] = kinds.map(signal) else { return std::future::pending().await };
     tokio::select! {
-        _ = terminated.recv() => {}
-        _ = interrupted.recv() => {}
+        _ = sigterm.recv() => {}
+        _ = sigint.recv() => {}
     }
 }

@@ -1,56 +1,62 @@
-//! Whether there is a place to record into.
+//! Checks that the store can be written, and that its disk is suitable and has space.
 
 use std::io;
 use std::path::Path;
 
 use super::findings::Findings;
-use crate::commands::{Failure, size_text};
-use crate::error::number;
-use crate::store::{self, Reader, Store, room, unsafe_disk};
+use crate::commands::{Failure, format_size};
+use crate::error::count_noun;
+use crate::store::{self, Reader, Store, free_bytes, unsafe_filesystem};
 
-/// With less room, in bytes, a recorder soon stands still.
-const LITTLE: u64 = 256 << 20;
+/// Smallest free space, in bytes, that passes. With less, a recorder soon fills the disk.
+const MIN_FREE_BYTES: u64 = 256 << 20;
 
-/// From the file to the disk under it. Changes nothing.
+/// Checks the store, then the disk under it. Changes nothing.
 pub(super) fn check(path: &Path, findings: &mut Findings) -> io::Result<()> {
-    match store::recorder(path) {
-        Some(recorder) => findings.holds(&format!("a recorder writes to it (pid {})", recorder.pid))?,
+    match store::recorder_state(path) {
+        Some(recorder) => findings.pass(&format!("a recorder writes to the store (pid {})", recorder.pid))?,
         None => {
-            let what = |there: &bool| if *there { "it can be written" } else { "it can be made" }.to_owned();
-            findings.note(Store::can_be_written(path), what)?;
+            let text = |exists: &bool| {
+                if *exists { "the store can be written" } else { "the store can be created" }.to_owned()
+            };
+            findings.report(Store::check_writable(path), text)?;
         }
     }
     if path.exists() {
         let events = Reader::open(path).and_then(|reader| reader.sources());
-        findings.note(events, |sources| {
-            format!("it holds {}", number(sources.iter().map(|source| source.events).sum(), "event"))
+        findings.report(events, |sources| {
+            format!("the store contains {}", count_noun(sources.iter().map(|source| source.events).sum(), "event"))
         })?;
     }
-    // The folder that is there already, if the store's own is yet to be made.
-    let Some(folder) = path.ancestors().skip(1).map(folder).find(|folder| folder.exists()) else { return Ok(()) };
-    if let Some(kind) = unsafe_disk(folder) {
-        findings.fails(
-            &Failure::failed(format!("it is on {kind}"))
-                .hint("SQLite's locks and WAL are not safe there: name a file on a disk of this machine with --db"),
-        )?;
+    // The nearest directory that exists, if that of the store does not exist yet.
+    let Some(existing_dir) = path.ancestors().skip(1).map(dir_or_current).find(|dir| dir.exists()) else {
+        return Ok(());
+    };
+    if let Some(filesystem) = unsafe_filesystem(existing_dir) {
+        findings
+            .fail(&Failure::failed(format!("the store is on {filesystem}")).hint(
+                "pass a path on a local disk with --db: SQLite's locks and WAL are not safe on this filesystem",
+            ))?;
     }
-    let room = room(folder).map_err(|e| {
+    let free_bytes = free_bytes(existing_dir).map_err(|e| {
         Failure::failed(format!(
-            "cannot tell the room on the disk of {}: {}",
-            folder.display(),
+            "cannot read the free space on the disk of {}: {}",
+            existing_dir.display(),
             crate::error::chain(&e)
         ))
     });
-    let room = room.and_then(|room| if room < LITTLE { Err(too_little(room)) } else { Ok(room) });
-    findings.note(room, |room| format!("its disk has room: {}", size_text(*room)))?;
+    let free_bytes = free_bytes.and_then(|free_bytes| {
+        if free_bytes < MIN_FREE_BYTES { Err(low_space_failure(free_bytes)) } else { Ok(free_bytes) }
+    });
+    findings.report(free_bytes, |room| format!("free space on the disk: {}", format_size(*room)))?;
     Ok(())
 }
 
-fn folder(path: &Path) -> &Path {
+fn dir_or_current(path: &Path) -> &Path {
     if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
-fn too_little(room: u64) -> Failure {
-    Failure::failed(format!("its disk has only {} left", size_text(room)))
-        .hint("`events prune --max-size` lets go of the oldest events")
+fn low_space_failure(free_bytes: u64) -> Failure {
+    Failure::failed(format!("only {} are free on the disk", format_size(free_bytes)))
+        .hint("delete the oldest events with `events prune --max-size`")
 }

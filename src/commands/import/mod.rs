@@ -1,7 +1,7 @@
-//! `events import`: files of events, standard input, or another store → the store, by the same parser and writer as a
-//! socket's.
+//! `events import`: imports events from files, standard input or another store. Uses the parser and the writer of
+//! `record`.
 
-mod known;
+mod dedupe;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -10,187 +10,201 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use known::Known;
-use store::Other;
+use dedupe::StoredRejections;
+use store::VerifiedStore;
 
 use super::progress::Progress;
-use super::redact::Redact;
+use super::redact::RedactionArgs;
 use super::{Failure, Shared, now_nano};
 use crate::event::Redaction;
-use crate::store::{Delivery, Limits, Outcome, Queue, Rejection, SourceKey, Store, Written, is_database, spawn_writer};
+use crate::store::{
+    Delivery, Limits, Queue, Rejection, SourceKey, Store, WriteStats, WriterOutcome, is_database, spawn_writer,
+};
 use crate::stream::{Input, Item};
 
-/// How much may wait for the store, in bytes.
-const BUFFER: usize = 24 << 20;
+/// Memory limit, in bytes, of what is read and not yet stored.
+const MAX_PENDING_BYTES: usize = 24 << 20;
 
-/// What files are called where nothing else is said.
-const SOURCE: &str = "imported";
+/// Default name of the source of files.
+const DEFAULT_SOURCE_NAME: &str = "imported";
 
-/// The flags of `import`.
+/// The options of `import`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// NDJSON or json-seq, as an engine, `docker events --format '{{json .}}'` or `query` wrote it, also compressed with
-    /// gzip or zstd; or another store, with its sources, gaps and rejected lines; `-`: standard input
+    /// Files of events, or other stores; `-` is standard input
+    ///
+    /// NDJSON or json-seq, as an engine, `docker events --format '{{json .}}'` or `events query` writes it, optionally
+    /// compressed with gzip or zstd. Another store is imported with its sources, gaps and rejected lines.
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
-    /// What to call the source of files [default: imported]
+    /// Name of the source for events from files [default: imported]
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// Fail if anything was no event
+    /// Exit with 1 if any line is not an event
+    ///
+    /// The other lines are imported all the same.
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
-    redact: Redact,
+    redact: RedactionArgs,
 }
 
-/// One thing to import.
-enum From {
+/// An input of the import.
+enum ImportInput {
     File(Input),
-    Store(Box<Other>),
+    Store(Box<VerifiedStore>),
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
-    let stores = args.files.iter().filter(|file| is_database(file)).count();
+    let store_count = args.files.iter().filter(|file| is_database(file)).count();
     match args.source.as_deref() {
         Some("") => {
-            return Err(Failure::usage("the name of the source is empty").hint("leave out --source, or name one"));
+            return Err(Failure::usage("--source is empty").hint("pass a name, or omit --source"));
         }
-        Some(_) if stores > 0 => {
-            return Err(Failure::usage("--source names what comes from files; a store has names of its own")
-                .hint("leave out --source, or import the store by itself"));
+        Some(_) if store_count > 0 => {
+            return Err(Failure::usage("--source cannot be combined with a store, which names its own sources")
+                .hint("omit --source, or import the store separately"));
         }
         _ => {}
     }
     let redaction = args.redact.redaction()?;
-    let db = shared.db()?;
-    // All are opened, and stores proven, before anything is stored: a name that is wrong should not leave half an import.
-    let from = args.files.iter().map(|file| From::open(shared, file, &db)).collect::<Result<Vec<_>, _>>()?;
-    shared.make_own_directory()?;
+    let db = shared.db_path()?;
+    // Open all inputs, and verify stores, before storing anything: a wrong path must not leave half an import.
+    let inputs = args.files.iter().map(|file| ImportInput::open(shared, file, &db)).collect::<Result<Vec<_>, _>>()?;
+    shared.create_default_dir()?;
     let store = Store::open_or_create(&db)?;
-    store.expect_many()?;
-    let all = from.iter().map(From::size).sum::<Option<u64>>();
-    let mut import = Import::begin(store, redaction, Progress::of_bytes(shared, all));
-    let source = args.source.as_deref().unwrap_or(SOURCE);
-    for from in from {
-        let taken = match from {
-            From::File(input) => import.take(input, source),
-            From::Store(other) => other.put_into(&mut import),
+    store.optimize_for_bulk()?;
+    let total_bytes = inputs.iter().map(ImportInput::size).sum::<Option<u64>>();
+    let mut import = Import::start(store, redaction, Progress::new(shared, total_bytes));
+    let source = args.source.as_deref().unwrap_or(DEFAULT_SOURCE_NAME);
+    for input in inputs {
+        let result = match input {
+            ImportInput::File(input) => import.import_file(input, source),
+            ImportInput::Store(store) => store.import_into(&mut import),
         };
-        if let Err(failure) = taken {
-            // What was read before is stored all the same.
-            import.end()?;
+        if let Err(failure) = result {
+            // Everything that was read before the failure is stored.
+            import.finish()?;
             return Err(failure);
         }
     }
-    let bad = import.bad;
-    let stored = import.end()?;
-    let shown = if stored.rejected > 0 { " (`events rejected` shows them)" } else { "" };
-    tracing::info!("{} stored, {} skipped, {} rejected{shown}", stored.events, stored.known, stored.rejected);
-    // Those that were known already count, too: the same input is as bad the second time.
-    if args.strict && bad > 0 {
-        let lines = if bad == 1 { "1 line was no event".into() } else { format!("{bad} lines were no events") };
-        return Err(Failure::failed(lines).hint("`events rejected` shows them"));
+    let rejected_total = import.rejected_total;
+    let stored = import.finish()?;
+    let hint = if stored.rejected > 0 { " (`events rejected` shows them)" } else { "" };
+    tracing::info!("{} stored, {} skipped, {} rejected{hint}", stored.events, stored.duplicates, stored.rejected);
+    // Lines that were stored before count too: repeating an import must not change its exit code.
+    if args.strict && rejected_total > 0 {
+        let message = if rejected_total == 1 {
+            "1 line is not an event".into()
+        } else {
+            format!("{rejected_total} lines are not events")
+        };
+        return Err(Failure::failed(message).hint("run `events rejected` to see them"));
     }
     Ok(())
 }
 
-impl From {
-    fn open(shared: &Shared, file: &Path, db: &Path) -> Result<From, Failure> {
+impl ImportInput {
+    fn open(shared: &Shared, file: &Path, db: &Path) -> Result<ImportInput, Failure> {
         if is_database(file) {
-            Ok(From::Store(Box::new(Other::open(shared, file, db)?)))
+            Ok(ImportInput::Store(Box::new(VerifiedStore::open(shared, file, db)?)))
         } else {
-            Ok(From::File(Input::open(file)?))
+            Ok(ImportInput::File(Input::open(file)?))
         }
     }
 
     fn size(&self) -> Option<u64> {
         match self {
-            From::File(input) => input.size(),
-            From::Store(other) => Some(other.size()),
+            ImportInput::File(input) => input.size(),
+            ImportInput::Store(store) => Some(store.size()),
         }
     }
 }
 
-/// An import under way.
+/// A running import.
 struct Import {
     redaction: Redaction,
     queue: Arc<Queue>,
-    writer: JoinHandle<Outcome>,
-    /// Rejected lines that are stored.
-    known: Known,
-    /// Lines and events that were there already.
+    writer: JoinHandle<WriterOutcome>,
+    /// Rejected lines that are stored already.
+    stored_rejections: StoredRejections,
+    /// Number of rejected lines that were stored already.
     skipped: u64,
-    /// Lines that were no events, stored before or not.
-    bad: u64,
+    /// Number of lines that are not events, stored before or not.
+    rejected_total: u64,
     progress: Progress,
-    begun: Instant,
+    started: Instant,
     events: u64,
-    /// The bytes of what was imported before.
-    before: u64,
+    /// Bytes of the inputs before the current one.
+    completed_bytes: u64,
 }
 
 impl Import {
-    fn begin(store: Store, redaction: Redaction, progress: Progress) -> Import {
-        let queue = Arc::new(Queue::attended(BUFFER));
+    fn start(store: Store, redaction: Redaction, progress: Progress) -> Import {
+        let queue = Arc::new(Queue::interactive(MAX_PENDING_BYTES));
         Import {
             redaction,
-            known: Known::of(store.path()),
+            stored_rejections: StoredRejections::new(store.path()),
             writer: spawn_writer(store, queue.clone(), Limits::default()),
             queue,
             skipped: 0,
-            bad: 0,
+            rejected_total: 0,
             progress,
-            begun: Instant::now(),
+            started: Instant::now(),
             events: 0,
-            before: 0,
+            completed_bytes: 0,
         }
     }
 
-    /// Hands something to the writer. Where that has given up nothing more is taken; `end` says why.
+    /// Pushes a delivery to the writer. Returns false if the writer has failed; [`Import::finish`] returns the error.
     fn push(&mut self, delivery: Delivery) -> bool {
         self.events += delivery.len() as u64;
-        delivery.is_empty() || self.queue.push_waiting(delivery)
+        delivery.is_empty() || self.queue.push_blocking(delivery)
     }
 
-    /// So many bytes of what is being imported are done.
-    fn is_at(&self, bytes: u64) {
-        self.progress.are_done(self.before + bytes);
-        let rate = self.events as f64 / self.begun.elapsed().as_secs_f64().max(0.1);
-        self.progress.say(format!("{rate:.0} events/s"));
+    /// Sets the number of bytes of the current input that are done.
+    fn update_progress(&self, bytes: u64) {
+        self.progress.set_position(self.completed_bytes + bytes);
+        let rate = self.events as f64 / self.started.elapsed().as_secs_f64().max(0.1);
+        self.progress.set_message(format!("{rate:.0} events/s"));
     }
 
-    /// A file of events.
-    fn take(&mut self, input: Input, source: &str) -> Result<(), Failure> {
-        let key = SourceKey { engine_id: None, name: source.into(), renamed: false, host: None };
-        let (key, done) = (Arc::new(key), input.done());
+    /// Imports a file of events.
+    fn import_file(&mut self, input: Input, source: &str) -> Result<(), Failure> {
+        let key = SourceKey { engine_id: None, name: source.into(), overrides_name: false, host: None };
+        let (key, bytes_read) = (Arc::new(key), input.bytes_read());
         let name = input.name().to_owned();
-        let mut held = Delivery::new(key.clone(), now_nano());
+        let mut batch = Delivery::new(key.clone(), now_nano());
         let redaction = self.redaction.clone();
-        let each = |delivery: &mut Delivery, item: Item<'_>| match item {
+        let on_item = |delivery: &mut Delivery, item: Item<'_>| match item {
             Item::Event(event) => delivery.events.push_redacted(&event, &redaction),
             Item::Rejected(rejected) => {
-                let error = format!("{name}:{}: {}", rejected.line, rejected.reason);
+                let error = format!("{name}:{}: {}", rejected.line_number, rejected.reason);
                 let rejection = Rejection { bytes: rejected.bytes.into(), error };
-                delivery.rejected.push(if redaction.is_none() { rejection } else { rejection.redacted() });
+                delivery.rejected.push(if redaction.is_empty() { rejection } else { rejection.redacted() });
             }
         };
-        let mut failed = None;
-        input.read(&mut held, each, |held| {
-            let mut delivery = std::mem::replace(held, Delivery::new(key.clone(), now_nano()));
-            failed = self.only_new(&mut delivery, |rejection| known::of_file(source, rejection)).err();
-            self.is_at(done.load(Ordering::Relaxed));
-            failed.is_none() && self.push(delivery)
+        let mut failure = None;
+        input.read(&mut batch, on_item, |batch| {
+            let mut delivery = std::mem::replace(batch, Delivery::new(key.clone(), now_nano()));
+            failure = self.retain_new_rejections(&mut delivery, |rejection| dedupe::file_key(source, rejection)).err();
+            self.update_progress(bytes_read.load(Ordering::Relaxed));
+            failure.is_none() && self.push(delivery)
         })?;
-        self.before += done.load(Ordering::Relaxed);
-        failed.map_or(Ok(()), Err)
+        self.completed_bytes += bytes_read.load(Ordering::Relaxed);
+        failure.map_or(Ok(()), Err)
     }
 
-    /// Leaves those rejected lines that are not stored already.
-    fn only_new(&mut self, delivery: &mut Delivery, key: impl Fn(&Rejection) -> known::Key) -> Result<(), Failure> {
+    /// Removes the rejected lines that are stored already from a delivery.
+    fn retain_new_rejections(
+        &mut self,
+        delivery: &mut Delivery,
+        key: impl Fn(&Rejection) -> dedupe::RejectionKey,
+    ) -> Result<(), Failure> {
         let mut new = Vec::new();
         for rejection in std::mem::take(&mut delivery.rejected) {
-            self.bad += 1;
-            if self.known.is_new(key(&rejection))? {
+            self.rejected_total += 1;
+            if self.stored_rejections.insert(key(&rejection))? {
                 new.push(rejection);
             } else {
                 self.skipped += 1;
@@ -200,10 +214,10 @@ impl Import {
         Ok(())
     }
 
-    fn end(self) -> Result<Written, Failure> {
+    fn finish(self) -> Result<WriteStats, Failure> {
         self.queue.close();
-        let Outcome { mut stored, failed } = self.writer.join().expect("the writer does not panic");
-        stored.known += self.skipped;
+        let WriterOutcome { mut stored, error: failed } = self.writer.join().expect("the writer does not panic");
+        stored.duplicates += self.skipped;
         failed.map_or(Ok(stored), |failed| Err(failed.into()))
     }
 }

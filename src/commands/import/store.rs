@@ -1,8 +1,7 @@
-//! Another store → the store: its sources, events, gaps and rejected lines, so that the files of several machines become
-//! one.
+//! Imports another store: its sources, events, gaps and rejected lines. This merges the stores of several machines.
 //!
-//! It is proven first: what was edited there would be taken for what was recorded here. It may be recorded into
-//! meanwhile; what it holds at one moment is taken.
+//! The other store is verified first: otherwise an edited event would count as recorded here. A recorder may write to
+//! the other store during the import, which reads a snapshot.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -12,219 +11,241 @@ use std::sync::Arc;
 
 use tempfile::TempPath;
 
-use super::{Import, known};
+use super::{Import, dedupe};
 use crate::commands::progress::Progress;
 use crate::commands::{Failure, Shared};
 use crate::error::chain;
 use crate::event::Event;
 use crate::query::time::rfc3339;
 use crate::store::{
-    Ask, Delivery, GapChange, GapRow, Head, Judge, Order, Reader, Reason, Rejection, Snapshot, SourceKey, SourceRow,
+    Delivery, EventPredicate, GapChange, GapReason, GapRow, Head, Order, Query, Reader, Rejection, Snapshot, SourceKey,
+    SourceRow,
 };
 
-/// So many events are handed on together.
-const TOGETHER: usize = 4_096;
+/// Maximum number of events that are pushed together.
+const MAX_BATCH_EVENTS: usize = 4_096;
 
-/// From so many on, read at one instant, they are handed on by themselves: then the instant is stored once.
-const AT_ONCE: usize = 64;
+/// Minimum number of events with the same time of arrival that are pushed separately: their time is then stored once.
+const MIN_SAME_TIME_RUN: usize = 64;
 
-/// Why there is a gap between what two stores recorded of an engine.
-const BETWEEN: &str = "neither of the two stores that were put together recorded it then";
+/// Detail of a gap between the records of an engine in two stores.
+const BETWEEN_STORES_DETAIL: &str = "neither of the two merged stores recorded the engine in this period";
 
-/// Another store, proven.
-pub(super) struct Other {
+/// Another store, after verification.
+pub(super) struct VerifiedStore {
     path: PathBuf,
     reader: Reader,
-    /// The copy that is read in its place, where its schema is older.
+    /// Migrated copy that is read instead if the schema of the store is older.
     _copy: Option<TempPath>,
     size: u64,
-    /// Up to where it was proven.
+    /// Head up to which the store was verified.
     head: Head,
 }
 
-impl Other {
-    pub(super) fn open(shared: &Shared, path: &Path, into: &Path) -> Result<Other, Failure> {
+impl VerifiedStore {
+    pub(super) fn open(shared: &Shared, path: &Path, target: &Path) -> Result<VerifiedStore, Failure> {
         let name = path.display();
-        let same = |path: &Path| path.canonicalize().ok();
-        if same(path).is_some() && same(path) == same(into) {
+        let canonical = |path: &Path| path.canonicalize().ok();
+        if canonical(path).is_some() && canonical(path) == canonical(target) {
             return Err(
-                Failure::failed(format!("cannot import {name} into itself")).hint("name another store with --db")
+                Failure::failed(format!("cannot import {name} into itself")).hint("pass another store with --db")
             );
         }
         let (reader, copy) = Reader::open_any(path)?;
-        let progress = Progress::of_bytes(shared, None);
-        progress.say(format!("proving {name}"));
+        let progress = Progress::new(shared, None);
+        progress.set_message(format!("verifying {name}"));
         let verified = reader.verify(&[], |_| {})?;
-        progress.end();
+        progress.finish();
         if verified.faults > 0 {
-            return Err(Failure::failed(format!("{name} is not as it was recorded: {} faults", verified.faults)).hint(
+            return Err(Failure::failed(format!("{name} failed verification: {} faults", verified.faults)).hint(
                 format!(
-                    "`events verify --db {name}` names them; `events query --db {name} | events import` takes its events \
-                     as imported ones"
+                    "see `events verify --db {name}`; to import only its events, run \
+                     `events query --db {name} | events import`"
                 ),
             ));
         }
-        let size = path.metadata().map_or(0, |found| found.len());
-        Ok(Other { path: path.into(), reader, _copy: copy, size, head: verified.head })
+        let size = path.metadata().map_or(0, |metadata| metadata.len());
+        Ok(VerifiedStore { path: path.into(), reader, _copy: copy, size, head: verified.head })
     }
 
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Takes all of it over.
-    pub(super) fn put_into(self, import: &mut Import) -> Result<(), Failure> {
-        let here = Reader::open(import.known.path())?;
+    /// Imports the store.
+    pub(super) fn import_into(self, import: &mut Import) -> Result<(), Failure> {
+        let target = Reader::open(import.stored_rejections.path())?;
         let sources = self.reader.sources()?;
-        let keys: BTreeMap<i64, Arc<SourceKey>> = sources.iter().map(|row| (row.id, key(row))).collect();
-        let known = here.sources()?;
-        let gaps_here = here.gaps()?;
+        let keys: BTreeMap<i64, Arc<SourceKey>> = sources.iter().map(|row| (row.id, source_key(row))).collect();
+        let target_sources = target.sources()?;
+        let target_gaps = target.gaps()?;
         for source in &sources {
-            let known = known.iter().find(|known| known.engine_id.is_some() && known.engine_id == source.engine_id);
-            let gaps_here: Vec<&GapRow> =
-                gaps_here.iter().filter(|gap| known.is_some_and(|known| known.name == gap.source)).collect();
+            let counterpart =
+                target_sources.iter().find(|row| row.engine_id.is_some() && row.engine_id == source.engine_id);
+            let counterpart_gaps: Vec<&GapRow> =
+                target_gaps.iter().filter(|gap| counterpart.is_some_and(|row| row.name == gap.source)).collect();
             for gap in self.reader.gaps()?.iter().filter(|gap| gap.source == source.name) {
-                for gap in together(gap, source, known, &gaps_here) {
+                for gap in merge_gap(gap, source, counterpart, &counterpart_gaps) {
                     let delivery = Delivery::new(keys[&source.id].clone(), 0);
                     import.push(Delivery { gap: Some(gap), ..delivery });
                 }
             }
         }
-        self.events(import, &keys, sources.iter().map(|source| source.events).sum())?;
-        self.rejected(import, &sources)?;
+        self.import_events(import, &keys, sources.iter().map(|source| source.events).sum())?;
+        self.import_rejected(import, &sources)?;
         for source in &sources {
-            let known = known.iter().find(|known| known.engine_id.is_some() && known.engine_id == source.engine_id);
+            let counterpart =
+                target_sources.iter().find(|row| row.engine_id.is_some() && row.engine_id == source.engine_id);
             let newer = source.last_seen.filter(|seen| {
-                known.and_then(|known| known.last_seen).is_none_or(|known| known.time_nano < seen.time_nano)
+                counterpart.and_then(|row| row.last_seen).is_none_or(|stored| stored.time_nano < seen.time_nano)
             });
-            let version = source.version.clone().filter(|_| known.is_none());
-            let left_out = known.map_or(0, |known| known.healthchecks_left_out);
-            let left_out = source.healthchecks_left_out.saturating_sub(left_out);
+            let version = source.version.clone().filter(|_| counterpart.is_none());
+            let left_out = counterpart.map_or(0, |row| row.excluded_healthchecks);
+            let left_out = source.excluded_healthchecks.saturating_sub(left_out);
             let delivery = Delivery::new(keys[&source.id].clone(), 0);
-            import.push(Delivery { last_seen: newer, version, left_out, ..delivery });
+            import.push(Delivery { last_seen: newer, version, excluded_healthchecks: left_out, ..delivery });
         }
         let mut healthchecks: BTreeMap<i64, Vec<(String, String)>> = BTreeMap::new();
         self.reader.healthchecks(|source, container, command| {
-            healthchecks.entry(source).or_default().push((container, import.redaction.command(&command)));
+            healthchecks.entry(source).or_default().push((container, import.redaction.redact_command(&command)));
         })?;
         for (source, healthchecks) in healthchecks {
             import.push(Delivery { healthchecks, ..Delivery::new(keys[&source].clone(), 0) });
         }
-        import.before += self.size;
+        import.completed_bytes += self.size;
         let (path, head) = (self.path.display(), self.head);
-        tracing::info!("{path} was proven, and taken up to its head {head}");
-        if let Some(pruned) = self.reader.pruned()? {
+        tracing::info!("{path} was verified and imported up to its head {head}");
+        if let Some(pruned) = self.reader.latest_checkpoint()? {
             tracing::info!(
-                "of {path} {} events were pruned, the last at {}",
+                "{path} lacks {} pruned events; the last pruning was at {}",
                 pruned.events,
-                rfc3339(pruned.sealed_nano)
+                rfc3339(pruned.created_nano)
             );
         }
         Ok(())
     }
 
-    fn events(&self, import: &mut Import, keys: &BTreeMap<i64, Arc<SourceKey>>, all: u64) -> Result<(), Failure> {
-        let mut held: BTreeMap<i64, Delivery> = BTreeMap::new();
-        let (mut count, mut done) = (0, 0u64);
+    fn import_events(
+        &self,
+        import: &mut Import,
+        keys: &BTreeMap<i64, Arc<SourceKey>>,
+        total: u64,
+    ) -> Result<(), Failure> {
+        let mut pending: BTreeMap<i64, Delivery> = BTreeMap::new();
+        let (mut batch_len, mut imported) = (0, 0u64);
         let snapshot = Snapshot { after: 0, to: self.head.seq };
-        let read = self.reader.events(&Ask::default(), snapshot, Order::Arrival, Judge::All, |stored| {
-            let event = match Event::parse(stored.raw) {
-                Ok(event) => event,
-                Err(e) => return ControlFlow::Break(Failure::failed(chain(&e))),
-            };
-            let delivery = held
-                .entry(stored.source)
-                .or_insert_with(|| Delivery::new(keys[&stored.source].clone(), stored.received_nano));
-            let each = &delivery.each_received_nano;
-            let differs = stored.received_nano != delivery.received_nano;
-            if differs && each.len() >= AT_ONCE && each.last() == Some(&delivery.received_nano) {
-                let fresh = Delivery::new(delivery.source.clone(), stored.received_nano);
-                import.push(settled(std::mem::replace(delivery, fresh)));
-            }
-            delivery.events.push_redacted(&event, &import.redaction);
-            if stored.marked {
-                delivery.events.mark_last();
-            }
-            delivery.each_received_nano.push(stored.received_nano);
-            (count, done) = (count + 1, done + 1);
-            if count >= TOGETHER {
-                count = 0;
-                import.is_at((u128::from(self.size) * u128::from(done) / u128::from(all.max(1))) as u64);
-                hand_on(import, &mut held);
-            }
-            ControlFlow::Continue(())
-        })?;
-        hand_on(import, &mut held);
-        match read {
+        let result =
+            self.reader.events(&Query::default(), snapshot, Order::Arrival, EventPredicate::All, |stored| {
+                let event = match Event::parse(stored.raw) {
+                    Ok(event) => event,
+                    Err(e) => return ControlFlow::Break(Failure::failed(chain(&e))),
+                };
+                let delivery = pending
+                    .entry(stored.source)
+                    .or_insert_with(|| Delivery::new(keys[&stored.source].clone(), stored.received_nano));
+                let each = &delivery.event_received_nanos;
+                let differs = stored.received_nano != delivery.received_nano;
+                if differs && each.len() >= MIN_SAME_TIME_RUN && each.last() == Some(&delivery.received_nano) {
+                    let next = Delivery::new(delivery.source.clone(), stored.received_nano);
+                    import.push(compact_received_times(std::mem::replace(delivery, next)));
+                }
+                delivery.events.push_redacted(&event, &import.redaction);
+                if stored.is_healthcheck {
+                    delivery.events.flag_last_healthcheck();
+                }
+                delivery.event_received_nanos.push(stored.received_nano);
+                (batch_len, imported) = (batch_len + 1, imported + 1);
+                if batch_len >= MAX_BATCH_EVENTS {
+                    batch_len = 0;
+                    import.update_progress(
+                        (u128::from(self.size) * u128::from(imported) / u128::from(total.max(1))) as u64,
+                    );
+                    flush(import, &mut pending);
+                }
+                ControlFlow::Continue(())
+            })?;
+        flush(import, &mut pending);
+        match result {
             ControlFlow::Break(failure) => Err(failure),
             ControlFlow::Continue(()) => Ok(()),
         }
     }
 
-    fn rejected(&self, import: &mut Import, sources: &[SourceRow]) -> Result<(), Failure> {
-        let keys: BTreeMap<&str, Arc<SourceKey>> = sources.iter().map(|row| (&*row.name, key(row))).collect();
-        let read = self.reader.rejected(|row| {
+    fn import_rejected(&self, import: &mut Import, sources: &[SourceRow]) -> Result<(), Failure> {
+        let keys: BTreeMap<&str, Arc<SourceKey>> = sources.iter().map(|row| (&*row.name, source_key(row))).collect();
+        let result = self.reader.rejected(|row| {
             let mut delivery = Delivery::new(keys[&*row.source].clone(), row.received_nano);
             let rejection = Rejection { bytes: row.bytes.into(), error: row.error };
-            delivery.rejected.push(if import.redaction.is_none() { rejection } else { rejection.redacted() });
-            match import.only_new(&mut delivery, |rejection| known::of_stream(row.received_nano, rejection)) {
+            delivery.rejected.push(if import.redaction.is_empty() { rejection } else { rejection.redacted() });
+            match import
+                .retain_new_rejections(&mut delivery, |rejection| dedupe::stream_key(row.received_nano, rejection))
+            {
                 Ok(()) if import.push(delivery) => ControlFlow::Continue(()),
                 Ok(()) => ControlFlow::Break(None),
                 Err(failure) => ControlFlow::Break(Some(failure)),
             }
         })?;
-        match read {
+        match result {
             ControlFlow::Break(Some(failure)) => Err(failure),
             _ => Ok(()),
         }
     }
 }
 
-/// Hands on what was gathered, of each source. Whether the writer takes it shows at the end.
-fn hand_on(import: &mut Import, held: &mut BTreeMap<i64, Delivery>) {
-    for (_, delivery) in std::mem::take(held) {
-        import.push(settled(delivery));
+/// Pushes the pending events of each source. An error of the writer is returned at the end of the import.
+fn flush(import: &mut Import, pending: &mut BTreeMap<i64, Delivery>) {
+    for (_, delivery) in std::mem::take(pending) {
+        import.push(compact_received_times(delivery));
     }
 }
 
-/// Where all were read at one instant, it is said once.
-fn settled(mut delivery: Delivery) -> Delivery {
-    let at = delivery.received_nano;
-    if delivery.each_received_nano.iter().all(|received| *received == at) {
-        delivery.each_received_nano.clear();
+/// Removes the times of arrival of single events if all are equal to that of the delivery.
+fn compact_received_times(mut delivery: Delivery) -> Delivery {
+    let received_nano = delivery.received_nano;
+    if delivery.event_received_nanos.iter().all(|received| *received == received_nano) {
+        delivery.event_received_nanos.clear();
     }
     delivery
 }
 
-/// The source as it comes over. Where it was reached does not: elsewhere another engine may be there.
-fn key(row: &SourceRow) -> Arc<SourceKey> {
-    Arc::new(SourceKey { engine_id: row.engine_id.clone(), name: row.name.clone(), renamed: false, host: None })
+/// Source under which the events are imported. It has no host: on this machine another engine may have that address.
+fn source_key(row: &SourceRow) -> Arc<SourceKey> {
+    Arc::new(SourceKey { engine_id: row.engine_id.clone(), name: row.name.clone(), overrides_name: false, host: None })
 }
 
-/// What is to be entered of a gap, with what is known here of the same engine. One that lasts is not known to be one.
-fn together(gap: &GapRow, source: &SourceRow, known: Option<&SourceRow>, here: &[&GapRow]) -> Vec<GapChange> {
-    let (Some(to), Some(reason)) = (gap.to_nano, Reason::named(&gap.reason)) else { return Vec::new() };
-    let blind = |from, to, reason, detail: Option<&str>| GapChange::Blind {
+/// Merges a gap of the other store with the gaps of the same engine in this store, and returns the changes to store.
+/// Skips an open gap: the next session may still show that nothing is missing.
+fn merge_gap(
+    gap: &GapRow,
+    source: &SourceRow,
+    counterpart: Option<&SourceRow>,
+    counterpart_gaps: &[&GapRow],
+) -> Vec<GapChange> {
+    let (Some(to), Some(reason)) = (gap.to_nano, GapReason::from_name(&gap.reason)) else { return Vec::new() };
+    let gap_change = |from, to, reason, detail: Option<&str>| GapChange::Reported {
         from,
         to: Some(to),
         reason,
         detail: detail.map(str::to_owned),
     };
-    let as_it_is = || vec![blind(gap.from_nano, to, reason, gap.detail.as_deref())];
-    let same = here.iter().find(|here| here.from_nano == gap.from_nano);
-    let (Some(known), None) = (known, gap.from_nano) else {
-        let open = same.is_none_or(|same| same.to_nano.is_none());
-        return if open { as_it_is() } else { Vec::new() };
+    let unchanged = || vec![gap_change(gap.from_nano, to, reason, gap.detail.as_deref())];
+    let matching = counterpart_gaps.iter().find(|other| other.from_nano == gap.from_nano);
+    let (Some(counterpart), None) = (counterpart, gap.from_nano) else {
+        let is_open = matching.is_none_or(|matching| matching.to_nano.is_none());
+        return if is_open { unchanged() } else { Vec::new() };
     };
-    // Both were blind before something; each saw some of what the other did not.
-    let Some(begin) = same.and_then(|same| same.to_nano).or(known.first_nano) else { return as_it_is() };
-    let seen = |row: &SourceRow| row.last_seen.map(|seen| seen.time_nano).or(row.last_nano);
-    let between = |from: Option<i64>, to: i64| {
-        from.filter(|from| *from < to).map(|from| blind(Some(from), to, Reason::StoreFailed, Some(BETWEEN)))
+    // Both stores lack everything before some time. Each may have recorded a part of what the other lacks.
+    let Some(start) = matching.and_then(|matching| matching.to_nano).or(counterpart.first_nano) else {
+        return unchanged();
     };
-    match to.cmp(&begin) {
-        Ordering::Less => between(seen(source), begin).into_iter().chain(as_it_is()).collect(),
+    let last_seen_nano = |row: &SourceRow| row.last_seen.map(|seen| seen.time_nano).or(row.last_nano);
+    let gap_between = |from: Option<i64>, to: i64| {
+        from.filter(|from| *from < to)
+            .map(|from| gap_change(Some(from), to, GapReason::StoreFailed, Some(BETWEEN_STORES_DETAIL)))
+    };
+    match to.cmp(&start) {
+        Ordering::Less => gap_between(last_seen_nano(source), start).into_iter().chain(unchanged()).collect(),
         Ordering::Equal => Vec::new(),
-        Ordering::Greater => between(seen(known), to).into_iter().collect(),
+        Ordering::Greater => gap_between(last_seen_nano(counterpart), to).into_iter().collect(),
     }
 }

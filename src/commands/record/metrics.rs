@@ -1,4 +1,6 @@
-//! What Prometheus reads: `--metrics`. Every figure is one that is kept anyway; a page is made when it is asked for.
+//! Prometheus metrics and health endpoints, served by `--metrics`.
+//!
+//! Every figure is one that the recorder keeps anyway. A page is made when it is requested.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,55 +11,55 @@ use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::watched::Watched;
+use super::health::Health;
 use crate::commands::now_nano;
-use crate::serve::{Page, Pages};
-use crate::store::{Counted, Progress, Reason};
+use crate::serve::{Page, PageHandler};
+use crate::store::{GapReason, Progress, SourceCounters};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const PLAIN: &str = "text/plain; charset=utf-8";
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
-/// How long one attempt at writing may take: it gives up by itself after a few seconds where the store is locked.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for one attempt to write. If the store is locked, an attempt gives up after a few seconds.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// All pages that are shown.
-pub(super) fn pages(watched: Arc<Watched>) -> Arc<Pages> {
+/// Returns the handler of all pages.
+pub(super) fn pages(health: Arc<Health>) -> Arc<PageHandler> {
     Arc::new(move |path, accepted| {
-        let verdict = |verdict: Result<(), String>| Page {
-            good: verdict.is_ok(),
-            kind: PLAIN,
-            text: verdict.map_or_else(|why| why, |()| "ok".into()) + "\n",
+        let response = |result: Result<(), String>| Page {
+            healthy: result.is_ok(),
+            content_type: PLAIN_TEXT,
+            body: result.map_or_else(|reason| reason, |()| "ok".into()) + "\n",
         };
         Some(match path {
-            "/metrics" => page(&watched, prefers_openmetrics(accepted)),
-            "/healthz" => verdict(watched.moves(PATIENCE)),
-            "/readyz" => verdict(watched.is_ready()),
+            "/metrics" => page(&health, prefers_openmetrics(accepted)),
+            "/healthz" => response(health.check_writer(WRITE_TIMEOUT)),
+            "/readyz" => response(health.check_ready()),
             _ => return None,
         })
     })
 }
 
-fn page(watched: &Arc<Watched>, openmetrics: bool) -> Page {
+fn page(health: &Arc<Health>, openmetrics: bool) -> Page {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Figures(watched.clone())));
+    registry.register_collector(Box::new(RecorderMetrics(health.clone())));
     let mut page = String::new();
     let (kind, written) = if openmetrics {
         (OPENMETRICS, text::encode(&mut page, &registry))
     } else {
         (prometheus_text::CONTENT_TYPE, prometheus_text::encode(&mut page, &registry))
     };
-    written.expect("a String takes all that is written");
-    Page { good: true, kind, text: page }
+    written.expect("writing to a String does not fail");
+    Page { healthy: true, content_type: kind, body: page }
 }
 
-/// Whether who accepts this would rather have OpenMetrics than Prometheus' older text.
+/// Returns true if an `Accept` header prefers OpenMetrics to Prometheus' older text format.
 fn prefers_openmetrics(accepted: &str) -> bool {
-    let quality = |wanted: &str| {
+    let quality = |media_type: &str| {
         let ranges = accepted.split(',').filter_map(|range| {
             let mut parts = range.split(';').map(str::trim);
-            let same = parts.next()?.eq_ignore_ascii_case(wanted);
+            let is_match = parts.next()?.eq_ignore_ascii_case(media_type);
             let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0);
-            same.then_some(quality)
+            is_match.then_some(quality)
         });
         ranges.fold(0.0, f64::max)
     };
@@ -65,89 +67,110 @@ fn prefers_openmetrics(accepted: &str) -> bool {
     openmetrics > 0.0 && openmetrics >= quality("text/plain")
 }
 
-/// The figures as they are when they are asked for.
+/// Collector that reads the figures when a page is requested.
 #[derive(Debug)]
-struct Figures(Arc<Watched>);
+struct RecorderMetrics(Arc<Health>);
 
 type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-impl Collector for Figures {
+impl Collector for RecorderMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let watched = &*self.0;
-        let mut page = Writing { encoder: &mut encoder };
+        let health = &*self.0;
+        let mut writer = MetricsWriter { encoder: &mut encoder };
         let labels = vec![("version", env!("CARGO_PKG_VERSION"))];
-        page.gauge("events_build_info", "The version of the recorder", None, [(labels, 1.0)])?;
-        let started = watched.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        page.number("process_start_time", "When the recorder was started", Some(Unit::Seconds), started)?;
-        page.sources(watched)?;
-        page.store(watched)
+        writer.gauge("events_build_info", "Version of the recorder", None, [(labels, 1.0)])?;
+        let started = health.started_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        writer.single_gauge(
+            "process_start_time",
+            "Start time of the recorder since the Unix epoch",
+            Some(Unit::Seconds),
+            started,
+        )?;
+        writer.sources(health)?;
+        writer.store(health)
     }
 }
 
-/// A page in the making.
-struct Writing<'a, 'e> {
+/// Writer of the metrics of one page.
+struct MetricsWriter<'a, 'e> {
     encoder: &'a mut DescriptorEncoder<'e>,
 }
 
-impl Writing<'_, '_> {
-    fn sources(&mut self, watched: &Watched) -> fmt::Result {
-        let all = watched.counters.read();
+impl MetricsWriter<'_, '_> {
+    fn sources(&mut self, health: &Health) -> fmt::Result {
+        let all = health.counters.snapshot();
         let sources = || all.iter().map(|(name, counted)| (vec![("source", &**name)], counted));
-        let each = |figure: fn(&Counted) -> u64| sources().map(move |(labels, counted)| (labels, figure(counted)));
+        let per_source =
+            |figure: fn(&SourceCounters) -> u64| sources().map(move |(labels, counted)| (labels, figure(counted)));
         let stored = sources().flat_map(|(labels, counted)| {
             counted.stored.iter().map(move |((kind, action), number)| {
                 ([&labels[..], &[("type", &**kind), ("action", &**action)]].concat(), *number)
             })
         });
         self.counter("events_stored", "Events stored", stored)?;
-        self.counter("events_known", "Events that came and were stored already", each(|it| it.known))?;
-        self.counter("events_healed", "Events stored that the engine's stream had left out", each(|it| it.healed))?;
-        let help = "Events of health checks that were not stored, as was wanted";
-        self.counter("events_healthchecks_left_out", help, each(|it| it.left_out))?;
-        self.counter("events_rejected", "Lines that came down a stream and were no event", each(|it| it.rejected))?;
-        let reasons = Reason::ALL.into_iter().filter(|reason| *reason != Reason::Disconnected).map(Reason::as_str);
+        self.counter("events_known", "Events that arrived and were stored already", per_source(|it| it.duplicates))?;
+        self.counter(
+            "events_healed",
+            "Events that the stream had left out, found by the backlog check",
+            per_source(|it| it.recovered),
+        )?;
+        let help = "Health check events that --no-healthchecks did not store";
+        self.counter("events_healthchecks_left_out", help, per_source(|it| it.excluded_healthchecks))?;
+        self.counter("events_rejected", "Lines that were not events", per_source(|it| it.rejected))?;
+        let reasons =
+            GapReason::ALL.into_iter().filter(|reason| *reason != GapReason::Disconnected).map(GapReason::as_str);
         let gaps = sources().flat_map(|(labels, counted)| {
-            let number = |reason| counted.gaps.get(reason).copied().unwrap_or(0);
-            reasons.clone().map(move |reason| ([&labels[..], &[("reason", reason)]].concat(), number(reason)))
+            let count = |reason| counted.gaps.get(reason).copied().unwrap_or(0);
+            reasons.clone().map(move |reason| ([&labels[..], &[("reason", reason)]].concat(), count(reason)))
         });
-        self.counter("events_gaps", "Gaps in the record that have become known", gaps)?;
+        self.counter("events_gaps", "Gaps that became known", gaps)?;
         let last = sources().filter_map(|(labels, counted)| Some((labels, counted.last_nano? as f64 / 1e9)));
-        let help = "The instant of the latest event stored, by the engine's clock";
+        let help = "Time of the latest event stored, by the engine's clock";
         self.gauge("events_last_event_timestamp", help, Some(Unit::Seconds), last)?;
-        let hosts = watched.board.hosts();
+        let hosts = health.status.hosts();
         let connected = hosts.iter().map(|host| {
             let source = all.iter().find(|(_, it)| it.engine_id.is_some() && it.engine_id == host.engine_id);
             let source = source.map_or("", |(name, _)| name);
-            (vec![("host", &*host.host), ("source", source)], truth(host.connected))
+            (vec![("host", &*host.host), ("source", source)], bool_value(host.connected))
         });
-        self.gauge("events_connected", "Whether the engine's stream is open", None, connected)
+        self.gauge("events_connected", "1 if the stream of the engine is open", None, connected)
     }
 
-    fn store(&mut self, watched: &Watched) -> fmt::Result {
-        let progress = watched.progress();
+    fn store(&mut self, health: &Health) -> fmt::Result {
+        let progress = health.progress();
         let Progress { events, bytes, oldest_nano, failing, .. } = progress.unwrap_or_default();
         let lag = oldest_nano.map_or(0.0, |read| (now_nano() - read).max(0) as f64 / 1e9);
-        let help = "How long the first of what is read and not yet stored has waited; 0 where nothing waits";
-        self.number("events_lag", help, Some(Unit::Seconds), lag)?;
-        let writable = truth(progress.is_some() && !failing);
-        self.number("events_store_writable", "Whether the store is open and can be written", None, writable)?;
-        let size = watched.bytes() as f64;
-        self.number("events_store_size", "The size of the store, with its WAL", Some(Unit::Bytes), size)?;
-        self.number("events_buffered", "Events that are read and not yet stored", None, events as f64)?;
-        self.number("events_buffer", "The memory that these hold", Some(Unit::Bytes), bytes as f64)?;
-        let limit = watched.budget as f64;
-        self.number("events_buffer_limit", "The memory that these may hold", Some(Unit::Bytes), limit)
+        let help = "Age of the oldest event that is read and not yet stored; 0 if there is none";
+        self.single_gauge("events_lag", help, Some(Unit::Seconds), lag)?;
+        let writable = bool_value(progress.is_some() && !failing);
+        self.single_gauge("events_store_writable", "1 if the store is open and can be written", None, writable)?;
+        let size = health.store_bytes() as f64;
+        self.single_gauge("events_store_size", "Size of the store with its WAL", Some(Unit::Bytes), size)?;
+        self.single_gauge("events_buffered", "Events read and not yet stored", None, events as f64)?;
+        self.single_gauge(
+            "events_buffer",
+            "Memory of events read and not yet stored",
+            Some(Unit::Bytes),
+            bytes as f64,
+        )?;
+        let limit = health.buffer_limit as f64;
+        self.single_gauge(
+            "events_buffer_limit",
+            "Limit for the memory of events read and not yet stored",
+            Some(Unit::Bytes),
+            limit,
+        )
     }
 
     fn counter<'a>(
         &mut self,
         name: &str,
         help: &str,
-        each: impl IntoIterator<Item = (Labels<'a>, u64)>,
+        samples: impl IntoIterator<Item = (Labels<'a>, u64)>,
     ) -> fmt::Result {
         let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, number) in each {
-            metric.encode_family(&labels)?.encode_counter::<Labels<'_>, _, f64>(&number, None)?;
+        for (labels, value) in samples {
+            metric.encode_family(&labels)?.encode_counter::<Labels<'_>, _, f64>(&value, None)?;
         }
         Ok(())
     }
@@ -157,22 +180,22 @@ impl Writing<'_, '_> {
         name: &str,
         help: &str,
         unit: Option<Unit>,
-        each: impl IntoIterator<Item = (Labels<'a>, f64)>,
+        samples: impl IntoIterator<Item = (Labels<'a>, f64)>,
     ) -> fmt::Result {
         let mut metric = self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-        for (labels, number) in each {
-            metric.encode_family(&labels)?.encode_gauge(&number)?;
+        for (labels, value) in samples {
+            metric.encode_family(&labels)?.encode_gauge(&value)?;
         }
         Ok(())
     }
 
-    fn number(&mut self, name: &str, help: &str, unit: Option<Unit>, number: f64) -> fmt::Result {
-        self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?.encode_gauge(&number)
+    fn single_gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: f64) -> fmt::Result {
+        self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?.encode_gauge(&value)
     }
 }
 
-fn truth(holds: bool) -> f64 {
-    f64::from(u8::from(holds))
+fn bool_value(value: bool) -> f64 {
+    f64::from(u8::from(value))
 }
 
 #[cfg(test)]
@@ -180,7 +203,7 @@ mod tests {
     use super::prefers_openmetrics;
 
     #[test]
-    fn the_form_is_the_one_that_is_liked_best() {
+    fn openmetrics_is_used_when_preferred() {
         let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
                           text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         assert!(prefers_openmetrics(prometheus));

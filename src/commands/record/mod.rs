@@ -1,26 +1,27 @@
-//! `events record`: engines → streams → events → the store, for as long as it runs.
+//! `events record`: reads the streams of engines and stores their events until it is stopped.
 //!
-//! One collector a host reads its engine's stream and hands what came to a bounded queue; one writer thread stores it.
-//! A collector never waits for the writer. When the file is not at its path any more, all of that ends and begins anew
-//! with what is there.
+//! One connection task for each host reads the engine's stream and pushes its events into a bounded queue. One writer
+//! thread stores them. A connection never waits for the writer. When the file at the path disappears or changes, all of
+//! them end. Recording then starts again with the file that is there. This module does not know where events come from
+//! or how they are stored: connections and the store do.
 
-mod board;
-pub(super) mod clock;
-mod collector;
-mod contact;
-mod counter;
-mod file;
-mod healthchecks;
-mod inquiry;
-mod look;
-mod meanwhile;
-pub(super) mod memory;
+pub(super) mod backlog;
+mod backlog_check;
+pub(super) mod clock_skew;
+mod connection;
+mod container_diff;
+mod drop_counter;
+mod engine_counter;
+mod file_watch;
+mod gap_report;
+mod health;
+mod healthcheck_gate;
+mod liveness;
 mod metrics;
-mod pulse;
-mod service;
+mod session;
 mod sources;
-mod tally;
-mod watched;
+mod status;
+mod systemd;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,412 +32,418 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use board::Board;
-use collector::Collector;
-use file::Opened;
-use service::Service;
+use connection::Connection;
+use file_watch::OpenedStore;
+use health::Health;
 use sources::Sources;
-use watched::Watched;
+use status::Status;
+use systemd::Notifier;
 
-use super::hosts::Hosts;
-use super::kept::Kept;
-use super::redact::Redact;
-use super::select::Filters;
-use super::{Failure, Shared, now_nano, size};
-use crate::engine::{EngineError, Host, MetricsPage};
+use super::hosts::HostArgs;
+use super::redact::RedactionArgs;
+use super::retention_args::RetentionArgs;
+use super::selection_args::FilterArgs;
+use super::{Failure, Shared, now_nano, parse_size};
+use crate::engine::{EngineError, Host, MetricsEndpoint};
 use crate::error::chain;
 use crate::event::Redaction;
 use crate::query::{Selection, time};
 use crate::serve::{self, Address};
-use crate::store::{Head, Limits, Outcome, Queue, REJECTED_ROWS, Written, spawn_writer, unsafe_disk};
+use crate::store::{
+    DEFAULT_MAX_REJECTED, Head, Limits, Queue, WriteStats, WriterOutcome, spawn_writer, unsafe_filesystem,
+};
 use crate::stream::DEFAULT_LINE_LIMIT;
 
-/// How often the end of the hash chain is logged.
-const HEAD_SAID: Duration = Duration::from_secs(3600);
+/// Interval between log lines with the head of the hash chain.
+const HEAD_LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// How long it may take at the end until nothing runs any more that was started to reach an engine.
-const CLOSING: Duration = Duration::from_secs(5);
+/// Time limit for the end of everything that was started to reach an engine.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The flags of `record`.
+/// Arguments of `record`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    hosts: Hosts,
+    hosts: HostArgs,
     #[command(flatten)]
-    filters: Filters,
+    filters: FilterArgs,
     #[command(flatten)]
-    redact: Redact,
-    /// Stop then; `now`: take what the engine remembers, and stop
+    redact: RedactionArgs,
+    /// Stop at this time; `now` stores the backlog and stops
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Recording")]
     until: Option<String>,
-    /// How often to ask the engine again for what its stream may have left out; 0: never
+    /// Interval of the backlog check, for events the stream left out; 0 turns it off
     #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Recording")]
     look_again: String,
-    /// Where an engine counts its events, to find what it drops: http://host:port, dockerd's metrics-addr, or NAME=URL
-    /// for the host of that name; repeatable
+    /// Metrics page of dockerd (metrics-addr), to find events that the engine dropped:
+    /// http://host:port, or NAME=URL for the host of that name; repeatable
     #[arg(long, value_name = "URL", help_heading = "Recording")]
     engine_metrics: Vec<String>,
-    /// How much memory may hold what is read and not yet stored
+    /// Limit for the memory of events that are read and not yet stored
     #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Recording")]
     buffer: String,
-    /// The longest event taken; a longer line is rejected
+    /// Maximum length of an event; a longer line is rejected
     #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Recording")]
     max_event: String,
-    /// How many lines that are no event are kept of each engine; more are only counted
-    #[arg(long, value_name = "N", default_value_t = REJECTED_ROWS, help_heading = "Recording")]
+    /// Number of rejected lines kept for each engine; further ones are only counted
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_REJECTED, help_heading = "Recording")]
     rejected_limit: u64,
     #[command(flatten)]
-    kept: Kept,
-    /// Show Prometheus how it is doing, at /metrics, and others at /healthz and /readyz: tcp://127.0.0.1:9324 or
-    /// unix:///path
-    #[arg(long, value_name = "ADDRESS", help_heading = "Being watched")]
+    retention: RetentionArgs,
+    /// Serve Prometheus metrics at /metrics, and health at /healthz and /readyz:
+    /// tcp://127.0.0.1:9324 or unix:///path
+    #[arg(long, value_name = "ADDRESS", help_heading = "Monitoring")]
     metrics: Option<Address>,
-    /// Let other machines read --metrics
-    #[arg(long, requires = "metrics", help_heading = "Being watched")]
+    /// Allow other machines to read --metrics
+    #[arg(long, requires = "metrics", help_heading = "Monitoring")]
     allow_remote: bool,
 }
 
-/// How often an engine is asked whether it is there: with the time it may take to answer, and twice, that is less than a
-/// minute.
-const PING: Duration = Duration::from_secs(15);
+/// Interval of the liveness probe. Two probes and their timeouts take less than a minute.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
 
-/// What to record, and how.
+/// Configuration of a recording.
 #[derive(Clone, Debug)]
-pub struct Plan {
-    /// The engines.
+pub struct Config {
+    /// Hosts of the engines.
     pub hosts: Vec<Host>,
-    /// The store.
+    /// Path of the store.
     pub path: PathBuf,
-    /// What to store of it.
+    /// Selection of the events to store.
     pub selection: Selection,
-    /// What to take out of that before it is stored.
+    /// Redaction of events before they are stored.
     pub redaction: Redaction,
-    /// When to stop.
+    /// End of the recording.
     pub until: Until,
-    /// How often to ask for the memory again; `None`: never.
-    pub look_again: Option<Duration>,
-    /// How often to ask the engine whether it is there, unless it is asked for its memory as often.
-    pub ping: Duration,
-    /// Where the engines count their events, by the place of their hosts.
-    pub metrics: BTreeMap<usize, MetricsPage>,
-    /// How many bytes may wait for the store.
+    /// Interval of the backlog check; `None` turns it off.
+    pub backlog_check_interval: Option<Duration>,
+    /// Interval of the liveness probe. The probe is off if the backlog check is at least as frequent.
+    pub ping_interval: Duration,
+    /// Metrics pages of the engines, by the index of their hosts.
+    pub engine_metrics: BTreeMap<usize, MetricsEndpoint>,
+    /// Limit for events that are read and not yet stored, in bytes.
     pub buffer: usize,
-    /// The longest event, in bytes.
+    /// Maximum length of an event, in bytes.
     pub max_event: usize,
-    /// How many lines that are no event are stored of each engine, and how much is kept.
+    /// Maximum number of rejected lines for each engine, and retention.
     pub limits: Limits,
-    /// Where to show how it is doing.
-    pub shown_at: Option<Address>,
-    /// Whom to tell how it is doing.
-    pub service: Service,
+    /// Address of the metrics and health endpoints.
+    pub metrics_address: Option<Address>,
+    /// Connection to the service manager.
+    pub notifier: Notifier,
 }
 
-/// When to stop.
+/// End of the recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// When told to.
+    /// No end: the recording ends when it is stopped.
     Stopped,
-    /// When what the engines remember is taken.
-    MemoryTaken,
-    /// At this instant, in nanoseconds since the epoch.
+    /// The end of the backlog of every engine.
+    BacklogRead,
+    /// A time, in nanoseconds since the Unix epoch.
     Instant(i64),
 }
 
-impl Plan {
-    /// The usual way to record hosts into a store.
-    pub fn new(hosts: Vec<Host>, path: PathBuf) -> Plan {
-        Plan {
+impl Config {
+    /// Creates the default configuration for recording hosts into a store.
+    pub fn new(hosts: Vec<Host>, path: PathBuf) -> Config {
+        Config {
             hosts,
             path,
             selection: Selection::default(),
             redaction: Redaction::default(),
             until: Until::Stopped,
-            look_again: Some(Duration::from_secs(10)),
-            ping: PING,
-            metrics: BTreeMap::new(),
+            backlog_check_interval: Some(Duration::from_secs(10)),
+            ping_interval: PING_INTERVAL,
+            engine_metrics: BTreeMap::new(),
             buffer: 64 << 20,
             max_event: DEFAULT_LINE_LIMIT,
-            limits: Limits { rejected: REJECTED_ROWS, ..Limits::default() },
-            shown_at: None,
-            service: Service::default(),
+            limits: Limits { max_rejected: DEFAULT_MAX_REJECTED, ..Limits::default() },
+            metrics_address: None,
+            notifier: Notifier::default(),
         }
     }
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
-    let plan = args.plan(shared.db()?)?;
-    shared.make_own_directory()?;
+    let config = args.config(shared.db_path()?)?;
+    shared.create_default_dir()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
+        .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
     runtime.block_on(async {
-        let no_signals = |e| Failure::failed(format!("cannot listen for signals: {e}"));
-        let mut terminated = signal(SignalKind::terminate()).map_err(no_signals)?;
-        let mut interrupted = signal(SignalKind::interrupt()).map_err(no_signals)?;
+        let signal_error = |e| Failure::failed(format!("cannot listen for signals: {e}"));
+        let mut sigterm = signal(SignalKind::terminate()).map_err(signal_error)?;
+        let mut sigint = signal(SignalKind::interrupt()).map_err(signal_error)?;
         let stop = async move {
             tokio::select! {
-                _ = terminated.recv() => {}
-                _ = interrupted.recv() => {}
+                _ = sigterm.recv() => {}
+                _ = sigint.recv() => {}
             }
         };
-        record(plan, stop).await.map(|_| ())
+        record(config, stop).await.map(|_| ())
     })
 }
 
 impl Args {
-    fn plan(&self, path: PathBuf) -> Result<Plan, Failure> {
+    fn config(&self, path: PathBuf) -> Result<Config, Failure> {
         let until = match self.until.as_deref() {
             None => Until::Stopped,
-            Some("now") => Until::MemoryTaken,
+            Some("now") => Until::BacklogRead,
             Some(text) => {
                 let now = now_nano();
                 let instant = time::parse_time(text, now)?;
                 if instant <= now {
                     let hint = match time::parse_duration(text) {
-                        Ok(_) => format!("a duration counts back from now: --until=-{text} is to come; now: take what"),
-                        Err(_) => "now: take what".into(),
+                        Ok(_) => format!("use --until=-{text} for a time in the future, or `now` to"),
+                        Err(_) => "use `now` to".into(),
                     };
-                    return Err(Failure::usage(format!("--until {text} is over already"))
-                        .hint(format!("{hint} the engine remembers, and stop")));
+                    return Err(Failure::usage(format!("--until {text} is in the past"))
+                        .hint(format!("{hint} record the backlog and stop")));
                 }
                 Until::Instant(instant)
             }
         };
-        let look_again = Some(time::parse_duration(&self.look_again)?).filter(|every| !every.is_zero());
-        let hosts = self.hosts.find()?;
-        let metrics = self.metrics(&hosts)?;
-        if look_again.is_none() && !metrics.is_empty() {
-            return Err(Failure::usage("--engine-metrics compares at each --look-again, which is 0")
-                .hint("leave --look-again out, or --engine-metrics"));
+        let backlog_check_interval =
+            Some(time::parse_duration(&self.look_again)?).filter(|interval| !interval.is_zero());
+        let hosts = self.hosts.resolve()?;
+        let engine_metrics = self.parse_engine_metrics(&hosts)?;
+        if backlog_check_interval.is_none() && !engine_metrics.is_empty() {
+            return Err(Failure::usage("--engine-metrics needs the backlog check, which --look-again 0 turns off")
+                .hint("leave out --look-again or --engine-metrics"));
         }
-        Ok(Plan {
-            shown_at: self.shown_at()?,
-            service: Service::of(|name| std::env::var(name).ok()),
+        Ok(Config {
+            metrics_address: self.metrics_address()?,
+            notifier: Notifier::from_env(|name| std::env::var(name).ok()),
             hosts,
-            metrics,
+            engine_metrics,
             path,
             selection: self.filters.selection()?,
             redaction: self.redact.redaction()?,
             until,
-            look_again,
-            ping: PING,
-            buffer: size("--buffer", &self.buffer)?,
-            max_event: size("--max-event", &self.max_event)?,
-            limits: Limits { rejected: self.rejected_limit, keep: self.kept.keep()? },
+            backlog_check_interval,
+            ping_interval: PING_INTERVAL,
+            buffer: parse_size("--buffer", &self.buffer)?,
+            max_event: parse_size("--max-event", &self.max_event)?,
+            limits: Limits { max_rejected: self.rejected_limit, retention: self.retention.retention()? },
         })
     }
 
-    fn shown_at(&self) -> Result<Option<Address>, Failure> {
+    fn metrics_address(&self) -> Result<Option<Address>, Failure> {
         match &self.metrics {
-            Some(address) if !address.is_local() && !self.allow_remote => {
-                Err(Failure::usage(format!("--metrics {address} can be reached from other machines, by anybody"))
-                    .hint("--allow-remote if that is meant"))
-            }
+            Some(address) if !address.is_local() && !self.allow_remote => Err(Failure::usage(format!(
+                "--metrics {address} is reachable from other machines without authentication"
+            ))
+            .hint("pass --allow-remote to allow it")),
             address => Ok(address.clone()),
         }
     }
 
-    /// Which host's engine counts where.
-    fn metrics(&self, hosts: &[Host]) -> Result<BTreeMap<usize, MetricsPage>, Failure> {
+    /// Assigns the metrics pages to the hosts, by index.
+    fn parse_engine_metrics(&self, hosts: &[Host]) -> Result<BTreeMap<usize, MetricsEndpoint>, Failure> {
         let mut metrics = BTreeMap::new();
         for text in &self.engine_metrics {
-            let page: MetricsPage = text.parse()?;
+            let page: MetricsEndpoint = text.parse()?;
             let host = match &page.name {
                 Some(name) => hosts.iter().position(|host| host.name.as_ref() == Some(name)),
                 None => (hosts.len() == 1).then_some(0),
             };
             let host = host.ok_or_else(|| match &page.name {
-                Some(name) => Failure::usage(format!("--engine-metrics {text}: no host is called {name}"))
-                    .hint(format!("name it: -H {name}=URL")),
-                None => Failure::usage(format!("--engine-metrics {text}: of which of {} hosts?", hosts.len()))
-                    .hint(format!("write NAME={text}, and -H NAME=URL")),
+                Some(name) => Failure::usage(format!("--engine-metrics {text}: no host has the name {name}"))
+                    .hint(format!("name the host with -H {name}=URL")),
+                None => Failure::usage(format!(
+                    "--engine-metrics {text}: the name of one of the {} hosts is missing",
+                    hosts.len()
+                ))
+                .hint(format!("write NAME={text}, and name the host with -H NAME=URL")),
             })?;
             if metrics.insert(host, page).is_some() {
-                return Err(Failure::usage(format!("--engine-metrics {text}: that host has one already")));
+                return Err(Failure::usage(format!("--engine-metrics {text}: the host has a metrics page already")));
             }
         }
         Ok(metrics)
     }
 }
 
-/// Records until the plan ends or `stop` does; then everything that was read is stored.
+/// Records until the configured end, or until `stop` completes. Then stores everything that was read.
 ///
 /// # Errors
-/// A store that cannot be opened, is being recorded into, or could not take what was read; with an end set, a host
-/// that was never reached.
-pub async fn record(plan: Plan, stop: impl Future<Output = ()>) -> Result<Written, Failure> {
-    let plan = Arc::new(plan);
-    let board = Arc::new(Board::new(plan.hosts.iter().map(|host| host.url().to_owned())));
-    let watched = Arc::new(Watched::new(&plan, board.clone()));
-    // They go when this function ends.
-    let _attendants = attended(&plan, &watched)?;
-    let mut file = Opened::at(&plan.path)?;
-    if let Some(disk) = unsafe_disk(&plan.path) {
-        let path = plan.path.display();
-        tracing::warn!("{path} is on {disk}: SQLite's locks and WAL are not safe on a network filesystem");
+/// Fails if the store cannot be opened, has a recorder already, or could not store what was read. With an end, fails
+/// also if a host was never reached.
+pub async fn record(config: Config, stop: impl Future<Output = ()>) -> Result<WriteStats, Failure> {
+    let config = Arc::new(config);
+    let status = Arc::new(Status::new(config.hosts.iter().map(|host| host.url().to_owned())));
+    let health = Arc::new(Health::new(&config, status.clone()));
+    // Dropping this at the end of the function stops the tasks.
+    let _telemetry = spawn_telemetry(&config, &health)?;
+    let mut file = OpenedStore::open(&config.path)?;
+    if let Some(filesystem) = unsafe_filesystem(&config.path) {
+        let path = config.path.display();
+        tracing::warn!("{path} is on {filesystem}: SQLite's locks and WAL are not safe on a network filesystem");
     }
-    let mut over = pin!(async {
+    let mut shutdown = pin!(async {
         tokio::select! {
             () = stop => {}
-            () = until(plan.until) => {}
+            () = wait_until(config.until) => {}
         }
-        plan.service.is_stopping();
+        config.notifier.notify_stopping();
     });
     let mut sources = Sources::default();
-    let mut stored = Written::default();
-    let (not_stored, mut failed) = loop {
-        let queue = Arc::new(Queue::new(plan.buffer).counting(watched.counters.clone()));
-        watched.records_into(queue.clone(), &file.rows);
-        sources = sources.in_another(std::mem::take(&mut file.rows), std::mem::take(&mut file.healthchecks));
-        let shared = Arc::new(sources);
-        let ended = sitting(&plan, file, queue, &shared, &board, over.as_mut()).await;
-        stored += ended.outcome.stored;
-        if !ended.moved {
-            break (ended.outcome.failed, ended.failed);
+    let mut stored = WriteStats::default();
+    let (write_error, mut host_errors) = loop {
+        let queue = Arc::new(Queue::new(config.buffer).with_counters(health.counters.clone()));
+        health.attach_queue(queue.clone(), &file.source_rows);
+        sources = sources.for_new_store(std::mem::take(&mut file.source_rows), std::mem::take(&mut file.healthchecks));
+        let shared_sources = Arc::new(sources);
+        let recording = record_into(&config, file, queue, &shared_sources, &status, shutdown.as_mut()).await;
+        stored += recording.outcome.stored;
+        if !recording.file_moved {
+            break (recording.outcome.error, recording.host_errors);
         }
-        if let Some(not_stored) = ended.outcome.failed {
-            tracing::error!("{}", chain(&not_stored));
+        if let Some(write_error) = recording.outcome.error {
+            tracing::error!("{}", chain(&write_error));
         }
-        board.all_disconnected();
-        watched.records_nowhere();
+        status.set_all_disconnected();
+        health.detach_queue();
         file = tokio::select! {
-            file = Opened::again(&plan.path) => file,
-            () = over.as_mut() => break (None, ended.failed),
+            file = OpenedStore::reopen(&config.path) => file,
+            () = shutdown.as_mut() => break (None, recording.host_errors),
         };
-        sources = Arc::into_inner(shared).expect("all collectors have ended");
+        sources = Arc::into_inner(shared_sources).expect("all connections have ended");
     };
-    // What was started for a connection ends after it.
-    let closed = async {
-        for host in &plan.hosts {
-            host.closed().await;
+    // Processes of a connection can outlive it.
+    let close_hosts = async {
+        for host in &config.hosts {
+            host.wait_closed().await;
         }
     };
-    let _ = tokio::time::timeout(CLOSING, closed).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, close_hosts).await;
     tracing::info!(
-        "stopped: {} events stored, {} were there already, {} lines rejected",
+        "stopped: {} events stored, {} were stored already, {} lines rejected",
         stored.events,
-        stored.known,
+        stored.duplicates,
         stored.rejected
     );
-    if stored.old > 0 {
-        let why = if plan.limits.keep.age.is_none() { "pruned earlier" } else { "older than what is kept" };
-        tracing::info!("{} events were {why}, and left out", stored.old);
+    if stored.expired > 0 {
+        let reason = if config.limits.retention.max_age.is_none() { "pruned before" } else { "older than --retain" };
+        tracing::info!("{} events were {reason} and were not stored", stored.expired);
     }
-    if let Some(not_stored) = not_stored {
-        return Err(not_stored.into());
+    if let Some(write_error) = write_error {
+        return Err(write_error.into());
     }
-    if let Some(last) = failed.pop() {
-        failed.iter().for_each(|e| tracing::error!("{}", chain(e)));
+    if let Some(last) = host_errors.pop() {
+        host_errors.iter().for_each(|e| tracing::error!("{}", chain(e)));
         return Err(last.into());
     }
-    if let Until::Instant(_) = plan.until
-        && let Some(host) = (0..plan.hosts.len()).find(|host| !board.was_reached(*host))
+    if let Until::Instant(_) = config.until
+        && let Some(host) = (0..config.hosts.len()).find(|host| !status.was_reached(*host))
     {
-        return Err(Failure::failed(format!("{} was never reached", plan.hosts[host]))
-            .hint(format!("`docker -H {} version` tells more", plan.hosts[host])));
+        return Err(Failure::failed(format!("{} was never reached", config.hosts[host]))
+            .hint(format!("run `docker -H {} version` for the reason", config.hosts[host])));
     }
     Ok(stored)
 }
 
-/// Those who are told how it is doing, each for as long as this lives.
-fn attended(plan: &Arc<Plan>, watched: &Arc<Watched>) -> Result<JoinSet<()>, Failure> {
-    let mut attendants = JoinSet::new();
-    if let Some(address) = &plan.shown_at {
-        let shown = serve::show(address, metrics::pages(watched.clone()))?;
-        tracing::info!("showing /metrics, /healthz and /readyz on {}", shown.at());
-        attendants.spawn(shown);
-        let measured = watched.clone();
-        attendants.spawn(async move { measured.measure().await });
+/// Starts the tasks that report the state of the recorder. They stop when the result is dropped.
+fn spawn_telemetry(config: &Arc<Config>, health: &Arc<Health>) -> Result<JoinSet<()>, Failure> {
+    let mut tasks = JoinSet::new();
+    if let Some(address) = &config.metrics_address {
+        let server = serve::serve_pages(address, metrics::pages(health.clone()))?;
+        tracing::info!("serving /metrics, /healthz and /readyz on {}", server.address());
+        tasks.spawn(server);
+        let health_handle = health.clone();
+        tasks.spawn(async move { health_handle.poll_store_size().await });
     }
-    let (service, watched) = (plan.service.clone(), watched.clone());
-    attendants.spawn(async move { service.attend(&watched).await });
-    Ok(attendants)
+    let (notifier, health) = (config.notifier.clone(), health.clone());
+    tasks.spawn(async move { notifier.run(&health).await });
+    Ok(tasks)
 }
 
-/// How the recording into one file ended.
-struct Ended {
-    /// The file is not where it was.
-    moved: bool,
-    outcome: Outcome,
-    /// Why some hosts could not be taken.
-    failed: Vec<EngineError>,
+/// Result of recording into one file.
+struct RecordingOutcome {
+    /// True if the file has disappeared from its path, or was replaced.
+    file_moved: bool,
+    outcome: WriterOutcome,
+    /// Errors of hosts whose backlog could not be stored.
+    host_errors: Vec<EngineError>,
 }
 
-/// Records into one file, until it is `over` or the file is not where it was; then everything that was read is in it.
-async fn sitting(
-    plan: &Arc<Plan>,
-    Opened { store, lock, head, .. }: Opened,
+/// Records into one file, until `shutdown` completes or the file disappears from its path. Then everything that was
+/// read is in the file.
+async fn record_into(
+    config: &Arc<Config>,
+    OpenedStore { store, lock, head, .. }: OpenedStore,
     queue: Arc<Queue>,
     sources: &Arc<Sources>,
-    board: &Arc<Board>,
-    over: Pin<&mut impl Future<Output = ()>>,
-) -> Ended {
-    let places = [store.place().clone(), lock.place().clone()];
+    status: &Arc<Status>,
+    shutdown: Pin<&mut impl Future<Output = ()>>,
+) -> RecordingOutcome {
+    let files = [store.identity().clone(), lock.identity().clone()];
     let lock = Arc::new(Mutex::new(lock));
-    let writer = spawn_writer(store, queue.clone(), plan.limits);
-    tracing::info!("recording {} into {}", names(&plan.hosts), plan.path.display());
+    let writer = spawn_writer(store, queue.clone(), config.limits);
+    tracing::info!("recording {} into {}", host_names(&config.hosts), config.path.display());
 
-    let (stopping, stopped) = tokio::sync::watch::channel(false);
-    let mut collectors = JoinSet::new();
-    for index in 0..plan.hosts.len() {
-        let collector = Collector {
+    let (shutdown_sender, shutdown_receiver) = tokio::sync::watch::channel(false);
+    let mut connections = JoinSet::new();
+    for index in 0..config.hosts.len() {
+        let connection = Connection {
             index,
-            plan: plan.clone(),
+            config: config.clone(),
             queue: queue.clone(),
             sources: sources.clone(),
-            board: board.clone(),
-            stopped: stopped.clone(),
+            status: status.clone(),
+            shutdown: shutdown_receiver.clone(),
         };
-        collectors.spawn(collector.run());
+        connections.spawn(connection.run());
     }
 
-    let mut failed = Vec::new();
-    let moved = tokio::select! {
-        () = join_all(&mut collectors, &mut failed) => false,
-        () = over => false,
-        () = file::gone(places) => true,
-        () = board.publish(&lock, &queue) => false,
-        () = say_head(head, &queue) => false,
+    let mut host_errors = Vec::new();
+    let file_moved = tokio::select! {
+        () = join_all(&mut connections, &mut host_errors) => false,
+        () = shutdown => false,
+        () = file_watch::wait_until_moved(files) => true,
+        () = status.publish(&lock, &queue) => false,
+        () = log_head(head, &queue) => false,
     };
-    // Each collector hands over what it holds and ends; then the writer has all there is.
-    let _ = stopping.send(true);
-    join_all(&mut collectors, &mut failed).await;
+    // Each connection queues what it holds and ends. After that, the queue contains everything.
+    let _ = shutdown_sender.send(true);
+    join_all(&mut connections, &mut host_errors).await;
     queue.close();
     let outcome = tokio::task::spawn_blocking(|| writer.join().expect("the writer does not panic"))
         .await
-        .expect("waiting does not panic");
+        .expect("waiting for the writer does not panic");
     tracing::info!("head {}", queue.head().unwrap_or(head));
-    Ended { moved, outcome, failed }
+    RecordingOutcome { file_moved, outcome, host_errors }
 }
 
-/// Waits for all collectors to end, and gathers why some could not do what they should.
-async fn join_all(collectors: &mut JoinSet<Result<(), EngineError>>, failed: &mut Vec<EngineError>) {
-    while let Some(done) = collectors.join_next().await {
-        failed.extend(done.expect("a collector does not panic").err());
+/// Waits for all connections to end, and collects their errors.
+async fn join_all(connections: &mut JoinSet<Result<(), EngineError>>, host_errors: &mut Vec<EngineError>) {
+    while let Some(result) = connections.join_next().await {
+        host_errors.extend(result.expect("a connection does not panic").err());
     }
 }
 
-/// Logs the end of the hash chain every hour, so that it stands where whoever edits the store does not reach.
-async fn say_head(opened: Head, queue: &Queue) {
+/// Logs the head of the hash chain every hour. Somebody who can edit the store may not be able to edit the log.
+async fn log_head(initial_head: Head, queue: &Queue) {
     loop {
-        tokio::time::sleep(HEAD_SAID).await;
-        tracing::info!("head {}", queue.head().unwrap_or(opened));
+        tokio::time::sleep(HEAD_LOG_INTERVAL).await;
+        tracing::info!("head {}", queue.head().unwrap_or(initial_head));
     }
 }
 
-async fn until(until: Until) {
+async fn wait_until(until: Until) {
     match until {
-        Until::Stopped | Until::MemoryTaken => std::future::pending().await,
-        // In steps: the clock that is meant may be set meanwhile, and a timer does not see that.
+        Until::Stopped | Until::BacklogRead => std::future::pending().await,
+        // The wait is in steps, because a timer does not notice if the system clock is set.
         Until::Instant(instant) => {
-            while let Ok(left @ 1..) = u64::try_from(instant - now_nano()) {
-                tokio::time::sleep(Duration::from_nanos(left).min(Duration::from_secs(1))).await;
+            while let Ok(remaining @ 1..) = u64::try_from(instant - now_nano()) {
+                tokio::time::sleep(Duration::from_nanos(remaining).min(Duration::from_secs(1))).await;
             }
         }
     }
 }
 
-fn names(hosts: &[Host]) -> String {
+fn host_names(hosts: &[Host]) -> String {
     hosts.iter().map(Host::to_string).collect::<Vec<_>>().join(", ")
 }

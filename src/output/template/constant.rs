@@ -1,15 +1,15 @@
-//! Constants as Go writes them: strings, characters, numbers.
+//! Parses Go constants: strings, characters and numbers.
 
-/// A number; `int` where it can be had as one.
+/// A number. `int` is set if the number is an integer that fits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Number {
     pub(super) int: Option<i64>,
-    /// Of what is written as a floating-point number.
+    /// Set if the number is written as a floating-point number.
     pub(super) float: Option<f64>,
 }
 
-/// What a string in double quotes says; `None` if no string is written so.
-pub(super) fn unquoted(text: &str) -> Option<Vec<u8>> {
+/// Returns the bytes of a string in double quotes, or `None` if the syntax is invalid.
+pub(super) fn unquote(text: &str) -> Option<Vec<u8>> {
     let mut rest = text.strip_prefix('"')?.strip_suffix('"')?;
     let mut bytes = Vec::with_capacity(rest.len());
     while !rest.is_empty() {
@@ -26,7 +26,7 @@ enum Unescaped {
     Byte(u8),
 }
 
-/// Takes one character off a string, written plainly or as an escape.
+/// Removes the first character of a string, plain or escaped, and returns it.
 fn unescape(rest: &mut &str, quote: char) -> Option<Unescaped> {
     let mut chars = rest.chars();
     let c = chars.next()?;
@@ -43,7 +43,7 @@ fn unescape(rest: &mut &str, quote: char) -> Option<Unescaped> {
         '0'..='7' => (3, 8, 1),
         _ => {
             *rest = tail;
-            return plain(kind, quote).map(Unescaped::Char);
+            return simple_escape(kind, quote).map(Unescaped::Char);
         }
     };
     let from = rest.len() - tail.len() - skipped;
@@ -56,8 +56,8 @@ fn unescape(rest: &mut &str, quote: char) -> Option<Unescaped> {
     }
 }
 
-/// What a letter behind a backslash stands for.
-fn plain(kind: char, quote: char) -> Option<char> {
+/// Returns the character that a letter after a backslash stands for.
+fn simple_escape(kind: char, quote: char) -> Option<char> {
     Some(match kind {
         'a' => '\u{7}',
         'b' => '\u{8}',
@@ -72,8 +72,8 @@ fn plain(kind: char, quote: char) -> Option<char> {
     })
 }
 
-/// A number, or a character in single quotes.
-pub(super) fn number(text: &str) -> Result<Number, String> {
+/// Parses a number, or a character in single quotes.
+pub(super) fn parse_number(text: &str) -> Result<Number, String> {
     if let Some(inner) = text.strip_prefix('\'').and_then(|text| text.strip_suffix('\'')) {
         let mut rest = inner;
         let code = match unescape(&mut rest, '\'') {
@@ -107,7 +107,7 @@ pub(super) fn number(text: &str) -> Result<Number, String> {
     }
     match i64::from_str_radix(&format!("{sign}{digits}"), radix) {
         Ok(int) => Ok(Number { int: Some(int), float: None }),
-        // Go holds what an int64 cannot as an uint64, which no function takes.
+        // Go stores a larger number as an uint64, which no function accepts.
         Err(e) if !digits.is_empty() && *e.kind() != std::num::IntErrorKind::InvalidDigit => {
             Err(format!("integer overflow: {text:?}"))
         }
@@ -120,27 +120,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings() {
-        let says = |text: &str| unquoted(text).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-        assert_eq!(says(r#""a\t\"\\\x41\101\u00e9\U0001F433é""#).as_deref(), Some("a\t\"\\AAé🐳é"));
-        assert_eq!(unquoted(r#""\xff""#), Some(vec![0xFF]));
-        for wrong in [r#""\q""#, r#""\x4""#, r#""\400""#, r#""\ud800""#, r#""\'""#, r#""\xé""#] {
-            assert_eq!(says(wrong), None, "{wrong}");
+    fn string_constants_are_unescaped() {
+        let decode = |text: &str| unquote(text).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        assert_eq!(decode(r#""a\t\"\\\x41\101\u00e9\U0001F433é""#).as_deref(), Some("a\t\"\\AAé🐳é"));
+        assert_eq!(unquote(r#""\xff""#), Some(vec![0xFF]));
+        for invalid in [r#""\q""#, r#""\x4""#, r#""\400""#, r#""\ud800""#, r#""\'""#, r#""\xé""#] {
+            assert_eq!(decode(invalid), None, "{invalid}");
         }
     }
 
     #[test]
-    fn numbers() {
-        let int = |text| number(text).unwrap().int.unwrap();
+    fn number_constants_are_parsed() {
+        let int = |text| parse_number(text).unwrap().int.unwrap();
         for (text, value) in
             [("1_000", 1000), ("0x1F", 31), ("0b11", 3), ("0o17", 15), ("017", 15), ("-5", -5), ("+5", 5)]
         {
             assert_eq!(int(text), value, "{text}");
         }
         assert_eq!((int("'a'"), int(r"'\n'"), int("'é'"), int("1e3")), (97, 10, 233, 1000));
-        assert_eq!(number("-1.5"), Ok(Number { int: None, float: Some(-1.5) }));
-        for wrong in ["1e", "0x", "08", "-", "'ab'", "''", "1e999", "99999999999999999999", "1.2.3"] {
-            assert!(number(wrong).is_err(), "{wrong}");
+        assert_eq!(parse_number("-1.5"), Ok(Number { int: None, float: Some(-1.5) }));
+        for invalid in ["1e", "0x", "08", "-", "'ab'", "''", "1e999", "99999999999999999999", "1.2.3"] {
+            assert!(parse_number(invalid).is_err(), "{invalid}");
         }
     }
 }

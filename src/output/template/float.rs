@@ -1,61 +1,61 @@
-//! Floating-point numbers as Go's strconv writes them.
+//! Formats floating-point numbers as Go's strconv does.
 
-/// With as few digits as tell it from others: in the form `e`, `f` or `g`.
-pub(super) fn shortest(number: f64, form: char) -> String {
+/// Formats a number with the fewest digits that identify it, in the format `e`, `f` or `g`.
+pub(super) fn format_shortest(number: f64, format: char) -> String {
     if !number.is_finite() {
-        return special(number).into();
+        return non_finite(number).into();
     }
     let scientific = format!("{number:e}");
-    match form {
-        'e' => exponent(&scientific),
+    match format {
+        'e' => go_scientific(&scientific),
         'f' => format!("{number}"),
-        // As if six digits were wanted.
-        _ if (-4..6).contains(&power(&scientific)) => format!("{number}"),
-        _ => exponent(&scientific),
+        // Go decides this as if the precision were six.
+        _ if (-4..6).contains(&decimal_exponent(&scientific)) => format!("{number}"),
+        _ => go_scientific(&scientific),
     }
 }
 
-/// With a number of digits: behind the point for `e` and `f`, in all for `g`.
-pub(super) fn precise(number: f64, form: char, wanted: usize) -> String {
+/// Formats a number with a precision: digits after the point for `e` and `f`, significant digits for `g`.
+pub(super) fn format_with_precision(number: f64, format: char, precision: usize) -> String {
     if !number.is_finite() {
-        return special(number).into();
+        return non_finite(number).into();
     }
-    let digits = wanted.min(ALL_DIGITS);
-    let zeros = || "0".repeat(wanted - digits);
-    match form {
+    let digits = precision.min(MAX_DIGITS);
+    let zeros = || "0".repeat(precision - digits);
+    match format {
         'e' => {
             let scientific = format!("{number:.digits$e}");
             let (mantissa, power) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-            exponent(&format!("{mantissa}{}e{power}", zeros()))
+            go_scientific(&format!("{mantissa}{}e{power}", zeros()))
         }
         'f' => format!("{number:.digits$}") + &zeros(),
         _ => {
-            let wanted = digits.max(1);
-            let scientific = format!("{number:.*e}", wanted - 1);
-            let power = power(&scientific);
-            if power < -4 || power >= wanted as i32 {
+            let significant_digits = digits.max(1);
+            let scientific = format!("{number:.*e}", significant_digits - 1);
+            let power = decimal_exponent(&scientific);
+            if power < -4 || power >= significant_digits as i32 {
                 let (mantissa, power) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-                return exponent(&format!("{}e{power}", bare(mantissa)));
+                return go_scientific(&format!("{}e{power}", trim_zeros(mantissa)));
             }
-            bare(&format!("{number:.*}", (wanted as i32 - 1 - power) as usize)).to_owned()
+            trim_zeros(&format!("{number:.*}", (significant_digits as i32 - 1 - power) as usize)).to_owned()
         }
     }
 }
 
-/// No number has more digits that are not zero; Rust writes no more than some ten thousand.
-const ALL_DIGITS: usize = 1_100;
+/// More digits than any number has before its trailing zeros. Rust formats at most some ten thousand digits.
+const MAX_DIGITS: usize = 1_100;
 
-/// The exponent of what Rust wrote.
-fn power(scientific: &str) -> i32 {
+/// Returns the exponent of a number in Rust's scientific format.
+fn decimal_exponent(scientific: &str) -> i32 {
     scientific.split_once('e').and_then(|(_, power)| power.parse().ok()).unwrap_or(0)
 }
 
-/// Without zeros at the end.
-fn bare(text: &str) -> &str {
+/// Removes trailing zeros after the decimal point.
+fn trim_zeros(text: &str) -> &str {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
 }
 
-fn special(number: f64) -> &'static str {
+fn non_finite(number: f64) -> &'static str {
     match number {
         number if number.is_nan() => "NaN",
         number if number > 0.0 => "+Inf",
@@ -63,8 +63,8 @@ fn special(number: f64) -> &'static str {
     }
 }
 
-/// Rust's `1e-7` as Go's `1e-07`.
-fn exponent(scientific: &str) -> String {
+/// Converts Rust's `1e-7` to Go's `1e-07`.
+fn go_scientific(scientific: &str) -> String {
     let (mantissa, power) = scientific.split_once('e').unwrap_or((scientific, "0"));
     let (sign, power) = power.strip_prefix('-').map_or(('+', power), |power| ('-', power));
     format!("{mantissa}e{sign}{power:0>2}")
@@ -75,14 +75,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_go_writes_them() {
-        let written = |numbers: &[f64]| numbers.iter().map(|number| shortest(*number, 'g')).collect::<Vec<_>>();
+    fn floats_are_formatted_like_go() {
+        let render = |numbers: &[f64]| numbers.iter().map(|number| format_shortest(*number, 'g')).collect::<Vec<_>>();
         assert_eq!(
-            written(&[0.0, 1.0, 0.1, 100_000.0, 1e6, -1_234_567.5]),
+            render(&[0.0, 1.0, 0.1, 100_000.0, 1e6, -1_234_567.5]),
             ["0", "1", "0.1", "100000", "1e+06", "-1.2345675e+06"]
         );
-        assert_eq!(written(&[1e20, 1e100, 1e-4, 1e-5]), ["1e+20", "1e+100", "0.0001", "1e-05"]);
-        assert_eq!([precise(12345.678, 'g', 3), precise(1.5, 'g', 4), precise(0.0, 'g', 6)], ["1.23e+04", "1.5", "0"]);
-        assert_eq!([precise(1.005, 'f', 2), precise(1234.5, 'e', 1)], ["1.00", "1.2e+03"]);
+        assert_eq!(render(&[1e20, 1e100, 1e-4, 1e-5]), ["1e+20", "1e+100", "0.0001", "1e-05"]);
+        assert_eq!(
+            [
+                format_with_precision(12345.678, 'g', 3),
+                format_with_precision(1.5, 'g', 4),
+                format_with_precision(0.0, 'g', 6)
+            ],
+            ["1.23e+04", "1.5", "0"]
+        );
+        assert_eq!([format_with_precision(1.005, 'f', 2), format_with_precision(1234.5, 'e', 1)], ["1.00", "1.2e+03"]);
     }
 }

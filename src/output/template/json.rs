@@ -1,58 +1,58 @@
-//! What `json` prints: Go's encoding/json with `<`, `>` and `&` left as they are.
+//! The function `json`: Go's encoding/json without escaping `<`, `>` and `&`.
 
-use super::value::{MESSAGE, Value, characters};
+use super::value::{MESSAGE_FIELDS, Value, characters};
 
-/// A value as JSON.
-pub(super) fn of(value: &Value<'_>) -> Vec<u8> {
+/// Encodes a value as JSON.
+pub(super) fn encode(value: &Value<'_>) -> Vec<u8> {
     let mut out = Vec::new();
-    write(value, &mut out);
+    write_value(value, &mut out);
     out
 }
 
-fn write(value: &Value<'_>, out: &mut Vec<u8>) {
+fn write_value(value: &Value<'_>, out: &mut Vec<u8>) {
     match value {
         Value::None | Value::Attributes(None) => out.extend_from_slice(b"null"),
         Value::Bool(truth) => out.extend_from_slice(truth.to_string().as_bytes()),
         Value::Int(_) | Value::Int64(_) | Value::Byte(_) => {
-            out.extend_from_slice(value.int().unwrap_or_default().to_string().as_bytes());
+            out.extend_from_slice(value.as_int().unwrap_or_default().to_string().as_bytes());
         }
         Value::Float(number) => {
-            let form = if *number != 0.0 && !(1e-6..1e21).contains(&number.abs()) { 'e' } else { 'f' };
-            out.extend_from_slice(super::float::shortest(*number, form).replace("e-0", "e-").as_bytes());
+            let format = if *number != 0.0 && !(1e-6..1e21).contains(&number.abs()) { 'e' } else { 'f' };
+            out.extend_from_slice(super::float::format_shortest(*number, format).replace("e-0", "e-").as_bytes());
         }
-        Value::Str(text) => quote(text, out),
+        Value::Str(text) => write_string(text, out),
         Value::List(list) => {
-            for (at, text) in list.iter().enumerate() {
-                out.push(if at == 0 { b'[' } else { b',' });
-                quote(text, out);
+            for (index, text) in list.iter().enumerate() {
+                out.push(if index == 0 { b'[' } else { b',' });
+                write_string(text, out);
             }
             out.extend_from_slice(if list.is_empty() { b"[]" } else { b"]" });
         }
         Value::Attributes(Some(pairs)) => {
             out.push(b'{');
-            for (at, (key, value)) in pairs.iter().enumerate() {
-                member(at == 0, key, out);
-                quote(value.as_bytes(), out);
+            for (index, (key, value)) in pairs.iter().enumerate() {
+                write_key(index == 0, key, out);
+                write_string(value.as_bytes(), out);
             }
             out.push(b'}');
         }
         Value::Actor(message) => {
             out.push(b'{');
-            for (at, name) in super::value::ACTOR.into_iter().enumerate() {
-                member(at == 0, name, out);
-                write(&message.actor_field(name).unwrap_or(Value::None), out);
+            for (index, name) in super::value::ACTOR_FIELDS.into_iter().enumerate() {
+                write_key(index == 0, name, out);
+                write_value(&message.actor_field(name).unwrap_or(Value::None), out);
             }
             out.push(b'}');
         }
         Value::Message(message) => {
             out.push(b'{');
             let mut is_first = true;
-            for (name, json) in MESSAGE {
+            for (name, json) in MESSAGE_FIELDS {
                 let value = message.field(name).unwrap_or(Value::None);
-                // What was there from the beginning is written when it is empty, too.
+                // In Go, these fields have no `omitempty`, so they are written even if they are empty.
                 if value.is_true() || matches!(name, "Type" | "Action" | "Actor") {
-                    member(is_first, json, out);
-                    write(&value, out);
+                    write_key(is_first, json, out);
+                    write_value(&value, out);
                     is_first = false;
                 }
             }
@@ -61,15 +61,15 @@ fn write(value: &Value<'_>, out: &mut Vec<u8>) {
     }
 }
 
-fn member(is_first: bool, name: &str, out: &mut Vec<u8>) {
+fn write_key(is_first: bool, name: &str, out: &mut Vec<u8>) {
     if !is_first {
         out.push(b',');
     }
-    quote(name.as_bytes(), out);
+    write_string(name.as_bytes(), out);
     out.push(b':');
 }
 
-fn quote(text: &[u8], out: &mut Vec<u8>) {
+fn write_string(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     for (bytes, c) in characters(text) {
         match c {

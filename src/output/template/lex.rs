@@ -1,19 +1,19 @@
-//! The words of a template: text, and within `{{ }}` what Go's text/template takes for one word each.
+//! Splits a template into tokens, as Go's text/template does: text, and the tokens within `{{ }}`.
 
-/// What a word is.
+/// Kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     Text,
     /// `{{`, with or without its trim marker.
-    Open,
-    /// `}}`, likewise.
-    Close,
+    LeftDelim,
+    /// `}}`, with or without its trim marker.
+    RightDelim,
     Space,
     Assign,
     Declare,
     Pipe,
     Comma,
-    /// Another printable ASCII character, which has no meaning.
+    /// Any other printable ASCII character; it has no meaning.
     Char,
     LeftParen,
     RightParen,
@@ -31,28 +31,28 @@ pub(super) enum Kind {
     /// `if`, `range`, …
     Keyword,
     Identifier,
-    End,
+    Eof,
 }
 
-/// A word, and where it stands.
+/// A token and its position.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Token<'t> {
-    pub(super) kind: Kind,
-    /// Bytes from the beginning of the template.
-    pub(super) at: usize,
+    pub(super) kind: TokenKind,
+    /// Offset in the template, in bytes.
+    pub(super) offset: usize,
     pub(super) text: &'t str,
 }
 
-/// What is wrong, and where.
+/// An error and its offset in the template.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
-    pub(super) at: usize,
-    pub(super) what: String,
+    pub(super) offset: usize,
+    pub(super) message: String,
 }
 
 const KEYWORDS: [&str; 10] = ["block", "break", "continue", "define", "else", "end", "if", "range", "template", "with"];
 
-/// What Go takes for a space in a template.
+/// Returns true for the characters that Go treats as space in a template.
 fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\r' | '\n')
 }
@@ -61,82 +61,88 @@ fn is_alphanumeric(c: char) -> bool {
     c == '_' || c.is_alphanumeric()
 }
 
-/// Takes a template apart. The last word is always [`Kind::End`].
-pub(super) fn words(template: &str) -> Result<Vec<Token<'_>>, SyntaxError> {
-    let mut lexer = Lexer { template, at: 0, parens: 0, words: Vec::new() };
+/// Splits a template into tokens. The last one is always [`TokenKind::Eof`].
+pub(super) fn tokenize(template: &str) -> Result<Vec<Token<'_>>, SyntaxError> {
+    let mut lexer = Lexer { template, position: 0, parens: 0, tokens: Vec::new() };
     lexer.text()?;
-    Ok(lexer.words)
+    Ok(lexer.tokens)
 }
 
 struct Lexer<'t> {
     template: &'t str,
-    at: usize,
+    position: usize,
     parens: usize,
-    words: Vec<Token<'t>>,
+    tokens: Vec<Token<'t>>,
 }
 
 impl<'t> Lexer<'t> {
     fn rest(&self) -> &'t str {
-        &self.template[self.at..]
+        &self.template[self.position..]
     }
 
     fn peek(&self) -> Option<char> {
         self.rest().chars().next()
     }
 
-    fn wrong<T>(&self, what: impl Into<String>) -> Result<T, SyntaxError> {
-        Err(SyntaxError { at: self.at, what: what.into() })
+    fn error<T>(&self, message: impl Into<String>) -> Result<T, SyntaxError> {
+        Err(SyntaxError { offset: self.position, message: message.into() })
     }
 
-    /// Gives the word that begins at `from` and ends here.
-    fn push(&mut self, kind: Kind, from: usize) {
-        self.words.push(Token { kind, at: from, text: &self.template[from..self.at] });
+    /// Adds the token from `from` to the current position.
+    fn push(&mut self, kind: TokenKind, from: usize) {
+        self.tokens.push(Token { kind, offset: from, text: &self.template[from..self.position] });
     }
 
-    /// All of it: text, and actions between.
+    /// Reads the whole template: text with actions in between.
     fn text(&mut self) -> Result<(), SyntaxError> {
         let mut trim = false;
         loop {
-            let (from, rest) = (self.at, self.rest());
+            let (from, rest) = (self.position, self.rest());
             let Some(open) = rest.find("{{") else {
                 self.push_text(rest, trim, false);
-                self.at = self.template.len();
-                self.push(Kind::End, self.at);
+                self.position = self.template.len();
+                self.push(TokenKind::Eof, self.position);
                 return Ok(());
             };
             let mut after = rest[open + 2..].chars();
             let trims = after.next() == Some('-') && after.next().is_some_and(is_space);
             self.push_text(&rest[..open], trim, trims);
-            self.at = from + open + if trims { 4 } else { 2 };
+            self.position = from + open + if trims { 4 } else { 2 };
             if self.rest().starts_with("/*") {
                 trim = self.comment()?;
             } else {
-                self.push(Kind::Open, from + open);
+                self.push(TokenKind::LeftDelim, from + open);
                 trim = self.action()?;
             }
         }
     }
 
-    /// Text that begins here, without the space that an action before or behind it trims.
-    fn push_text(&mut self, text: &'t str, before: bool, behind: bool) {
-        let begun = if before { text.trim_start_matches(is_space) } else { text };
-        let whole = if behind { begun.trim_end_matches(is_space) } else { begun };
-        if !whole.is_empty() {
-            self.words.push(Token { kind: Kind::Text, at: self.at + text.len() - begun.len(), text: whole });
+    /// Adds the text at the current position, without the space that the actions around it trim.
+    fn push_text(&mut self, text: &'t str, trim_start: bool, trim_end: bool) {
+        let trimmed_start = if trim_start { text.trim_start_matches(is_space) } else { text };
+        let trimmed = if trim_end { trimmed_start.trim_end_matches(is_space) } else { trimmed_start };
+        if !trimmed.is_empty() {
+            self.tokens.push(Token {
+                kind: TokenKind::Text,
+                offset: self.position + text.len() - trimmed_start.len(),
+                text: trimmed,
+            });
         }
     }
 
-    /// A comment up to its `}}`; whether that trims.
+    /// Reads a comment up to its `}}`. Returns true if its end trims the text that follows.
     fn comment(&mut self) -> Result<bool, SyntaxError> {
-        let Some(end) = self.rest().find("*/") else { return self.wrong("unclosed comment") };
-        self.at += end + 2;
-        let Some((length, trims)) = self.close() else { return self.wrong("comment ends before closing delimiter") };
-        self.at += length;
+        let Some(end) = self.rest().find("*/") else { return self.error("unclosed comment") };
+        self.position += end + 2;
+        let Some((length, trims)) = self.right_delim() else {
+            return self.error("comment ends before closing delimiter");
+        };
+        self.position += length;
         Ok(trims)
     }
 
-    /// Whether a `}}` stands here: its length with the trim marker, and whether it has one.
-    fn close(&self) -> Option<(usize, bool)> {
+    /// Returns the length of a `}}` at the current position, and whether it has a trim marker.
+    fn right_delim(&self) -> Option<(usize, bool)> {
         let rest = self.rest();
         if rest.starts_with("}}") {
             return Some((2, false));
@@ -144,142 +150,143 @@ impl<'t> Lexer<'t> {
         (rest.starts_with(is_space) && rest[1..].starts_with("-}}")).then_some((4, true))
     }
 
-    /// The words up to `}}` and that; whether it trims.
+    /// Reads the tokens up to and including `}}`. Returns true if it trims the text that follows.
     fn action(&mut self) -> Result<bool, SyntaxError> {
         self.parens = 0;
         loop {
-            let Some((length, trims)) = self.close() else {
-                self.word()?;
+            let Some((length, trims)) = self.right_delim() else {
+                self.token()?;
                 continue;
             };
             if self.parens > 0 {
-                return self.wrong("unclosed left paren");
+                return self.error("unclosed left paren");
             }
-            let from = self.at;
-            self.at += length;
-            self.push(Kind::Close, from);
+            let from = self.position;
+            self.position += length;
+            self.push(TokenKind::RightDelim, from);
             return Ok(trims);
         }
     }
 
-    fn word(&mut self) -> Result<(), SyntaxError> {
-        let Some(c) = self.peek() else { return self.wrong("unclosed action") };
+    fn token(&mut self) -> Result<(), SyntaxError> {
+        let Some(c) = self.peek() else { return self.error("unclosed action") };
         let digit_follows = self.rest()[c.len_utf8()..].starts_with(|c: char| c.is_ascii_digit());
         match c {
             c if is_space(c) => self.space(),
-            '"' => self.quoted(c, Kind::Str, "unterminated quoted string"),
-            '\'' => self.quoted(c, Kind::CharConstant, "unterminated character constant"),
-            '`' => self.raw(),
+            '"' => self.quoted_string(c, TokenKind::Str, "unterminated quoted string"),
+            '\'' => self.quoted_string(c, TokenKind::CharConstant, "unterminated character constant"),
+            '`' => self.raw_string(),
             '0'..='9' | '+' | '-' => self.number(),
             '.' if digit_follows => self.number(),
             '.' | '$' => self.field_or_variable(c),
             c if is_alphanumeric(c) => self.identifier(),
-            c => self.sign(c),
+            c => self.punctuation(c),
         }
     }
 
-    fn sign(&mut self, c: char) -> Result<(), SyntaxError> {
-        let from = self.at;
-        self.at += c.len_utf8();
+    fn punctuation(&mut self, c: char) -> Result<(), SyntaxError> {
+        let from = self.position;
+        self.position += c.len_utf8();
         let kind = match c {
-            '=' => Kind::Assign,
+            '=' => TokenKind::Assign,
             ':' if self.rest().starts_with('=') => {
-                self.at += 1;
-                Kind::Declare
+                self.position += 1;
+                TokenKind::Declare
             }
-            ':' => return self.wrong("expected :="),
-            '|' => Kind::Pipe,
-            ',' => Kind::Comma,
+            ':' => return self.error("expected :="),
+            '|' => TokenKind::Pipe,
+            ',' => TokenKind::Comma,
             '(' => {
                 self.parens += 1;
-                Kind::LeftParen
+                TokenKind::LeftParen
             }
-            ')' if self.parens == 0 => return self.wrong("unexpected right paren"),
+            ')' if self.parens == 0 => return self.error("unexpected right paren"),
             ')' => {
                 self.parens -= 1;
-                Kind::RightParen
+                TokenKind::RightParen
             }
-            ' '..='~' => Kind::Char,
-            c => return self.wrong(format!("unrecognized character in action: {}", unicode(c))),
+            ' '..='~' => TokenKind::Char,
+            c => return self.error(format!("unrecognized character in action: {}", format_code_point(c))),
         };
         self.push(kind, from);
         Ok(())
     }
 
     fn space(&mut self) -> Result<(), SyntaxError> {
-        let from = self.at;
-        // The space before `-}}` belongs to that.
-        while self.peek().is_some_and(is_space) && self.close().is_none() {
-            self.at += 1;
+        let from = self.position;
+        // The space before `-}}` is part of the delimiter.
+        while self.peek().is_some_and(is_space) && self.right_delim().is_none() {
+            self.position += 1;
         }
-        self.push(Kind::Space, from);
+        self.push(TokenKind::Space, from);
         Ok(())
     }
 
-    fn quoted(&mut self, quote: char, kind: Kind, unterminated: &str) -> Result<(), SyntaxError> {
-        let from = self.at;
+    fn quoted_string(&mut self, quote: char, kind: TokenKind, unterminated: &str) -> Result<(), SyntaxError> {
+        let from = self.position;
         let mut chars = self.rest().char_indices().skip(1);
-        while let Some((at, c)) = chars.next() {
+        while let Some((index, c)) = chars.next() {
             match c {
                 '\\' if !matches!(chars.next(), None | Some((_, '\n'))) => {}
                 '\\' | '\n' => break,
                 c if c == quote => {
-                    self.at = from + at + 1;
+                    self.position = from + index + 1;
                     self.push(kind, from);
                     return Ok(());
                 }
                 _ => {}
             }
         }
-        self.wrong(unterminated)
+        self.error(unterminated)
     }
 
-    fn raw(&mut self) -> Result<(), SyntaxError> {
-        let from = self.at;
-        let Some(end) = self.rest()[1..].find('`') else { return self.wrong("unterminated raw quoted string") };
-        self.at += end + 2;
-        self.push(Kind::RawStr, from);
+    fn raw_string(&mut self) -> Result<(), SyntaxError> {
+        let from = self.position;
+        let Some(end) = self.rest()[1..].find('`') else { return self.error("unterminated raw quoted string") };
+        self.position += end + 2;
+        self.push(TokenKind::RawStr, from);
         Ok(())
     }
 
-    /// As far as it can be one; whether it is, the parser finds out.
+    /// Reads everything that can belong to a number. The parser checks whether it is valid.
     fn number(&mut self) -> Result<(), SyntaxError> {
-        let (from, text) = (self.at, self.rest());
+        let (from, text) = (self.position, self.rest());
         let sign = usize::from(text.starts_with(['+', '-']));
-        let based = |prefix: [&str; 2]| prefix.iter().any(|prefix| text[sign..].starts_with(prefix));
+        let has_prefix = |prefix: [&str; 2]| prefix.iter().any(|prefix| text[sign..].starts_with(prefix));
         let (digits, exponents, prefix) = match () {
-            () if based(["0x", "0X"]) => ("0123456789abcdefABCDEF_", "pP", 2),
-            () if based(["0o", "0O"]) => ("01234567_", "", 2),
-            () if based(["0b", "0B"]) => ("01_", "", 2),
+            () if has_prefix(["0x", "0X"]) => ("0123456789abcdefABCDEF_", "pP", 2),
+            () if has_prefix(["0o", "0O"]) => ("01234567_", "", 2),
+            () if has_prefix(["0b", "0B"]) => ("01_", "", 2),
             () => ("0123456789_", "eE", 0),
         };
-        let run = |from: usize, digits: &str| text[from..].find(|c| !digits.contains(c)).unwrap_or(text.len() - from);
+        let run_length =
+            |from: usize, digits: &str| text[from..].find(|c| !digits.contains(c)).unwrap_or(text.len() - from);
         let mut end = sign + prefix;
-        end += run(end, digits);
+        end += run_length(end, digits);
         if text[end..].starts_with('.') {
             end += 1;
-            end += run(end, digits);
+            end += run_length(end, digits);
         }
         if text[end..].starts_with(|c| exponents.contains(c)) {
             end += 1;
             end += usize::from(text[end..].starts_with(['+', '-']));
-            end += run(end, "0123456789_");
+            end += run_length(end, "0123456789_");
         }
         if let Some(c) = text[end..].chars().next().filter(|c| is_alphanumeric(*c)) {
-            return self.wrong(format!("bad number syntax: {:?}", &text[..end + c.len_utf8()]));
+            return self.error(format!("bad number syntax: {:?}", &text[..end + c.len_utf8()]));
         }
-        self.at += end;
-        self.push(Kind::Number, from);
+        self.position += end;
+        self.push(TokenKind::Number, from);
         Ok(())
     }
 
     fn field_or_variable(&mut self, sign: char) -> Result<(), SyntaxError> {
-        let from = self.at;
-        self.at += 1;
+        let from = self.position;
+        self.position += 1;
         let kind = match sign {
-            '$' => Kind::Variable,
-            _ if self.at_terminator() => Kind::Dot,
-            _ => Kind::Field,
+            '$' => TokenKind::Variable,
+            _ if self.at_terminator() => TokenKind::Dot,
+            _ => TokenKind::Field,
         };
         self.name()?;
         self.push(kind, from);
@@ -287,24 +294,24 @@ impl<'t> Lexer<'t> {
     }
 
     fn identifier(&mut self) -> Result<(), SyntaxError> {
-        let from = self.at;
+        let from = self.position;
         self.name()?;
-        let kind = match &self.template[from..self.at] {
-            word if KEYWORDS.contains(&word) => Kind::Keyword,
-            "true" | "false" => Kind::Bool,
-            "nil" => Kind::Nil,
-            _ => Kind::Identifier,
+        let kind = match &self.template[from..self.position] {
+            word if KEYWORDS.contains(&word) => TokenKind::Keyword,
+            "true" | "false" => TokenKind::Bool,
+            "nil" => TokenKind::Nil,
+            _ => TokenKind::Identifier,
         };
         self.push(kind, from);
         Ok(())
     }
 
-    /// Letters and digits, behind which only what ends a word may stand.
+    /// Reads letters and digits, which must be followed by a character that ends a token.
     fn name(&mut self) -> Result<(), SyntaxError> {
         let rest = self.rest();
-        self.at += rest.find(|c| !is_alphanumeric(c)).unwrap_or(rest.len());
+        self.position += rest.find(|c| !is_alphanumeric(c)).unwrap_or(rest.len());
         match self.peek() {
-            Some(c) if !self.at_terminator() => self.wrong(format!("bad character {}", unicode(c))),
+            Some(c) if !self.at_terminator() => self.error(format!("bad character {}", format_code_point(c))),
             _ => Ok(()),
         }
     }
@@ -317,8 +324,8 @@ impl<'t> Lexer<'t> {
     }
 }
 
-/// A character as Go's `%#U` writes it.
-pub(super) fn unicode(c: char) -> String {
+/// Formats a character as Go's `%#U` does.
+pub(super) fn format_code_point(c: char) -> String {
     let code = format!("U+{:04X}", c as u32);
     if c.is_control() { code } else { format!("{code} '{c}'") }
 }

@@ -1,6 +1,7 @@
-//! Go templates, as `docker events --format` takes them: what the docker client prints is printed, byte for byte.
+//! Go templates as in `docker events --format`: the output is the docker client's, byte for byte.
 //!
-//! It knows one kind of thing, an event, and no files, flags or other outputs.
+//! The modules follow Go's lexer, parser, executor and fmt package, for the one data type `events.Message`. The work
+//! for one event is bounded, so a template cannot run or print without end.
 
 mod constant;
 mod exec;
@@ -17,52 +18,52 @@ use exec::execute;
 use parse::{Tree, parse};
 use value::{Message, Value};
 
-/// A template that was read and tried.
+/// A parsed template that was tried on an empty event.
 #[derive(Debug)]
 pub struct Template {
     text: String,
     tree: Tree,
 }
 
-/// What is wrong with a template, in Go's words.
+/// An error of a template, with Go's message.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct TemplateError(String);
 
-/// The event that a template is tried on, as the docker client does it: one of which nothing is known.
-const NOTHING: &str = r#"{"Type":"","Action":"","Actor":{"ID":""},"time":0}"#;
+/// The empty event that a template is tried on, as in the docker client.
+const EMPTY_EVENT: &str = r#"{"Type":"","Action":"","Actor":{"ID":""},"time":0}"#;
 
 impl Template {
-    /// Reads a template, and tries it on an event without content.
+    /// Parses a template and tries it on an empty event.
     ///
     /// # Errors
-    /// What is wrong with it; a field that events do not have, too.
+    /// The template is invalid, or uses a field that events do not have.
     pub fn parse(text: &str) -> Result<Template, TemplateError> {
         let tree = parse(text).map_err(|e| {
-            let line = 1 + text[..e.at].matches('\n').count();
-            TemplateError(format!("template: :{line}: {}", e.what))
+            let line = 1 + text[..e.offset].matches('\n').count();
+            TemplateError(format!("template: :{line}: {}", e.message))
         })?;
         let template = Template { text: text.into(), tree };
-        let nothing = Event::parse(NOTHING.as_bytes()).expect("it is an event");
-        template.execute(&Message { event: &nothing, is_trial: true }, &mut Vec::new())?;
+        let empty_event = Event::parse(EMPTY_EVENT.as_bytes()).expect("the empty event is valid");
+        template.execute(&Message { event: &empty_event, is_trial: true }, &mut Vec::new())?;
         Ok(template)
     }
 
-    /// What it makes of an event, behind what is in `out`; also where it fails in the middle of it.
+    /// Executes the template for an event and appends to `out`. After an error, `out` contains the output up to it.
     ///
     /// # Errors
-    /// What it cannot do with this event.
+    /// The template fails on this event.
     pub fn apply(&self, event: &Event<'_>, out: &mut Vec<u8>) -> Result<(), TemplateError> {
         self.execute(&Message { event, is_trial: false }, out)
     }
 
     fn execute(&self, message: &Message<'_>, out: &mut Vec<u8>) -> Result<(), TemplateError> {
         execute(&self.text, &self.tree, Value::Message(message), out).map_err(|e| {
-            let before = &self.text[..e.span.at];
+            let before = &self.text[..e.span.offset];
             let line = 1 + before.matches('\n').count();
-            let column = before.len() - before.rfind('\n').map_or(0, |at| at + 1);
+            let column = before.len() - before.rfind('\n').map_or(0, |index| index + 1);
             let part = &self.text[e.span.from..e.span.to];
-            TemplateError(format!("template: :{line}:{column}: executing \"\" at <{part}>: {}", e.what))
+            TemplateError(format!("template: :{line}:{column}: executing \"\" at <{part}>: {}", e.message))
         })
     }
 }
@@ -74,19 +75,19 @@ mod tests {
 
     const DIE: &str = r#"{"status":"die","id":"c1","from":"busybox","Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"exitCode":"137","image":"busybox","l":"<&>\u2028","name":"web"}},"scope":"local","time":1795535605,"timeNano":1795535605311574272}"#;
 
-    fn made(template: &str, event: &str) -> Result<String, String> {
+    fn render(template: &str, event: &str) -> Result<String, String> {
         let template = Template::parse(template).map_err(|e| e.to_string())?;
         let mut out = Vec::new();
         template.apply(&Event::parse(event.as_bytes()).unwrap(), &mut out).map_err(|e| e.to_string())?;
         Ok(String::from_utf8_lossy(&out).into_owned())
     }
 
-    fn of_die(template: &str) -> String {
-        made(template, DIE).unwrap_or_else(|e| panic!("{template}: {e}"))
+    fn render_die(template: &str) -> String {
+        render(template, DIE).unwrap_or_else(|e| panic!("{template}: {e}"))
     }
 
     #[test]
-    fn what_people_write() {
+    fn common_templates_are_rendered() {
         for (template, line) in [
             ("{{.ID}} {{.Status}} {{.From}}", "c1 die busybox"),
             ("{{.Type}} {{.Action}} {{.Actor.ID}} {{.Scope}} {{.Time}}", "container die c1 local 1795535605"),
@@ -104,26 +105,26 @@ mod tests {
             ),
             (r"a\tb", r"a\tb"),
         ] {
-            assert_eq!(of_die(template), line, "{template}");
+            assert_eq!(render_die(template), line, "{template}");
         }
     }
 
     #[test]
-    fn the_whole_event_is_what_the_client_knows_of_it() {
+    fn the_whole_event_has_the_fields_of_the_docker_client() {
         let reload = r#"{"Type":"daemon","Action":"reload","Actor":{"ID":"x"},"time":7,"new":1}"#;
-        assert_eq!(made("{{.}}", reload).unwrap(), "{   daemon reload {x map[]}  7 0}");
+        assert_eq!(render("{{.}}", reload).unwrap(), "{   daemon reload {x map[]}  7 0}");
         assert_eq!(
-            made("{{json .}}", reload).unwrap(),
+            render("{{json .}}", reload).unwrap(),
             r#"{"Type":"daemon","Action":"reload","Actor":{"ID":"x","Attributes":null},"time":7}"#
         );
-        // Engines from API 1.52 on say nothing twice; their clients ask for what older ones did.
+        // Engines omit these fields since API 1.52, unless a client requests a lower version. Templates still get them.
         let lean =
             r#"{"Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"image":"busybox"}},"time":7}"#;
-        assert_eq!(made("{{.Status}} {{.ID}} {{.From}}", lean).unwrap(), "die c1 busybox");
+        assert_eq!(render("{{.Status}} {{.ID}} {{.From}}", lean).unwrap(), "die c1 busybox");
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_gos_words() {
+    fn errors_match_go() {
         for (template, line) in [
             (
                 "{{.Nope}}",
@@ -142,12 +143,12 @@ mod tests {
                 "template: :1:14: executing \"\" at <.Actor.Attributes.name>: invalid value; expected string",
             ),
         ] {
-            assert_eq!(made(template, DIE), Err(line.into()), "{template}");
+            assert_eq!(render(template, DIE), Err(line.into()), "{template}");
         }
     }
 
     #[test]
-    fn what_would_never_end_ends() {
+    fn unbounded_templates_are_stopped() {
         for template in [
             "{{range 9223372036854775807}}{{end}}".to_owned(),
             r#"{{define "a"}}{{template "a"}}{{end}}{{template "a"}}"#.into(),
@@ -157,12 +158,12 @@ mod tests {
         ] {
             assert!(Template::parse(&template).is_err(), "{}", &template[..30]);
         }
-        // A thousand widths make a gigabyte, and no more than one of them is made.
-        assert!(made(r#"{{printf "%999999999d" 1}}"#, DIE).unwrap().starts_with("%!"));
+        // A width of a gigabyte is rejected.
+        assert!(render(r#"{{printf "%999999999d" 1}}"#, DIE).unwrap().starts_with("%!"));
     }
 
-    /// Pieces of templates, put together at random.
-    fn almost_a_template() -> impl Strategy<Value = String> {
+    /// Random sequences of pieces of templates.
+    fn template_like_text() -> impl Strategy<Value = String> {
         let pieces = "{{ }} {{- -}} /* */ . .ID .Actor .Attributes .name $ $x := = , | ( ) if else end range with define template \
                       block break continue \"a\" \"%5d|%-q|%[2]*x|%.3s\" `r` 'c' 'é 1 -2 0x1f 1.5e3 9223372036854775807 true nil printf print \
                       index len eq lt and or not slice split join pad truncate title upper json html js urlquery é \\ \" ' \n %"
@@ -178,9 +179,9 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 8192, ..ProptestConfig::default() })]
 
         #[test]
-        fn no_text_makes_it_panic(text in almost_a_template(), inside: bool) {
+        fn templates_never_panic(text in template_like_text(), inside: bool) {
             let text = if inside { format!("{{{{{text}}}}}") } else { text };
-            let _ = made(&text, DIE);
+            let _ = render(&text, DIE);
         }
     }
 }

@@ -1,22 +1,22 @@
-//! The tree of a template, and how it is read: Go's text/template/parse, with its words for what is wrong.
+//! Parses a template into a tree, as Go's text/template/parse does, with its error messages.
 
-use super::constant::{Number, number, unquoted};
+use super::constant::{Number, parse_number, unquote};
 use super::functions::Function;
-use super::lex::{Kind, SyntaxError, Token, words};
+use super::lex::{SyntaxError, Token, TokenKind, tokenize};
 
-/// How deep parts of a template may stand in each other.
-const DEPTH: usize = 50;
+/// Maximum nesting depth of a template.
+const MAX_DEPTH: usize = 50;
 
-/// A part of the template, from one byte to before another.
+/// A range of bytes of the template: `from` is inclusive, `to` exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
-    /// Where Go says that it is: of `.Actor.ID` at `.ID`.
-    pub(super) at: usize,
+    /// Offset that Go reports in errors: for `.Actor.ID` that of `.ID`.
+    pub(super) offset: usize,
     pub(super) from: usize,
     pub(super) to: usize,
 }
 
-/// What stands in a template, one after the other.
+/// A sequence of nodes.
 pub(super) type List = Vec<Node>;
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ pub(super) enum Node {
 pub(super) struct Branch {
     pub(super) pipe: Pipe,
     pub(super) list: List,
-    pub(super) otherwise: List,
+    pub(super) else_list: List,
 }
 
 /// `$x := command | command`
@@ -44,11 +44,11 @@ pub(super) struct Branch {
 pub(super) struct Pipe {
     pub(super) variables: Vec<String>,
     /// `=` in place of `:=`.
-    pub(super) assigns: bool,
+    pub(super) is_assignment: bool,
     pub(super) commands: Vec<Command>,
 }
 
-/// An operand, and what it is given.
+/// An operand and its arguments.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) span: Span,
@@ -59,7 +59,7 @@ pub(super) struct Command {
 pub(super) struct Operand {
     pub(super) span: Span,
     pub(super) term: Term,
-    /// `.Actor.ID` behind the term.
+    /// Fields after the term, as in `.Actor.ID`.
     pub(super) fields: Vec<String>,
 }
 
@@ -76,198 +76,198 @@ pub(super) enum Term {
 }
 
 impl Operand {
-    /// Whether it says by itself what it is.
+    /// Returns true if the operand is a literal, `nil` or `.`, without fields.
     pub(super) fn is_constant(&self) -> bool {
         let constant = matches!(self.term, Term::Bool(_) | Term::Dot | Term::Nil | Term::Number(_) | Term::Str(_));
         constant && self.fields.is_empty()
     }
 }
 
-/// A template, and those that it defines.
+/// A template, and the templates that it defines.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     pub(super) list: List,
-    pub(super) defined: Vec<(String, List)>,
+    pub(super) definitions: Vec<(String, List)>,
 }
 
-/// Reads a template.
+/// Parses a template.
 pub(super) fn parse(template: &str) -> Result<Tree, SyntaxError> {
-    let words = words(template)?;
+    let tokens = tokenize(template)?;
     let variables = vec!["$".into()];
-    let mut parser = Parser { words, at: 0, variables, ranges: 0, depth: 0, defined: Vec::new() };
+    let mut parser = Parser { tokens, position: 0, variables, range_depth: 0, depth: 0, definitions: Vec::new() };
     let (list, _) = parser.list(true)?;
-    Ok(Tree { list, defined: parser.defined })
+    Ok(Tree { list, definitions: parser.definitions })
 }
 
 struct Parser<'t> {
-    words: Vec<Token<'t>>,
-    at: usize,
-    /// The names that are known here.
+    tokens: Vec<Token<'t>>,
+    position: usize,
+    /// Names of the variables in scope.
     variables: Vec<String>,
-    /// How many `range` stand around.
-    ranges: usize,
+    /// Number of enclosing `range` actions.
+    range_depth: usize,
     depth: usize,
-    defined: Vec<(String, List)>,
+    definitions: Vec<(String, List)>,
 }
 
-/// What ended a list.
+/// End of a list of nodes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ends {
+enum ListEnd {
     End,
     Else,
-    /// The template itself.
-    Here,
+    /// End of the template.
+    Eof,
 }
 
-impl Ends {
+impl ListEnd {
     fn name(self) -> &'static str {
         match self {
-            Ends::End => "{{end}}",
-            Ends::Else => "{{else}}",
-            Ends::Here => "EOF",
+            ListEnd::End => "{{end}}",
+            ListEnd::Else => "{{else}}",
+            ListEnd::Eof => "EOF",
         }
     }
 }
 
-type Parsed<T> = Result<T, SyntaxError>;
+type ParseResult<T> = Result<T, SyntaxError>;
 
 impl<'t> Parser<'t> {
     fn peek(&self) -> Token<'t> {
-        self.words[self.at.min(self.words.len() - 1)]
+        self.tokens[self.position.min(self.tokens.len() - 1)]
     }
 
     fn next(&mut self) -> Token<'t> {
         let token = self.peek();
-        self.at += 1;
+        self.position += 1;
         token
     }
 
-    fn peek_word(&mut self) -> Token<'t> {
-        while self.peek().kind == Kind::Space {
-            self.at += 1;
+    fn peek_non_space(&mut self) -> Token<'t> {
+        while self.peek().kind == TokenKind::Space {
+            self.position += 1;
         }
         self.peek()
     }
 
-    fn next_word(&mut self) -> Token<'t> {
-        self.peek_word();
+    fn next_non_space(&mut self) -> Token<'t> {
+        self.peek_non_space();
         self.next()
     }
 
-    /// Something is wrong with the word that was read last.
-    fn wrong<T>(&self, what: impl Into<String>) -> Parsed<T> {
-        let last = self.words[self.at.saturating_sub(1).min(self.words.len() - 1)];
-        Err(SyntaxError { at: last.at, what: what.into() })
+    /// Returns an error at the last token read.
+    fn error<T>(&self, message: impl Into<String>) -> ParseResult<T> {
+        let last = self.tokens[self.position.saturating_sub(1).min(self.tokens.len() - 1)];
+        Err(SyntaxError { offset: last.offset, message: message.into() })
     }
 
-    fn unexpected<T>(&self, token: Token<'_>, context: &str) -> Parsed<T> {
-        let word = match token.kind {
-            Kind::End => "EOF".into(),
-            Kind::Keyword | Kind::Dot | Kind::Nil => format!("<{}>", token.text),
+    fn unexpected<T>(&self, token: Token<'_>, context: &str) -> ParseResult<T> {
+        let token_text = match token.kind {
+            TokenKind::Eof => "EOF".into(),
+            TokenKind::Keyword | TokenKind::Dot | TokenKind::Nil => format!("<{}>", token.text),
             _ if token.text.chars().count() > 10 => format!("{:?}...", token.text.chars().take(10).collect::<String>()),
             _ => format!("{:?}", token.text),
         };
-        self.wrong(format!("unexpected {word} in {context}"))
+        self.error(format!("unexpected {token_text} in {context}"))
     }
 
-    fn close(&mut self, context: &str) -> Parsed<()> {
-        match self.next_word() {
-            token if token.kind == Kind::Close => Ok(()),
+    fn expect_right_delim(&mut self, context: &str) -> ParseResult<()> {
+        match self.next_non_space() {
+            token if token.kind == TokenKind::RightDelim => Ok(()),
             token => self.unexpected(token, context),
         }
     }
 
-    /// Goes a level deeper for as long as `inside` takes.
-    fn deeper<T>(&mut self, inside: impl FnOnce(&mut Self) -> Parsed<T>) -> Parsed<T> {
-        if self.depth == DEPTH {
-            return self.wrong(format!("more than {DEPTH} levels deep"));
+    /// Runs `body` one level deeper.
+    fn descend<T>(&mut self, body: impl FnOnce(&mut Self) -> ParseResult<T>) -> ParseResult<T> {
+        if self.depth == MAX_DEPTH {
+            return self.error(format!("nested more than {MAX_DEPTH} levels deep"));
         }
         self.depth += 1;
-        let done = inside(self);
+        let result = body(self);
         self.depth -= 1;
-        done
+        result
     }
 
-    /// What stands up to an `end` or `else`, or, of the whole template, up to its end.
-    fn list(&mut self, whole: bool) -> Parsed<(List, Ends)> {
+    /// Parses nodes up to `end` or `else`, or at the top level up to the end of the template.
+    fn list(&mut self, is_top_level: bool) -> ParseResult<(List, ListEnd)> {
         let mut list = List::new();
         loop {
             let token = self.next();
             match token.kind {
-                Kind::Text => list.push(Node::Text(token.text.into())),
-                Kind::Open => {
-                    let first = self.peek_word();
-                    if let Some(ends) = self.ends(first)? {
-                        return if whole {
-                            self.wrong(format!("unexpected {}", ends.name()))
+                TokenKind::Text => list.push(Node::Text(token.text.into())),
+                TokenKind::LeftDelim => {
+                    let first = self.peek_non_space();
+                    if let Some(end) = self.list_end(first)? {
+                        return if is_top_level {
+                            self.error(format!("unexpected {}", end.name()))
                         } else {
-                            Ok((list, ends))
+                            Ok((list, end))
                         };
                     }
-                    if whole && (first.kind, first.text) == (Kind::Keyword, "define") {
+                    if is_top_level && (first.kind, first.text) == (TokenKind::Keyword, "define") {
                         self.next();
                         self.define()?;
                     } else {
-                        list.push(self.deeper(|parser| parser.action(first))?);
+                        list.push(self.descend(|parser| parser.action(first))?);
                     }
                 }
-                _ if whole => return Ok((list, Ends::Here)),
-                _ => return self.wrong("unexpected EOF"),
+                _ if is_top_level => return Ok((list, ListEnd::Eof)),
+                _ => return self.error("unexpected EOF"),
             }
         }
     }
 
-    /// Reads an `end` or an `else`, if it is one.
-    fn ends(&mut self, first: Token<'_>) -> Parsed<Option<Ends>> {
+    /// Parses an `end` or an `else`, if `first` is one.
+    fn list_end(&mut self, first: Token<'_>) -> ParseResult<Option<ListEnd>> {
         match (first.kind, first.text) {
-            (Kind::Keyword, "end") => {
+            (TokenKind::Keyword, "end") => {
                 self.next();
-                self.close("end")?;
-                Ok(Some(Ends::End))
+                self.expect_right_delim("end")?;
+                Ok(Some(ListEnd::End))
             }
-            (Kind::Keyword, "else") => {
+            (TokenKind::Keyword, "else") => {
                 self.next();
-                // `{{else if …}}` goes on.
-                if !matches!(self.peek_word(), Token { kind: Kind::Keyword, text: "if" | "with", .. }) {
-                    self.close("else")?;
+                // The condition of `{{else if …}}` follows.
+                if !matches!(self.peek_non_space(), Token { kind: TokenKind::Keyword, text: "if" | "with", .. }) {
+                    self.expect_right_delim("else")?;
                 }
-                Ok(Some(Ends::Else))
+                Ok(Some(ListEnd::Else))
             }
             _ => Ok(None),
         }
     }
 
-    fn define(&mut self) -> Parsed<()> {
+    fn define(&mut self) -> ParseResult<()> {
         let (name, _) = self.template_name("define clause")?;
-        self.close("define clause")?;
-        self.body_of(name, "define clause")
+        self.expect_right_delim("define clause")?;
+        self.definition_body(name, "define clause")
     }
 
-    /// Reads the rest of what begins with `define` or `block`.
-    fn body_of(&mut self, name: String, context: &str) -> Parsed<()> {
+    /// Parses the body of a `define` or `block`.
+    fn definition_body(&mut self, name: String, context: &str) -> ParseResult<()> {
         let variables = std::mem::replace(&mut self.variables, vec!["$".into()]);
-        let ranges = std::mem::take(&mut self.ranges);
-        let (list, ends) = self.deeper(|parser| parser.list(false))?;
-        (self.variables, self.ranges) = (variables, ranges);
-        if ends == Ends::Else {
-            return self.wrong(format!("unexpected {} in {context}", ends.name()));
+        let range_depth = std::mem::take(&mut self.range_depth);
+        let (list, end) = self.descend(|parser| parser.list(false))?;
+        (self.variables, self.range_depth) = (variables, range_depth);
+        if end == ListEnd::Else {
+            return self.error(format!("unexpected {} in {context}", end.name()));
         }
-        self.defined.push((name, list));
+        self.definitions.push((name, list));
         Ok(())
     }
 
-    fn template_name(&mut self, context: &str) -> Parsed<(String, Span)> {
-        let token = self.next_word();
+    fn template_name(&mut self, context: &str) -> ParseResult<(String, Span)> {
+        let token = self.next_non_space();
         let name = match token.kind {
-            Kind::Str | Kind::RawStr => String::from_utf8_lossy(&self.unquote(token)?).into_owned(),
+            TokenKind::Str | TokenKind::RawStr => String::from_utf8_lossy(&self.unquote(token)?).into_owned(),
             _ => return self.unexpected(token, context),
         };
-        Ok((name, Span { at: token.at, from: token.at, to: token.at + token.text.len() }))
+        Ok((name, Span { offset: token.offset, from: token.offset, to: token.offset + token.text.len() }))
     }
 
-    fn action(&mut self, first: Token<'t>) -> Parsed<Node> {
-        if first.kind != Kind::Keyword {
-            return Ok(Node::Action(self.pipe("command", Kind::Close)?));
+    fn action(&mut self, first: Token<'t>) -> ParseResult<Node> {
+        if first.kind != TokenKind::Keyword {
+            return Ok(Node::Action(self.pipe("command", TokenKind::RightDelim)?));
         }
         self.next();
         match first.text {
@@ -275,27 +275,27 @@ impl<'t> Parser<'t> {
             "with" => Ok(Node::With(self.branch("with")?)),
             "range" => Ok(Node::Range(self.branch("range")?)),
             "break" | "continue" => {
-                let word = format!("{{{{{}}}}}", first.text);
-                self.close(&word)?;
-                if self.ranges == 0 {
-                    return self.wrong(format!("{word} outside {{{{range}}}}"));
+                let keyword = format!("{{{{{}}}}}", first.text);
+                self.expect_right_delim(&keyword)?;
+                if self.range_depth == 0 {
+                    return self.error(format!("{keyword} outside {{{{range}}}}"));
                 }
                 Ok(if first.text == "break" { Node::Break } else { Node::Continue })
             }
             "block" => {
                 let (name, span) = self.template_name("block clause")?;
-                let pipe = self.pipe("block clause", Kind::Close)?;
-                self.body_of(name.clone(), "block clause")?;
+                let pipe = self.pipe("block clause", TokenKind::RightDelim)?;
+                self.definition_body(name.clone(), "block clause")?;
                 Ok(Node::Call(span, name, Some(pipe)))
             }
             "template" => {
                 let (name, span) = self.template_name("template clause")?;
-                let pipe = match self.peek_word().kind {
-                    Kind::Close => {
+                let pipe = match self.peek_non_space().kind {
+                    TokenKind::RightDelim => {
                         self.next();
                         None
                     }
-                    _ => Some(self.pipe("template clause", Kind::Close)?),
+                    _ => Some(self.pipe("template clause", TokenKind::RightDelim)?),
                 };
                 Ok(Node::Call(span, name, pipe))
             }
@@ -303,52 +303,52 @@ impl<'t> Parser<'t> {
         }
     }
 
-    fn branch(&mut self, context: &str) -> Parsed<Branch> {
-        let known = self.variables.len();
-        let pipe = self.pipe(context, Kind::Close)?;
+    fn branch(&mut self, context: &str) -> ParseResult<Branch> {
+        let variable_count = self.variables.len();
+        let pipe = self.pipe(context, TokenKind::RightDelim)?;
         let in_range = usize::from(context == "range");
-        self.ranges += in_range;
-        let (list, ends) = self.list(false)?;
-        self.ranges -= in_range;
-        let otherwise = if ends == Ends::Else { self.otherwise(context)? } else { List::new() };
-        self.variables.truncate(known);
-        Ok(Branch { pipe, list, otherwise })
+        self.range_depth += in_range;
+        let (list, end) = self.list(false)?;
+        self.range_depth -= in_range;
+        let else_list = if end == ListEnd::Else { self.else_list(context)? } else { List::new() };
+        self.variables.truncate(variable_count);
+        Ok(Branch { pipe, list, else_list })
     }
 
-    /// What stands behind an `else`.
-    fn otherwise(&mut self, context: &str) -> Parsed<List> {
-        let chained = self.peek_word();
-        if chained.kind == Kind::Keyword && matches!(chained.text, "if" | "with") {
+    /// Parses the nodes after an `else`.
+    fn else_list(&mut self, context: &str) -> ParseResult<List> {
+        let chained = self.peek_non_space();
+        if chained.kind == TokenKind::Keyword && matches!(chained.text, "if" | "with") {
             if chained.text != context {
                 self.next();
                 return self.unexpected(chained, "input");
             }
-            return Ok(vec![self.deeper(|parser| parser.action(chained))?]);
+            return Ok(vec![self.descend(|parser| parser.action(chained))?]);
         }
         match self.list(false)? {
-            (list, Ends::End) => Ok(list),
-            (_, ends) => self.wrong(format!("expected end; found {}", ends.name())),
+            (list, ListEnd::End) => Ok(list),
+            (_, end) => self.error(format!("expected end; found {}", end.name())),
         }
     }
 
-    fn pipe(&mut self, context: &str, end: Kind) -> Parsed<Pipe> {
-        let mut pipe = Pipe { variables: Vec::new(), assigns: false, commands: Vec::new() };
+    fn pipe(&mut self, context: &str, end: TokenKind) -> ParseResult<Pipe> {
+        let mut pipe = Pipe { variables: Vec::new(), is_assignment: false, commands: Vec::new() };
         self.declarations(&mut pipe, context)?;
         loop {
-            let token = self.peek_word();
+            let token = self.peek_non_space();
             match token.kind {
                 kind if kind == end => break,
-                Kind::Bool
-                | Kind::CharConstant
-                | Kind::Dot
-                | Kind::Field
-                | Kind::Identifier
-                | Kind::Number
-                | Kind::Nil
-                | Kind::RawStr
-                | Kind::Str
-                | Kind::Variable
-                | Kind::LeftParen => pipe.commands.push(self.command()?),
+                TokenKind::Bool
+                | TokenKind::CharConstant
+                | TokenKind::Dot
+                | TokenKind::Field
+                | TokenKind::Identifier
+                | TokenKind::Number
+                | TokenKind::Nil
+                | TokenKind::RawStr
+                | TokenKind::Str
+                | TokenKind::Variable
+                | TokenKind::LeftParen => pipe.commands.push(self.command()?),
                 _ => {
                     self.next();
                     return self.unexpected(token, context);
@@ -357,123 +357,128 @@ impl<'t> Parser<'t> {
         }
         self.next();
         if pipe.commands.is_empty() {
-            return self.wrong(format!("missing value for {context}"));
+            return self.error(format!("missing value for {context}"));
         }
-        if let Some(at) = pipe.commands[1..].iter().position(|command| command.args[0].is_constant()) {
-            return self.wrong(format!("non executable command in pipeline stage {}", at + 2));
+        if let Some(index) = pipe.commands[1..].iter().position(|command| command.args[0].is_constant()) {
+            return self.error(format!("non executable command in pipeline stage {}", index + 2));
         }
         Ok(pipe)
     }
 
-    /// `$x :=`, `$x =`, and of a range `$i, $x :=`.
-    fn declarations(&mut self, pipe: &mut Pipe, context: &str) -> Parsed<()> {
-        while let Token { kind: Kind::Variable, text, .. } = self.peek_word() {
-            let before = self.at;
+    /// Parses `$x :=` or `$x =`, and in a `range` also `$i, $x :=`.
+    fn declarations(&mut self, pipe: &mut Pipe, context: &str) -> ParseResult<()> {
+        while let Token { kind: TokenKind::Variable, text, .. } = self.peek_non_space() {
+            let start = self.position;
             self.next();
-            let after = self.peek_word();
+            let after = self.peek_non_space();
             match after.kind {
-                Kind::Assign | Kind::Declare => pipe.assigns = after.kind == Kind::Assign,
-                Kind::Comma => {}
+                TokenKind::Assign | TokenKind::Declare => pipe.is_assignment = after.kind == TokenKind::Assign,
+                TokenKind::Comma => {}
                 _ => {
-                    self.at = before;
+                    self.position = start;
                     break;
                 }
             }
             self.next();
             pipe.variables.push(text.into());
             self.variables.push(text.into());
-            if after.kind != Kind::Comma {
+            if after.kind != TokenKind::Comma {
                 break;
             }
             if context != "range" || pipe.variables.len() > 1 {
-                return self.wrong(format!("too many declarations in {context}"));
+                return self.error(format!("too many declarations in {context}"));
             }
-            if !matches!(self.peek_word().kind, Kind::Variable | Kind::Close | Kind::RightParen) {
-                return self.wrong("range can only initialize variables");
+            if !matches!(
+                self.peek_non_space().kind,
+                TokenKind::Variable | TokenKind::RightDelim | TokenKind::RightParen
+            ) {
+                return self.error("range can only initialize variables");
             }
         }
         Ok(())
     }
 
-    fn command(&mut self) -> Parsed<Command> {
-        let from = self.peek_word().at;
+    fn command(&mut self) -> ParseResult<Command> {
+        let from = self.peek_non_space().offset;
         let mut to = from;
         let mut args = Vec::new();
         loop {
-            self.peek_word();
+            self.peek_non_space();
             if let Some(operand) = self.operand()? {
                 to = operand.span.to;
                 args.push(operand);
             }
             let token = self.next();
             match token.kind {
-                Kind::Space => continue,
-                Kind::Close | Kind::RightParen => self.at -= 1,
-                Kind::Pipe => {}
+                TokenKind::Space => continue,
+                TokenKind::RightDelim | TokenKind::RightParen => self.position -= 1,
+                TokenKind::Pipe => {}
                 _ => return self.unexpected(token, "operand"),
             }
             break;
         }
         if args.is_empty() {
-            return self.wrong("empty command");
+            return self.error("empty command");
         }
-        Ok(Command { span: Span { at: from, from, to }, args })
+        Ok(Command { span: Span { offset: from, from, to }, args })
     }
 
-    fn operand(&mut self) -> Parsed<Option<Operand>> {
-        let first = self.peek_word();
+    fn operand(&mut self) -> ParseResult<Option<Operand>> {
+        let first = self.peek_non_space();
         let Some(term) = self.term()? else { return Ok(None) };
-        let span = Span { at: first.at, from: first.at, to: first.at };
+        let span = Span { offset: first.offset, from: first.offset, to: first.offset };
         let mut operand = Operand { span, term, fields: Vec::new() };
-        if first.kind == Kind::Field {
+        if first.kind == TokenKind::Field {
             operand.fields.push(first.text[1..].into());
         }
         let is_constant = operand.is_constant();
-        if self.peek().kind == Kind::Field {
-            operand.span.at = self.peek().at;
+        if self.peek().kind == TokenKind::Field {
+            operand.span.offset = self.peek().offset;
         }
-        while self.peek().kind == Kind::Field {
+        while self.peek().kind == TokenKind::Field {
             if is_constant {
-                return self.wrong(format!("unexpected . after term {:?}", first.text));
+                return self.error(format!("unexpected . after term {:?}", first.text));
             }
             operand.fields.push(self.next().text[1..].into());
         }
-        let last = self.words[self.at - 1];
-        operand.span.to = last.at + last.text.len();
+        let last = self.tokens[self.position - 1];
+        operand.span.to = last.offset + last.text.len();
         Ok(Some(operand))
     }
 
-    fn term(&mut self) -> Parsed<Option<Term>> {
-        let token = self.next_word();
+    fn term(&mut self) -> ParseResult<Option<Term>> {
+        let token = self.next_non_space();
         Ok(Some(match token.kind {
-            Kind::Dot | Kind::Field => Term::Dot,
-            Kind::Nil => Term::Nil,
-            Kind::Bool => Term::Bool(token.text == "true"),
-            Kind::Str | Kind::RawStr => Term::Str(self.unquote(token)?),
-            Kind::Number | Kind::CharConstant => Term::Number(number(token.text).or_else(|what| self.wrong(what))?),
-            Kind::Variable => match self.variables.iter().any(|name| name == token.text) {
+            TokenKind::Dot | TokenKind::Field => Term::Dot,
+            TokenKind::Nil => Term::Nil,
+            TokenKind::Bool => Term::Bool(token.text == "true"),
+            TokenKind::Str | TokenKind::RawStr => Term::Str(self.unquote(token)?),
+            TokenKind::Number | TokenKind::CharConstant => {
+                Term::Number(parse_number(token.text).or_else(|message| self.error(message))?)
+            }
+            TokenKind::Variable => match self.variables.iter().any(|name| name == token.text) {
                 true => Term::Variable(token.text.into()),
-                false => return self.wrong(format!("undefined variable {:?}", token.text)),
+                false => return self.error(format!("undefined variable {:?}", token.text)),
             },
-            Kind::Identifier => match Function::named(token.text) {
+            TokenKind::Identifier => match Function::find(token.text) {
                 Some(function) => Term::Function(function),
-                None => return self.wrong(format!("function {:?} not defined", token.text)),
+                None => return self.error(format!("function {:?} not defined", token.text)),
             },
-            Kind::LeftParen => {
-                let pipe = self.deeper(|parser| parser.pipe("parenthesized pipeline", Kind::RightParen))?;
+            TokenKind::LeftParen => {
+                let pipe = self.descend(|parser| parser.pipe("parenthesized pipeline", TokenKind::RightParen))?;
                 Term::Pipe(Box::new(pipe))
             }
             _ => {
-                self.at -= 1;
+                self.position -= 1;
                 return Ok(None);
             }
         }))
     }
 
-    fn unquote(&self, token: Token<'_>) -> Parsed<Vec<u8>> {
-        if token.kind == Kind::RawStr {
+    fn unquote(&self, token: Token<'_>) -> ParseResult<Vec<u8>> {
+        if token.kind == TokenKind::RawStr {
             return Ok(token.text[1..token.text.len() - 1].replace('\r', "").into_bytes());
         }
-        unquoted(token.text).map_or_else(|| self.wrong("invalid syntax"), Ok)
+        unquote(token.text).map_or_else(|| self.error("invalid syntax"), Ok)
     }
 }

@@ -1,21 +1,21 @@
-//! What a template works with: an event as the docker client's `events.Message`, its parts, and what functions give.
+//! Values of templates: an event as the docker client's `events.Message`, its parts, and results of functions.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use crate::event::{Attributes, Event};
 
-/// A value. Texts are bytes, as in Go: `truncate` may cut within a character.
+/// A value. As in Go, text is bytes, because `truncate` may cut within a character.
 #[derive(Clone, Debug)]
 pub(super) enum Value<'e> {
-    /// An attribute that is not there, and `nil`.
+    /// `nil`, or a missing attribute.
     None,
     Bool(bool),
     /// Go's int.
     Int(i64),
-    /// Its int64: the times of an event.
+    /// Go's int64: the times of an event.
     Int64(i64),
-    /// Its uint8: what indexing a text gives.
+    /// Go's uint8: the result of indexing a text.
     Byte(u8),
     Float(f64),
     Str(Cow<'e, [u8]>),
@@ -26,16 +26,16 @@ pub(super) enum Value<'e> {
     Message(&'e Message<'e>),
 }
 
-/// An event as the docker client knows it.
+/// An event as the docker client's `events.Message`.
 #[derive(Debug)]
 pub(super) struct Message<'e> {
     pub(super) event: &'e Event<'e>,
-    /// The empty one that a template is tried on.
+    /// True for the empty event that a template is tried on.
     pub(super) is_trial: bool,
 }
 
-/// The fields of Go's `events.Message`, in its order, and their names in JSON.
-pub(super) const MESSAGE: [(&str, &str); 9] = [
+/// Fields of Go's `events.Message`, in its order, with their JSON names.
+pub(super) const MESSAGE_FIELDS: [(&str, &str); 9] = [
     ("Status", "status"),
     ("ID", "id"),
     ("From", "from"),
@@ -47,13 +47,13 @@ pub(super) const MESSAGE: [(&str, &str); 9] = [
     ("TimeNano", "timeNano"),
 ];
 
-/// The fields of `events.Actor`.
-pub(super) const ACTOR: [&str; 2] = ["ID", "Attributes"];
+/// Fields of Go's `events.Actor`.
+pub(super) const ACTOR_FIELDS: [&str; 2] = ["ID", "Attributes"];
 
 impl<'e> Message<'e> {
     pub(super) fn field(&'e self, name: &str) -> Option<Value<'e>> {
         let event = self.event;
-        let integer = |json: Option<&str>| json.and_then(|digits| digits.parse().ok()).unwrap_or(0);
+        let parse_integer = |json: Option<&str>| json.and_then(|digits| digits.parse().ok()).unwrap_or(0);
         Some(match name {
             "Status" => Value::text(event.status()),
             "ID" => Value::text(event.id()),
@@ -62,8 +62,8 @@ impl<'e> Message<'e> {
             "Action" => Value::text(Cow::Borrowed(&*event.action)),
             "Actor" => Value::Actor(self),
             "Scope" => Value::text(Cow::Borrowed(&*event.scope)),
-            "Time" => Value::Int64(integer(event.texts.time)),
-            "TimeNano" => Value::Int64(integer(event.texts.time_nano)),
+            "Time" => Value::Int64(parse_integer(event.raw_values.time)),
+            "TimeNano" => Value::Int64(parse_integer(event.raw_values.time_nano)),
             _ => return None,
         })
     }
@@ -72,17 +72,17 @@ impl<'e> Message<'e> {
         match name {
             "ID" => Some(Value::text(Cow::Borrowed(&*self.event.actor_id))),
             "Attributes" => {
-                let there = self.event.texts.attributes.is_some_and(|text| text.starts_with('{'));
-                Some(Value::Attributes(there.then_some(&self.event.attributes)))
+                let is_object = self.event.raw_values.attributes.is_some_and(|text| text.starts_with('{'));
+                Some(Value::Attributes(is_object.then_some(&self.event.attributes)))
             }
             _ => None,
         }
     }
 }
 
-/// What Go compares alike.
+/// Kinds of values that Go can compare. Values of different kinds are incompatible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Basic {
+enum BasicKind {
     Bool,
     Int,
     Float,
@@ -97,13 +97,13 @@ impl<'e> Value<'e> {
         })
     }
 
-    /// A text of its own.
-    pub(super) fn owned(text: impl Into<Vec<u8>>) -> Self {
+    /// Returns an owned text.
+    pub(super) fn owned_text(text: impl Into<Vec<u8>>) -> Self {
         Value::Str(Cow::Owned(text.into()))
     }
 
-    /// About how many bytes it holds itself.
-    pub(super) fn weight(&self) -> usize {
+    /// Approximate number of heap bytes that the value owns.
+    pub(super) fn heap_size(&self) -> usize {
         match self {
             Value::Str(Cow::Owned(text)) => text.len(),
             Value::List(list) => list.iter().map(|text| text.len() + size_of::<Vec<u8>>()).sum(),
@@ -111,7 +111,7 @@ impl<'e> Value<'e> {
         }
     }
 
-    /// Go's name of its type.
+    /// Go's name of the type.
     pub(super) fn type_name(&self) -> &'static str {
         match self {
             Value::None => "<nil>",
@@ -143,8 +143,8 @@ impl<'e> Value<'e> {
         }
     }
 
-    /// Its value as an integer, if it is one.
-    pub(super) fn int(&self) -> Option<i64> {
+    /// Returns the integer, if the value is one.
+    pub(super) fn as_int(&self) -> Option<i64> {
         match self {
             Value::Int(number) | Value::Int64(number) => Some(*number),
             Value::Byte(byte) => Some((*byte).into()),
@@ -152,34 +152,34 @@ impl<'e> Value<'e> {
         }
     }
 
-    fn basic(&self) -> Option<Basic> {
+    fn basic_kind(&self) -> Option<BasicKind> {
         match self {
-            Value::Bool(_) => Some(Basic::Bool),
-            Value::Int(_) | Value::Int64(_) | Value::Byte(_) => Some(Basic::Int),
-            Value::Float(_) => Some(Basic::Float),
-            Value::Str(_) => Some(Basic::Str),
+            Value::Bool(_) => Some(BasicKind::Bool),
+            Value::Int(_) | Value::Int64(_) | Value::Byte(_) => Some(BasicKind::Int),
+            Value::Float(_) => Some(BasicKind::Float),
+            Value::Str(_) => Some(BasicKind::Str),
             _ => None,
         }
     }
 
-    /// Whether `eq` takes them for the same.
+    /// Compares two values as Go's `eq` does.
     pub(super) fn is_equal(&self, other: &Value<'_>) -> Result<bool, String> {
         match (self, other) {
             (Value::None, Value::None) => Ok(true),
-            // A map is compared with nil alone.
+            // A map can only be compared with nil.
             (Value::Attributes(pairs), Value::None) | (Value::None, Value::Attributes(pairs)) => Ok(pairs.is_none()),
             (Value::None, _) | (_, Value::None) => Ok(false),
-            _ if self.basic().is_none() && other.basic().is_none() => {
+            _ if self.basic_kind().is_none() && other.basic_kind().is_none() => {
                 Err(format!("non-comparable types {}, {}", self.type_name(), other.type_name()))
             }
-            _ if self.basic() != other.basic() => Err("incompatible types for comparison".into()),
-            _ => Ok(self.order(other)?.is_some_and(Ordering::is_eq)),
+            _ if self.basic_kind() != other.basic_kind() => Err("incompatible types for comparison".into()),
+            _ => Ok(self.compare(other)?.is_some_and(Ordering::is_eq)),
         }
     }
 
-    /// Which is less, as `lt` has it; `None` where a number is none.
-    pub(super) fn order(&self, other: &Value<'_>) -> Result<Option<Ordering>, String> {
-        let (one, two) = self.basic().zip(other.basic()).ok_or("invalid type for comparison")?;
+    /// Orders two values as Go's `lt` does. Returns `None` if one of them is NaN.
+    pub(super) fn compare(&self, other: &Value<'_>) -> Result<Option<Ordering>, String> {
+        let (one, two) = self.basic_kind().zip(other.basic_kind()).ok_or("invalid type for comparison")?;
         if one != two {
             return Err("incompatible types for comparison".into());
         }
@@ -187,23 +187,24 @@ impl<'e> Value<'e> {
             (Value::Bool(one), Value::Bool(other)) => Some(one.cmp(other)),
             (Value::Float(one), Value::Float(other)) => one.partial_cmp(other),
             (Value::Str(one), Value::Str(other)) => Some(one.cmp(other)),
-            _ => Some(self.int().cmp(&other.int())),
+            _ => Some(self.as_int().cmp(&other.as_int())),
         })
     }
 }
 
-/// The value of an attribute, by its name.
+/// Returns the value of an attribute.
 pub(super) fn attribute<'e>(pairs: Option<&'e Attributes<'e>>, name: &[u8]) -> Option<Value<'e>> {
     let pairs = pairs?;
-    let at = pairs.binary_search_by(|(key, _)| key.as_bytes().cmp(name)).ok()?;
-    Some(Value::text(Cow::Borrowed(&*pairs[at].1)))
+    let index = pairs.binary_search_by(|(key, _)| key.as_bytes().cmp(name)).ok()?;
+    Some(Value::text(Cow::Borrowed(&*pairs[index].1)))
 }
 
-/// The characters of a text as Go reads them: each byte that belongs to none is U+FFFD.
+/// Returns the characters of a text as Go decodes them: each invalid byte is U+FFFD.
 pub(super) fn characters(text: &[u8]) -> impl Iterator<Item = (&[u8], char)> {
     text.utf8_chunks().flat_map(|chunk| {
         let valid = chunk.valid();
-        let good = valid.char_indices().map(move |(at, c)| (&valid.as_bytes()[at..at + c.len_utf8()], c));
-        good.chain(chunk.invalid().chunks(1).map(|byte| (byte, char::REPLACEMENT_CHARACTER)))
+        let valid_chars =
+            valid.char_indices().map(move |(index, c)| (&valid.as_bytes()[index..index + c.len_utf8()], c));
+        valid_chars.chain(chunk.invalid().chunks(1).map(|byte| (byte, char::REPLACEMENT_CHARACTER)))
     })
 }

@@ -1,35 +1,43 @@
-//! An event taken apart and put together is itself or is found not to be; as an engine writes it, it is itself.
+//! An encoded event decodes to the same bytes, or the difference is detected. An event as an engine writes it always
+//! decodes to the same bytes.
 
 use events::event::Event;
-use events::store::layout::{Actor, Form, Varying, form_of, varies};
+use events::store::layout::{Actor, LineTemplate, VaryingAttributes, extract_template, is_varying};
 
 pub(crate) fn check(bytes: &[u8]) {
     let Ok(event) = Event::parse(bytes) else { return };
     if round_trip(&event) == event.raw() {
         return;
     }
-    let written = as_engines_write_it(&event);
-    let event = Event::parse(written.as_bytes()).expect("an engine writes events");
-    assert_eq!(String::from_utf8_lossy(&round_trip(&event)), written);
+    let go_json = to_go_json(&event);
+    let event = Event::parse(go_json.as_bytes()).expect("Go's JSON of an event is an event");
+    assert_eq!(String::from_utf8_lossy(&round_trip(&event)), go_json);
 }
 
 fn round_trip(event: &Event<'_>) -> Vec<u8> {
-    let mut form = String::new();
-    form_of(event, &mut form);
-    let stay = event.attributes.iter().filter(|(key, _)| !varies(key));
-    let actor = Actor::new(&event.actor_id, stay.map(|(key, value)| (key.as_ref(), value.as_ref())));
+    let mut template = String::new();
+    extract_template(event, &mut template);
+    let constant = event.attributes.iter().filter(|(key, _)| !is_varying(key));
+    let actor = Actor::new(&event.actor_id, constant.map(|(key, value)| (key.as_ref(), value.as_ref())));
     let mut line = Vec::new();
-    Form::read(&form).fill(&event.kind, &event.action, &actor, &Varying::of(event), event.time_nano, &mut line);
+    LineTemplate::parse(&template).render(
+        &event.kind,
+        &event.action,
+        &actor,
+        &VaryingAttributes::from_event(event),
+        event.time_nano,
+        &mut line,
+    );
     line
 }
 
 /// The same event as Go's encoding/json writes it.
-fn as_engines_write_it(event: &Event<'_>) -> String {
+fn to_go_json(event: &Event<'_>) -> String {
     let attributes: Vec<String> =
-        event.attributes.iter().map(|(key, value)| format!("{}:{}", quoted(key), quoted(value))).collect();
+        event.attributes.iter().map(|(key, value)| format!("{}:{}", go_quote(key), go_quote(value))).collect();
     let [kind, action, id, scope] =
-        [&event.kind, &event.action, &event.actor_id, &event.scope].map(|text| quoted(text));
-    let image = event.attribute("image").map(|image| format!("\"from\":{},", quoted(image))).unwrap_or_default();
+        [&event.kind, &event.action, &event.actor_id, &event.scope].map(|text| go_quote(text));
+    let image = event.attribute("image").map(|image| format!("\"from\":{},", go_quote(image))).unwrap_or_default();
     format!(
         "{{\"status\":{action},\"id\":{id},{image}\"Type\":{kind},\"Action\":{action},\"Actor\":{{\"ID\":{id},\
          \"Attributes\":{{{}}}}},\"scope\":{scope},\"time\":{},\"timeNano\":{}}}",
@@ -39,20 +47,20 @@ fn as_engines_write_it(event: &Event<'_>) -> String {
     )
 }
 
-fn quoted(text: &str) -> String {
-    let mut quoted = serde_json::to_string(text).expect("a text is JSON");
+fn go_quote(text: &str) -> String {
+    let mut json = serde_json::to_string(text).expect("a text is JSON");
     for special in ['<', '>', '&', '\u{2028}', '\u{2029}'] {
-        quoted = quoted.replace(special, &format!("\\u{:04x}", special as u32));
+        json = json.replace(special, &format!("\\u{:04x}", special as u32));
     }
-    // A backslash before the letter is itself escaped, or it is not: pairs of them are passed over.
-    let mut short = String::with_capacity(quoted.len());
-    let mut chars = quoted.chars();
+    // A backslash before a letter can itself be escaped, so pairs are read together.
+    let mut go_quoted = String::with_capacity(json.len());
+    let mut chars = json.chars();
     while let Some(c) = chars.next() {
         match (c, (c == '\\').then(|| chars.next()).flatten()) {
-            ('\\', Some('b')) => short.push_str("\\u0008"),
-            ('\\', Some('f')) => short.push_str("\\u000c"),
-            (c, escaped) => short.extend([Some(c), escaped].into_iter().flatten()),
+            ('\\', Some('b')) => go_quoted.push_str("\\u0008"),
+            ('\\', Some('f')) => go_quoted.push_str("\\u000c"),
+            (c, escaped) => go_quoted.extend([Some(c), escaped].into_iter().flatten()),
         }
     }
-    short
+    go_quoted
 }

@@ -1,6 +1,6 @@
-//! What must hold whatever comes: a file is one property, and its `check` panics where it does not hold.
+//! Properties that hold for any input. Each file is one property; its `check` panics if the property does not hold.
 //!
-//! The fuzzer calls them with what it makes up (`fuzz/`), `tests/regressions.rs` with its seeds and all that ever failed.
+//! The fuzzer calls them with generated inputs (`fuzz/`), `tests/it/regressions.rs` with its seeds and all regressions.
 
 pub(crate) mod chain;
 pub(crate) mod filter;

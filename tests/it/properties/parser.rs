@@ -1,15 +1,15 @@
-//! Bytes → an event, beside what serde_json reads in them.
+//! An event is parsed as serde_json parses it.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use events::event::{Event, Events, NotAnEvent, Texts};
+use events::event::{Event, EventBatch, ParseError, RawValues};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// What an event says, read by serde_json.
+/// Fields of an event, as serde_json reads them.
 #[derive(Debug, PartialEq, Eq)]
-struct Said {
+struct EventFields {
     kind: String,
     action: String,
     actor_id: String,
@@ -18,32 +18,32 @@ struct Said {
     time_nano: i64,
 }
 
-/// Whether some bytes are one JSON value, as they stand in text.
-fn json(bytes: &[u8]) -> Option<&str> {
+/// The text of the bytes if they are one JSON value, without the white space around it.
+fn as_json(bytes: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(bytes).ok()?;
     serde_json::from_str::<&RawValue>(text).ok().map(RawValue::get)
 }
 
-/// Whether some bytes are an event.
+/// Returns true if the bytes are an event.
 pub(crate) fn is_event(bytes: &[u8]) -> bool {
-    json(bytes).and_then(said).is_some()
+    as_json(bytes).and_then(reference_parse).is_some()
 }
 
 pub(crate) fn check(bytes: &[u8]) {
-    let expected = json(bytes);
+    let expected = as_json(bytes);
     let event = match Event::parse(bytes) {
         Ok(event) => event,
         Err(e) => {
-            let not_json = matches!(e, NotAnEvent::NotUtf8(_) | NotAnEvent::NotJson(_));
+            let not_json = matches!(e, ParseError::InvalidUtf8(_) | ParseError::InvalidJson(_));
             assert_eq!(not_json, expected.is_none(), "{e}");
-            assert_eq!(expected.and_then(said), None, "{e}");
+            assert_eq!(expected.and_then(reference_parse), None, "{e}");
             return;
         }
     };
     let text = expected.expect("an event is JSON");
     assert_eq!(event.raw(), text.as_bytes());
     let pairs = event.attributes.iter().map(|(key, value)| (key.to_string(), value.to_string()));
-    let read = Said {
+    let actual = EventFields {
         kind: event.kind.to_string(),
         action: event.action.to_string(),
         actor_id: event.actor_id.to_string(),
@@ -51,19 +51,19 @@ pub(crate) fn check(bytes: &[u8]) {
         scope: event.scope.to_string(),
         time_nano: event.time_nano,
     };
-    assert_eq!(Some(read), said(text));
-    assert_eq!(Some(event.texts), texts(text));
+    assert_eq!(Some(actual), reference_parse(text));
+    assert_eq!(Some(event.raw_values), reference_texts(text));
     for (key, value) in &event.attributes {
         assert_eq!(event.attribute(key), Some(value.as_ref()));
     }
-    copies_are_the_same(&event);
+    check_list_copies_are_equal(&event);
 }
 
-/// An event in a list is the event, wherever it stands there.
-fn copies_are_the_same(event: &Event<'_>) {
+/// Asserts that copies of an event in a list are equal to it, at any position.
+fn check_list_copies_are_equal(event: &Event<'_>) {
     assert!(event.is_same(event));
-    let one: Events = [event.clone()].into_iter().collect();
-    let mut three = one.clone().behind(one);
+    let one: EventBatch = [event.clone()].into_iter().collect();
+    let mut three = one.clone().append_to(one);
     three.push(event);
     assert_eq!(three.len(), 3);
     for (copy, _) in three.iter() {
@@ -72,7 +72,7 @@ fn copies_are_the_same(event: &Event<'_>) {
     }
 }
 
-fn said(text: &str) -> Option<Said> {
+fn reference_parse(text: &str) -> Option<EventFields> {
     let event = members(text)?;
     let actor = members(event.get("Actor")?)?;
     let attributes = match actor.get("Attributes") {
@@ -83,7 +83,7 @@ fn said(text: &str) -> Option<Said> {
         "-0" => Some(0),
         digits => serde_json::from_str::<i64>(digits).ok(),
     };
-    Some(Said {
+    Some(EventFields {
         kind: string(event.get("Type")?)?,
         action: string(event.get("Action")?)?,
         actor_id: string(actor.get("ID")?)?,
@@ -93,10 +93,10 @@ fn said(text: &str) -> Option<Said> {
     })
 }
 
-fn texts(text: &str) -> Option<Texts<'_>> {
+fn reference_texts(text: &str) -> Option<RawValues<'_>> {
     let event = members(text)?;
     let actor = members(event.get("Actor")?)?;
-    Some(Texts {
+    Some(RawValues {
         status: event.get("status").copied(),
         id: event.get("id").copied(),
         from: event.get("from").copied(),
@@ -109,7 +109,7 @@ fn texts(text: &str) -> Option<Texts<'_>> {
     })
 }
 
-/// The members of an object, with the texts of their values; of equal keys the last.
+/// Members of an object, with the text of their values. Of duplicate keys, the last one wins.
 fn members(text: &str) -> Option<BTreeMap<String, &str>> {
     struct Members<'a>(BTreeMap<String, &'a str>);
 
@@ -142,8 +142,8 @@ fn string(json: &str) -> Option<String> {
     serde_json::from_str::<Text>(json).ok().map(|text| text.0)
 }
 
-/// A string in which half a surrogate pair is U+FFFD, as the engine's own parser reads it. serde_json refuses it as
-/// text, and gives it as bytes.
+/// A string in which an unpaired surrogate is U+FFFD, as Go's parser reads it. serde_json rejects such a string as
+/// text, but returns it as bytes.
 struct Text(String);
 
 impl<'a> Deserialize<'a> for Text {

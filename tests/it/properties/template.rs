@@ -1,4 +1,4 @@
-//! Templates, and what they make of an event: no text makes the program panic, run on, or print without end.
+//! Templates and their output for an event: no text causes a panic, an endless loop or endless output.
 
 use events::event::Event;
 use events::output::Template;
@@ -7,13 +7,13 @@ const EVENT: &str = r#"{"status":"die","id":"c1","from":"busybox","Type":"contai
 
 pub(crate) fn check(input: &[u8]) {
     let text = &*String::from_utf8_lossy(input);
-    let event = Event::parse(EVENT.as_bytes()).expect("it is an event");
+    let event = Event::parse(EVENT.as_bytes()).expect("the line is an event");
     match Template::parse(text) {
         Ok(template) => {
             let (mut once, mut again) = (Vec::new(), Vec::new());
-            let done = template.apply(&event, &mut once);
-            assert_eq!((template.apply(&event, &mut again), &again), (done, &once), "{text}");
-            // A text without actions is itself.
+            let result = template.apply(&event, &mut once);
+            assert_eq!((template.apply(&event, &mut again), &again), (result, &once), "{text}");
+            // A text without actions is printed unchanged.
             assert!(text.contains("{{") || once == text.as_bytes(), "{text}");
         }
         Err(e) => {

@@ -1,5 +1,4 @@
-//! Runs the real binary in a folder of its own. When something is not as expected, the message is a report: the
-//! command, its status, its output, the folder.
+//! Runs the real binary in a temporary directory. A failed assertion reports the command, its status and its output.
 
 use std::fmt::Debug;
 use std::fs::File;
@@ -14,42 +13,42 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take that is waited for; only a failing test waits so long.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// Limit of every wait. Only failing tests reach it.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A folder, and in it the store that every command run there uses.
-pub(crate) struct Folder {
+/// A temporary directory, and the store in it that all commands use.
+pub(crate) struct TestDir {
     dir: TempDir,
     db: PathBuf,
 }
 
-/// What a command that has ended did.
-pub(crate) struct Ran {
-    what: String,
+/// Exit status and output of a command.
+pub(crate) struct Output {
+    command_line: String,
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
     pub stderr: String,
 }
 
-/// A command that still runs; killed when it is dropped.
+/// A running command; killed on drop.
 pub(crate) struct Running {
-    what: String,
+    command_line: String,
     child: Child,
     stderr: PathBuf,
 }
 
-impl Folder {
-    pub(crate) fn new() -> Folder {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        Folder { db: dir.path().join("events.db"), dir }
+impl TestDir {
+    pub(crate) fn new() -> TestDir {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        TestDir { db: dir.path().join("events.db"), dir }
     }
 
-    /// The same, with the store in a folder of its own below.
-    pub(crate) fn with_store_in(name: &str) -> Folder {
-        let folder = Folder::new();
-        let below = folder.path(name);
-        std::fs::create_dir(&below).expect("a folder can be made");
-        Folder { db: below.join("events.db"), ..folder }
+    /// Creates a directory with the store in the subdirectory `name`.
+    pub(crate) fn with_store_subdir(name: &str) -> TestDir {
+        let test_dir = TestDir::new();
+        let subdir = test_dir.path(name);
+        std::fs::create_dir(&subdir).expect("the directory is created");
+        TestDir { db: subdir.join("events.db"), ..test_dir }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -60,34 +59,56 @@ impl Folder {
         self.db.clone()
     }
 
-    /// `events` with these words, on this folder's store, with nothing of the environment that could matter.
-    pub(crate) fn command(&self, words: &[&str]) -> Command {
+    /// Command that runs `events` with these arguments on the store of this directory, with a cleared environment.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_events"));
-        command.args(words).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("EVENTS_DB", self.db()).env("HOME", self.dir.path()).env("TZ", "UTC");
         command.current_dir(self.dir.path()).stdin(Stdio::null());
         command
     }
 
-    /// Runs `events` to its end.
-    pub(crate) fn run(&self, words: &[&str]) -> Ran {
-        run(self.command(words))
+    /// Runs `events` and waits for its exit.
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        run(self.command(args))
     }
 
-    /// Runs `events` to its end, which must be good; gives the lines it printed.
-    pub(crate) fn lines(&self, words: &[&str]) -> Vec<String> {
-        self.run(words).succeeded().lines()
+    /// Runs `events`, which must succeed, and returns the lines it printed.
+    pub(crate) fn lines(&self, args: &[&str]) -> Vec<String> {
+        self.run(args).assert_success().lines()
     }
 
-    /// The same, each line read as JSON.
-    pub(crate) fn json(&self, words: &[&str]) -> Vec<Value> {
-        let lines = self.lines(words);
+    /// Runs `events`, which must succeed, and parses each printed line as JSON.
+    pub(crate) fn json(&self, args: &[&str]) -> Vec<Value> {
+        let lines = self.lines(args);
         lines.iter().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))).collect()
     }
 
-    /// The names of all commands, as `--help` lists them.
-    pub(crate) fn commands(&self) -> Vec<String> {
-        let help = self.run(&["--help"]).succeeded().lines();
+    /// Reasons of all gaps, oldest first.
+    pub(crate) fn gap_reasons(&self) -> Vec<String> {
+        self.json(&["gaps"]).iter().map(|gap| gap["reason"].as_str().unwrap_or("null").to_owned()).collect()
+    }
+
+    /// Waits until the gaps have exactly these reasons.
+    pub(crate) fn eventually_gap_reasons(&self, expected: &[&str]) {
+        self.eventually(&format!("the gaps are {expected:?}"), || {
+            let reasons = self.gap_reasons();
+            if reasons == expected { Ok(()) } else { Err(reasons) }
+        });
+    }
+
+    /// Verifies the hash chain, which must be intact; returns its head as `SEQ:HASH`.
+    pub(crate) fn verify(&self, extra_args: &[&str]) -> String {
+        let lines = self.lines(&[&["verify", "-q"], extra_args].concat());
+        let head = lines.first().and_then(|line| line.strip_prefix("head ")).unwrap_or_else(|| panic!("{lines:?}"));
+        let (seq, hash) = head.split_once(':').expect("a head is SEQ:HASH");
+        assert!(lines.len() == 1 && seq.parse::<u64>().is_ok() && hash.len() == 64, "{lines:?}");
+        head.to_owned()
+    }
+
+    /// Names of all commands, as `--help` lists them.
+    pub(crate) fn command_names(&self) -> Vec<String> {
+        let help = self.run(&["--help"]).assert_success().lines();
         let listed = help.iter().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
         listed
             .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
@@ -96,39 +117,39 @@ impl Folder {
             .collect()
     }
 
-    /// Starts `events` and lets it run.
-    pub(crate) fn start(&self, words: &[&str]) -> Running {
-        self.start_command(self.command(words))
+    /// Starts `events`.
+    pub(crate) fn start(&self, args: &[&str]) -> Running {
+        self.start_command(self.command(args))
     }
 
-    /// The same, with another PATH.
-    pub(crate) fn start_in(&self, path: &str, words: &[&str]) -> Running {
-        let mut command = self.command(words);
-        command.env("PATH", path);
+    /// Starts `events` with another PATH.
+    pub(crate) fn start_with_path(&self, path_var: &str, args: &[&str]) -> Running {
+        let mut command = self.command(args);
+        command.env("PATH", path_var);
         self.start_command(command)
     }
 
-    /// The same with a command that was made ready.
+    /// Starts a prepared command.
     pub(crate) fn start_command(&self, mut command: Command) -> Running {
         let stderr = self.path(&format!("stderr-{}", fastrand::u64(..)));
         command.stdout(Stdio::piped()).stderr(File::create(&stderr).expect("a file for stderr"));
-        let what = format!("{command:?}");
-        Running { child: command.spawn().expect("the binary starts"), what, stderr }
+        let command_line = format!("{command:?}");
+        Running { child: command.spawn().expect("the binary starts"), command_line, stderr }
     }
 
     /// Starts `events record` for a host, and waits until it is connected.
-    pub(crate) fn record(&self, host: &str, more: &[&str]) -> Running {
-        self.record_in(&std::env::var("PATH").unwrap_or_default(), host, more)
+    pub(crate) fn record(&self, host: &str, extra_args: &[&str]) -> Running {
+        self.record_with_path(&std::env::var("PATH").unwrap_or_default(), host, extra_args)
     }
 
-    /// The same, with another PATH.
-    pub(crate) fn record_in(&self, path: &str, host: &str, more: &[&str]) -> Running {
-        let recorder = self.start_in(path, &[&["record", "-H", host][..], more].concat());
+    /// Starts `events record` with another PATH, and waits until it is connected.
+    pub(crate) fn record_with_path(&self, path_var: &str, host: &str, extra_args: &[&str]) -> Running {
+        let recorder = self.start_with_path(path_var, &[&["record", "-H", host][..], extra_args].concat());
         let pid = recorder.pid();
         self.eventually("the recorder is connected", || {
-            let ran = self.run(&["status", "--json"]);
-            let status: Option<Value> = serde_json::from_slice(&ran.stdout).ok();
-            let status = status.ok_or_else(|| format!("{}\n{}", ran.report(), recorder.log()))?;
+            let output = self.run(&["status", "--json"]);
+            let status: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+            let status = status.ok_or_else(|| format!("{}\n{}", output.report(), recorder.log()))?;
             let connected = status["recorder"]["pid"] == pid
                 && status["sources"].as_array().is_some_and(|all| all.iter().any(|source| source["connected"] == true));
             if connected { Ok(()) } else { Err(format!("{status}\n{}", recorder.log())) }
@@ -136,81 +157,81 @@ impl Folder {
         recorder
     }
 
-    /// Waits until `query` with these words prints just these lines, in this order.
-    pub(crate) fn eventually_lines(&self, words: &[&str], expected: &[String]) {
-        self.eventually(&format!("{words:?} prints {} lines", expected.len()), || {
-            let ran = self.run(words);
-            if ran.status.success() && ran.lines() == expected { Ok(()) } else { Err(ran.report()) }
+    /// Waits until `events` with these arguments prints exactly these lines, in this order.
+    pub(crate) fn eventually_lines(&self, args: &[&str], expected: &[String]) {
+        self.eventually(&format!("{args:?} prints {} lines", expected.len()), || {
+            let output = self.run(args);
+            if output.status.success() && output.lines() == expected { Ok(()) } else { Err(output.report()) }
         });
     }
 
-    /// Waits until something holds.
+    /// Waits until `check` succeeds.
     pub(crate) fn eventually<T, E: Debug>(&self, what: &str, check: impl FnMut() -> Result<T, E>) -> T {
         eventually(what, check)
     }
 }
 
-/// Waits for a while until something holds; whether it does.
-pub(crate) fn within(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
-    let since = Instant::now();
+/// Waits at most `timeout` for a condition. Returns true if it became true.
+pub(crate) fn within(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
     loop {
-        match holds() {
+        match condition() {
             true => return true,
-            false if since.elapsed() > patience => return false,
+            false if start.elapsed() > timeout => return false,
             false => {
-                let left = patience.saturating_sub(since.elapsed());
-                std::thread::park_timeout(left.clamp(Duration::from_micros(100), Duration::from_millis(10)));
+                let remaining = timeout.saturating_sub(start.elapsed());
+                std::thread::park_timeout(remaining.clamp(Duration::from_micros(100), Duration::from_millis(10)));
             }
         }
     }
 }
 
-/// Waits until something holds; fails with what was wrong last.
+/// Waits until `check` succeeds. After [`TIMEOUT`] it panics with the last error.
 pub(crate) fn eventually<T, E: Debug>(what: &str, mut check: impl FnMut() -> Result<T, E>) -> T {
-    let since = Instant::now();
+    let start = Instant::now();
     loop {
         match check() {
             Ok(value) => return value,
-            Err(e) if since.elapsed() > DEADLINE => panic!("not within {DEADLINE:?}: {what}; last: {e:?}"),
+            Err(e) if start.elapsed() > TIMEOUT => panic!("not within {TIMEOUT:?}: {what}; last: {e:?}"),
             Err(_) => std::thread::park_timeout(Duration::from_millis(10)),
         }
     }
 }
 
-/// Runs a command to its end.
-pub(crate) fn run(mut command: Command) -> Ran {
+/// Runs a command and waits for its exit.
+pub(crate) fn run(mut command: Command) -> Output {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    Ran {
-        what: format!("{command:?}"),
+    Output {
+        command_line: format!("{command:?}"),
         status: output.status,
         stdout: output.stdout,
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
     }
 }
 
-impl Ran {
+impl Output {
     pub(crate) fn report(&self) -> String {
         let stdout = String::from_utf8_lossy(&self.stdout);
-        format!("{}\n{}\n--- stdout\n{stdout}--- stderr\n{}", self.what, self.status, self.stderr)
+        format!("{}\n{}\n--- stdout\n{stdout}--- stderr\n{}", self.command_line, self.status, self.stderr)
     }
 
-    pub(crate) fn exited(self, code: i32) -> Ran {
+    pub(crate) fn assert_exit_code(self, code: i32) -> Output {
         assert_eq!(self.status.code(), Some(code), "{}", self.report());
         self
     }
 
-    /// It exited with 0 and had nothing to say.
-    pub(crate) fn succeeded(self) -> Ran {
-        let ran = self.exited(0);
-        assert_eq!(ran.stderr, "", "{}", ran.report());
-        ran
+    /// Asserts that the command exited with 0 and printed nothing to stderr.
+    pub(crate) fn assert_success(self) -> Output {
+        let output = self.assert_exit_code(0);
+        assert_eq!(output.stderr, "", "{}", output.report());
+        output
     }
 
-    /// It exited with this code, printed nothing, and said this one line.
-    pub(crate) fn failed(self, code: i32, line: &str) {
-        let ran = self.exited(code);
-        assert!(ran.stdout.is_empty(), "{}", ran.report());
-        assert_eq!(ran.stderr, format!("events: {line}\n"), "{}", ran.report());
+    /// Asserts that the command exited with this code, printed nothing to stdout and this one line to stderr.
+    pub(crate) fn assert_failure(self, code: i32, line: &str) {
+        let output = self.assert_exit_code(code);
+        assert!(output.stdout.is_empty(), "{}", output.report());
+        assert_eq!(output.stderr, format!("events: {line}\n"), "{}", output.report());
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
@@ -224,33 +245,41 @@ impl Running {
         self.child.id()
     }
 
-    /// The most memory it has held so far, in bytes; `None` if it has ended.
-    pub(crate) fn peak(&self) -> Option<u64> {
+    /// Peak resident memory so far, in bytes; `None` if the process has exited.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         Some(line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024)
     }
 
-    /// Whether it still runs.
+    /// Returns true if the process still runs.
     pub(crate) fn is_alive(&mut self) -> bool {
-        self.child.try_wait().expect("it can be waited for").is_none()
+        self.child.try_wait().expect("the process can be waited for").is_none()
     }
 
-    /// What it has said on stderr so far.
+    /// Text printed to stderr so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
-    /// SIGTERM; it must then end with 0.
-    pub(crate) fn stop(self) {
-        self.signal("TERM");
-        self.ended().exited(0);
+    /// Waits until its log contains `text`.
+    pub(crate) fn eventually_logs(&self, text: &str) {
+        eventually(&format!("the log contains {text:?}"), || {
+            let log = self.log();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        });
     }
 
-    /// SIGKILL.
+    /// Sends SIGTERM. The process must then exit with 0.
+    pub(crate) fn stop(self) {
+        self.signal("TERM");
+        self.wait().assert_exit_code(0);
+    }
+
+    /// Sends SIGKILL.
     pub(crate) fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it can be waited for");
+        self.child.kill().expect("the process runs");
+        self.child.wait().expect("the process can be waited for");
     }
 
     /// Sends a signal, by name.
@@ -258,25 +287,25 @@ impl Running {
         assert!(signal(self.pid(), name), "kill -{name}");
     }
 
-    /// Waits for it to end by itself.
-    pub(crate) fn ended(mut self) -> Ran {
-        let status = eventually(&format!("{} ends", self.what), || {
-            self.child.try_wait().expect("it can be waited for").ok_or_else(|| self.log())
+    /// Waits until the process exits by itself.
+    pub(crate) fn wait(mut self) -> Output {
+        let status = eventually(&format!("{} exits", self.command_line), || {
+            self.child.try_wait().expect("the process can be waited for").ok_or_else(|| self.log())
         });
         let mut stdout = Vec::new();
         if let Some(mut pipe) = self.child.stdout.take() {
-            pipe.read_to_end(&mut stdout).expect("its output can be read");
+            pipe.read_to_end(&mut stdout).expect("the output is read");
         }
-        Ran { what: self.what.clone(), status, stdout, stderr: self.log() }
+        Output { command_line: self.command_line.clone(), status, stdout, stderr: self.log() }
     }
 
-    /// What it prints; when this is dropped nobody reads it any more.
+    /// Stdout of the process. After it is dropped, nobody reads the pipe.
     pub(crate) fn stdout(&mut self) -> ChildStdout {
-        self.child.stdout.take().expect("its output was not taken yet")
+        self.child.stdout.take().expect("stdout has not been taken")
     }
 
-    /// The lines it prints, as they come.
-    pub(crate) fn printed(&mut self) -> mpsc::Receiver<String> {
+    /// Lines that the process prints, as they arrive.
+    pub(crate) fn stdout_lines(&mut self) -> mpsc::Receiver<String> {
         let pipe = self.stdout();
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -296,35 +325,35 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("{}\n--- stderr\n{}", self.what, self.log());
+            eprintln!("{}\n--- stderr\n{}", self.command_line, self.log());
         }
     }
 }
 
-/// Sends a signal, by name; whether the process is there.
+/// Sends a signal, by name. Returns false if the process does not exist.
 pub(crate) fn signal(pid: u32, name: &str) -> bool {
-    let sent = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
-    sent.is_ok_and(|status| status.success())
+    let status = Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
 }
 
-/// The next line of a running command, which must come.
-pub(crate) fn next(lines: &mpsc::Receiver<String>) -> String {
-    lines.recv_timeout(DEADLINE).expect("a line comes")
+/// Next line of a running command; panics after [`TIMEOUT`].
+pub(crate) fn next_line(lines: &mpsc::Receiver<String>) -> String {
+    lines.recv_timeout(TIMEOUT).expect("a line arrives")
 }
 
-/// Whether a path names a file.
+/// Returns true if a file exists at this path, also if it is a broken link.
 pub(crate) fn exists(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
-/// A TCP port of this machine that nobody listens at. Below those that the system gives out by itself, and never the same
-/// twice, so that nobody else is given it before it is used.
+/// A TCP port that no process listens on. It is below the range from which the system assigns ports, and no later call
+/// returns it, so no other process gets it before it is used.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let begin = std::process::id() * 97;
+    let start = std::process::id() * 97;
     let mut ports = std::iter::repeat_with(|| {
         let next = u32::from(NEXT.fetch_add(1, Ordering::Relaxed));
-        10_000 + u16::try_from((begin + next) % 20_000).expect("it is less")
+        10_000 + u16::try_from((start + next) % 20_000).expect("the remainder fits")
     });
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("there is always a next one")
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("the iterator is endless")
 }

@@ -1,5 +1,5 @@
-//! Real engines, started by `tests/setup/engine.sh`, and the two that ask them without us: curl and the docker client. What
-//! those two say is what our own answers are held against.
+//! Real engines, started by `tests/setup/engine.sh`, and two independent clients: curl and the docker client. Tests
+//! compare the output of `events` with that of these clients.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,195 +16,192 @@ use std::thread::JoinHandle;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
-use super::command::{Folder, Ran, eventually, run};
+use super::command::{Output, TestDir, eventually, run};
 
-/// Engines share the machine: one at a time, also where tests run side by side.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// Lock for the one engine that may run at a time, also when tests run in parallel.
+static ENGINE_LOCK: Mutex<()> = Mutex::new(());
 
-/// A real engine that has just begun and has nothing but the image `busybox`; gone without a trace when it is dropped.
+/// A real engine with new state and only the image `busybox`. It is removed completely on drop.
 pub(crate) struct Engine {
     version: &'static str,
-    /// Its `DOCKER_HOST`.
+    /// `DOCKER_HOST` of the engine.
     pub host: String,
-    client: PathBuf,
-    _alone: MutexGuard<'static, ()>,
+    client_path: PathBuf,
+    _lock: MutexGuard<'static, ()>,
 }
 
 impl Engine {
-    /// Starts an engine of this version; a machine that cannot is a failure.
+    /// Starts an engine of this version, and panics if that fails.
     pub(crate) fn start(version: &'static str) -> Engine {
         Engine::start_with(version, &[])
     }
 
-    /// The same, with these words for its daemon.
-    pub(crate) fn start_with(version: &'static str, words: &[&str]) -> Engine {
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = starter(&["client", version]).into();
-        starter(&["reset", version]);
-        let host = starter(&[&["start", version][..], words].concat());
-        let engine = Engine { version, host, client, _alone: alone };
-        starter(&["image", version]);
+    /// Starts an engine of this version with these arguments for its daemon.
+    pub(crate) fn start_with(version: &'static str, daemon_args: &[&str]) -> Engine {
+        let lock = ENGINE_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        let client_path = run_engine_script(&["client", version]).into();
+        run_engine_script(&["reset", version]);
+        let host = run_engine_script(&[&["start", version][..], daemon_args].concat());
+        let engine = Engine { version, host, client_path, _lock: lock };
+        run_engine_script(&["image", version]);
         engine
     }
 
-    /// SIGTERM to the daemon, and its end.
+    /// Stops the daemon with SIGTERM, and waits for its exit.
     pub(crate) fn stop(&self) {
-        starter(&["stop", self.version]);
+        run_engine_script(&["stop", self.version]);
     }
 
-    /// SIGKILL to the daemon and its containerd: containers go on.
+    /// Kills the daemon and its containerd with SIGKILL. Containers keep running.
     pub(crate) fn kill(&self) {
-        starter(&["kill", self.version]);
+        run_engine_script(&["kill", self.version]);
     }
 
-    /// Starts it again with what it had on disk, and with these words more.
-    pub(crate) fn start_again(&self, words: &[&str]) {
-        starter(&[&["start", self.version][..], words].concat());
+    /// Starts the engine again with its state on disk, and with these arguments for its daemon.
+    pub(crate) fn start_again(&self, daemon_args: &[&str]) {
+        run_engine_script(&[&["start", self.version][..], daemon_args].concat());
     }
 
-    /// Makes the daemon read its configuration again, of which it tells in an event.
+    /// Makes the daemon reload its configuration, which emits an event.
     pub(crate) fn reload(&self) {
-        starter(&["reload", self.version]);
+        run_engine_script(&["reload", self.version]);
     }
 
-    /// The docker client of this engine's own version, which need not understand any other.
-    pub(crate) fn client(&self, words: &[&str]) -> Command {
-        self.client_of(&self.host, words)
+    /// Command that runs the docker client of this engine's version against it.
+    pub(crate) fn client(&self, args: &[&str]) -> Command {
+        self.client_for_host(&self.host, args)
     }
 
-    /// The same client, for another host.
-    pub(crate) fn client_of(&self, host: &str, words: &[&str]) -> Command {
-        client(&self.client, host, words)
+    /// Command that runs the same client against another host.
+    pub(crate) fn client_for_host(&self, host: &str, args: &[&str]) -> Command {
+        docker_command(&self.client_path, host, args)
     }
 
-    /// The same client, as a user with this home calls it who names no host.
-    pub(crate) fn client_at(&self, home: &Path, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.client);
+    /// Command that runs the same client with this home directory and without `-H`.
+    pub(crate) fn client_with_home(&self, home: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.client_path);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", home);
-        command.args(words).stdin(Stdio::null());
+        command.args(args).stdin(Stdio::null());
         command
     }
 
-    /// Where that client is.
-    pub(crate) fn client_program(&self) -> &Path {
-        &self.client
+    /// Path of that client.
+    pub(crate) fn client_path(&self) -> &Path {
+        &self.client_path
     }
 
-    /// Goes where the engine's TCP ports are: this thread, and what it starts, until this is dropped.
-    pub(crate) fn near(&self) -> Near {
-        let pid = starter(&["pid", self.version]);
-        let here = File::open("/proc/thread-self/ns/net").expect("our own network");
-        enter(&File::open(format!("/proc/{pid}/ns/net")).expect("the engine's network"));
-        Near(here)
+    /// Moves this thread, and the processes it starts, into the engine's network namespace, until the guard is dropped.
+    pub(crate) fn enter_network(&self) -> NetworkGuard {
+        let pid = run_engine_script(&["pid", self.version]);
+        let own_network = File::open("/proc/thread-self/ns/net").expect("the test's network namespace");
+        enter_network_namespace(&File::open(format!("/proc/{pid}/ns/net")).expect("the engine's network namespace"));
+        NetworkGuard(own_network)
     }
 
-    /// Runs the docker client, which must succeed, and gives what it printed.
-    pub(crate) fn docker(&self, words: &[&str]) -> String {
-        printed(self.client(words))
+    /// Runs the docker client, which must succeed, and returns its output.
+    pub(crate) fn docker(&self, args: &[&str]) -> String {
+        stdout_of(self.client(args))
     }
 
-    /// Runs the docker client to an end that may be good or bad.
-    pub(crate) fn docker_however(&self, words: &[&str]) -> Ran {
-        run(self.client(words))
+    /// Runs the docker client, which may fail.
+    pub(crate) fn docker_unchecked(&self, args: &[&str]) -> Output {
+        run(self.client(args))
     }
 
-    /// Starts a container that runs until it is stopped, at once when it is; gives its ID.
-    pub(crate) fn container(&self, words: &[&str]) -> String {
-        self.docker(&[&["run", "-d", "--stop-signal", "KILL"][..], words, &["busybox", "sleep", "1000"]].concat())
+    /// Starts a container that runs until it is stopped, without delay when it is. Returns its ID.
+    pub(crate) fn container(&self, args: &[&str]) -> String {
+        self.docker(&[&["run", "-d", "--stop-signal", "KILL"][..], args, &["busybox", "sleep", "1000"]].concat())
     }
 
-    /// Asks unversioned `/events` for lines that end: `until` must be among the parameters.
+    /// Requests `/events` without an API version. The parameters must contain `until`, so that the response ends.
     pub(crate) fn events(&self, parameters: &[(&str, String)]) -> Vec<String> {
         let mut curl = self.curl(&["-sSf", "--max-time", "30", "--get", "http://d/events"]);
         parameters.iter().for_each(|(key, value)| {
             curl.arg("--data-urlencode").arg(format!("{key}={value}"));
         });
-        run(curl).succeeded().lines()
+        run(curl).assert_success().lines()
     }
 
-    /// All the engine remembers, in its order.
-    pub(crate) fn memory(&self) -> Vec<String> {
+    /// The engine's backlog, in its order.
+    pub(crate) fn backlog(&self) -> Vec<String> {
         self.events(&[("since", "0".into()), ("until", "0".into())])
     }
 
-    /// Lets curl follow `/events` from the beginning of the engine's memory.
-    pub(crate) fn follow(&self, folder: &Folder) -> Follower {
-        let taken = folder.path("taken-by-curl");
+    /// Makes curl follow `/events` from the start of the backlog.
+    pub(crate) fn follow(&self, test_dir: &TestDir) -> Follower {
+        let output_path = test_dir.path("taken-by-curl");
         let mut curl = self.curl(&["-sN", "http://d/events?since=0"]);
-        let curl = curl.stdin(Stdio::null()).stdout(File::create(&taken).expect("a file for curl"));
-        let follower = Follower { curl: curl.spawn().expect("curl starts"), taken };
-        // An engine can bring an event twice if it happens while the subscription begins; the image's event is over.
-        eventually(
-            "curl has the first event",
-            || {
-                if follower.lines().is_empty() { Err("nothing came") } else { Ok(()) }
-            },
-        );
+        let curl = curl.stdin(Stdio::null()).stdout(File::create(&output_path).expect("a file for curl"));
+        let follower = Follower { curl: curl.spawn().expect("curl starts"), output_path };
+        // An engine can send an event twice if it occurs while the subscription starts. The image's event is older.
+        eventually("curl has the first event", || {
+            if follower.lines().is_empty() { Err("no event arrived") } else { Ok(()) }
+        });
         follower
     }
 
-    /// Keeps running containers, one after the other, until it is dropped.
-    pub(crate) fn keep_busy(&self) -> Busy {
-        self.keep_busy_with(|command| _ = printed(command))
+    /// Runs containers, one after the other, until the load is dropped.
+    pub(crate) fn keep_busy(&self) -> BackgroundLoad {
+        self.keep_busy_with(|command| _ = stdout_of(command))
     }
 
-    /// The same, though the engine may be killed meanwhile.
-    pub(crate) fn keep_busy_however(&self) -> Busy {
+    /// Runs containers in the same way; they may fail, because the engine may be killed.
+    pub(crate) fn keep_busy_unchecked(&self) -> BackgroundLoad {
         self.keep_busy_with(|command| _ = run(command))
     }
 
-    fn keep_busy_with(&self, run: fn(Command)) -> Busy {
-        let enough = Arc::new(AtomicBool::new(false));
-        let (told, docker, host) = (enough.clone(), self.client.clone(), self.host.clone());
+    fn keep_busy_with(&self, run: fn(Command)) -> BackgroundLoad {
+        let stop_requested = Arc::new(AtomicBool::new(false));
+        let (stop_flag, docker, host) = (stop_requested.clone(), self.client_path.clone(), self.host.clone());
         let thread = std::thread::spawn(move || {
-            while !told.load(Ordering::Relaxed) {
-                run(client(&docker, &host, &["run", "--rm", "--network", "none", "busybox", "true"]));
+            while !stop_flag.load(Ordering::Relaxed) {
+                run(docker_command(&docker, &host, &["run", "--rm", "--network", "none", "busybox", "true"]));
             }
         });
-        Busy { enough, thread: Some(thread) }
+        BackgroundLoad { stop_requested, thread: Some(thread) }
     }
 
-    fn curl(&self, words: &[&str]) -> Command {
+    fn curl(&self, args: &[&str]) -> Command {
         let socket = self.host.strip_prefix("unix://").expect("the engine listens on a socket");
         let mut curl = Command::new("curl");
-        curl.args(["--noproxy", "*", "--unix-socket", socket]).args(words);
+        curl.args(["--noproxy", "*", "--unix-socket", socket]).args(args);
         curl
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let reset = Command::new(STARTER).args(["reset", self.version]).status();
-        // A panic while another one is under way would hide the first.
-        assert!(reset.is_ok_and(|status| status.success()) || std::thread::panicking(), "the engine can be reset");
+        let reset = Command::new(ENGINE_SCRIPT).args(["reset", self.version]).status();
+        // A panic during another panic would hide the first one.
+        assert!(reset.is_ok_and(|status| status.success()) || std::thread::panicking(), "the engine is reset");
     }
 }
 
-/// Being in the engine's network.
-pub(crate) struct Near(File);
+/// Membership of a thread in the engine's network namespace; dropping it restores the previous namespace.
+pub(crate) struct NetworkGuard(File);
 
-impl Drop for Near {
+impl Drop for NetworkGuard {
     fn drop(&mut self) {
-        enter(&self.0);
+        enter_network_namespace(&self.0);
     }
 }
 
-fn enter(network: &File) {
-    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).expect("a network can be entered");
+fn enter_network_namespace(network: &File) {
+    move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).expect("the namespace is entered");
 }
 
-/// curl, following an engine.
+/// A curl that follows an engine.
 pub(crate) struct Follower {
     curl: Child,
-    taken: PathBuf,
+    output_path: PathBuf,
 }
 
 impl Follower {
-    /// The whole lines that have come so far.
+    /// Complete lines received so far.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(&self.taken).unwrap_or_default();
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(str::to_owned).collect()
+        let text = std::fs::read_to_string(&self.output_path).unwrap_or_default();
+        let complete_lines = text.rfind('\n').map_or("", |end| &text[..end]);
+        complete_lines.lines().map(str::to_owned).collect()
     }
 }
 
@@ -215,146 +212,146 @@ impl Drop for Follower {
     }
 }
 
-/// Stands between a recorder and its engine, and sees what the engine gives.
-pub(crate) struct Witness {
+/// A proxy between a recorder and its engine, which keeps what the engine sends.
+pub(crate) struct RecordingProxy {
     socket: PathBuf,
-    seen: Arc<Mutex<Vec<Vec<u8>>>>,
+    responses: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
-impl Witness {
-    /// A witness on a socket of its own, for as long as the folder is there.
-    pub(crate) fn beside(engine: &Engine, folder: &Folder) -> Witness {
-        let socket = folder.path("witness.sock");
-        let listener = UnixListener::bind(&socket).expect("a socket can be bound");
-        let behind = engine.host.strip_prefix("unix://").expect("the engine listens on a socket").to_owned();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let all = seen.clone();
+impl RecordingProxy {
+    /// Starts a proxy on its own socket in `test_dir`.
+    pub(crate) fn start(engine: &Engine, test_dir: &TestDir) -> RecordingProxy {
+        let socket = test_dir.path("witness.sock");
+        let listener = UnixListener::bind(&socket).expect("the socket is bound");
+        let engine_path = engine.host.strip_prefix("unix://").expect("the engine listens on a socket").to_owned();
+        let responses = Arc::new(Mutex::new(Vec::new()));
+        let shared_responses = responses.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                // An engine that is away is a connection that ends at once.
-                if let Ok(engine) = UnixStream::connect(&behind) {
-                    let seen = all.clone();
-                    std::thread::spawn(move || witness(client, engine, &seen));
+                // If the engine is down, the connection is closed immediately.
+                if let Ok(engine) = UnixStream::connect(&engine_path) {
+                    let responses = shared_responses.clone();
+                    std::thread::spawn(move || forward_and_record(client, engine, &responses));
                 }
             }
         });
-        Witness { socket, seen }
+        RecordingProxy { socket, responses }
     }
 
     pub(crate) fn host(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
 
-    /// Every event that went by whole: an engine sends each as a chunk of its own, a line.
+    /// Every completely forwarded event: an engine sends each one as one line in its own chunk.
     pub(crate) fn events(&self) -> BTreeSet<String> {
-        let seen = self.seen.lock().expect("no holder panics");
-        let lines = seen.iter().flat_map(|answer| {
-            let whole = answer.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-            String::from_utf8_lossy(&answer[..whole]).lines().map(str::to_owned).collect::<Vec<_>>()
+        let responses = self.responses.lock().expect("no holder panics");
+        let lines = responses.iter().flat_map(|response| {
+            let complete_len = response.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            String::from_utf8_lossy(&response[..complete_len]).lines().map(str::to_owned).collect::<Vec<_>>()
         });
         lines.filter(|line| line.starts_with('{') && line.contains("\"timeNano\"")).collect()
     }
 }
 
-/// Passes on what two say to each other, and keeps what the engine said.
-fn witness(client: UnixStream, engine: UnixStream, seen: &Mutex<Vec<Vec<u8>>>) {
+/// Forwards bytes in both directions, and keeps those that the engine sent.
+fn forward_and_record(client: UnixStream, engine: UnixStream, responses: &Mutex<Vec<Vec<u8>>>) {
     let (mut from, mut to) = (client.try_clone().expect("a socket"), engine.try_clone().expect("a socket"));
-    let questions = std::thread::spawn(move || {
+    let request_thread = std::thread::spawn(move || {
         let _ = std::io::copy(&mut from, &mut to);
         let _ = to.shutdown(Shutdown::Both);
     });
-    let (mut engine, mut client, mut kept, mut some) = (engine, client, Vec::new(), [0; 65536]);
-    while let Ok(read @ 1..) = engine.read(&mut some) {
-        if client.write_all(&some[..read]).is_err() {
+    let (mut engine, mut client, mut response, mut buffer) = (engine, client, Vec::new(), [0; 65536]);
+    while let Ok(read @ 1..) = engine.read(&mut buffer) {
+        if client.write_all(&buffer[..read]).is_err() {
             break;
         }
-        kept.extend(&some[..read]);
+        response.extend(&buffer[..read]);
     }
     let _ = client.shutdown(Shutdown::Both);
-    seen.lock().expect("no holder panics").push(kept);
-    let _ = questions.join();
+    responses.lock().expect("no holder panics").push(response);
+    let _ = request_thread.join();
 }
 
-/// Containers that come and go in the background.
-pub(crate) struct Busy {
-    enough: Arc<AtomicBool>,
+/// Containers that start and exit in the background.
+pub(crate) struct BackgroundLoad {
+    stop_requested: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Busy {
-    /// Lets the last container end.
+impl BackgroundLoad {
+    /// Stops the load after the current container.
     pub(crate) fn stop(mut self) {
-        self.enough.store(true, Ordering::Relaxed);
+        self.stop_requested.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().expect("every container ran");
         }
     }
 }
 
-impl Drop for Busy {
+impl Drop for BackgroundLoad {
     fn drop(&mut self) {
-        self.enough.store(true, Ordering::Relaxed);
+        self.stop_requested.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-const STARTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/engine.sh");
+const ENGINE_SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/engine.sh");
 
-/// Runs `tests/setup/engine.sh`; it must succeed. What it prints last is what it has to say.
-fn starter(words: &[&str]) -> String {
-    let mut command = Command::new(STARTER);
-    command.args(words);
-    let printed = run(command).exited(0).lines();
-    printed.last().cloned().unwrap_or_default()
+/// Runs `tests/setup/engine.sh`, which must succeed, and returns the last line of its output.
+fn run_engine_script(args: &[&str]) -> String {
+    let mut command = Command::new(ENGINE_SCRIPT);
+    command.args(args);
+    let lines = run(command).assert_exit_code(0).lines();
+    lines.last().cloned().unwrap_or_default()
 }
 
-/// The docker client of an engine of this version, which need not run.
-pub(crate) fn client_for(version: &str, host: &str, words: &[&str]) -> Command {
-    client(Path::new(&starter(&["client", version])), host, words)
+/// Command that runs the docker client of an engine version. The engine need not run.
+pub(crate) fn client_of_version(version: &str, host: &str, args: &[&str]) -> Command {
+    docker_command(Path::new(&run_engine_script(&["client", version])), host, args)
 }
 
-fn client(docker: &Path, host: &str, words: &[&str]) -> Command {
-    let mut command = Command::new(docker);
-    // Without the user's configuration and environment, which could name another engine or another form of output.
+fn docker_command(client_path: &Path, host: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(client_path);
+    // Without the user's configuration and environment, which could set another engine or another output format.
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", "/nonexistent");
-    command.args(["-H", host]).args(words).stdin(Stdio::null());
+    command.args(["-H", host]).args(args).stdin(Stdio::null());
     command
 }
 
-fn printed(client: Command) -> String {
-    run(client).exited(0).lines().join("\n")
+fn stdout_of(client: Command) -> String {
+    run(client).assert_exit_code(0).lines().join("\n")
 }
 
-/// The instant of an event, in nanoseconds since the epoch.
-pub(crate) fn instant(line: &str) -> i64 {
-    parsed(line)["timeNano"].as_i64().unwrap_or_else(|| panic!("no instant: {line}"))
+/// Time of an event, in nanoseconds since the epoch.
+pub(crate) fn time_nano(line: &str) -> i64 {
+    parse_event(line)["timeNano"].as_i64().unwrap_or_else(|| panic!("no time: {line}"))
 }
 
-/// An event, read.
-pub(crate) fn parsed(line: &str) -> Value {
+/// Parses an event.
+pub(crate) fn parse_event(line: &str) -> Value {
     serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"))
 }
 
-/// Lines by instant; where instants are the same the order stays.
-pub(crate) fn by_instant(mut lines: Vec<String>) -> Vec<String> {
-    lines.sort_by_key(|line| instant(line));
+/// Sorts lines by time. The sort is stable.
+pub(crate) fn sorted_by_time(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort_by_key(|line| time_nano(line));
     lines
 }
 
-/// Whether two lists hold the same lines, each as often as the other, in whatever order; says what differs. Two that
-/// follow an engine may see concurrent events in opposite order.
-pub(crate) fn same_lines(engine: &[String], ours: &[String]) -> Result<(), String> {
+/// Compares two lists as multisets of lines; the error describes the differences. Two clients of an engine can receive
+/// concurrent events in opposite order.
+pub(crate) fn compare_lines(engine: &[String], ours: &[String]) -> Result<(), String> {
     let (only_engine, only_ours) = (missing_from(ours, engine), missing_from(engine, ours));
     if only_engine.is_empty() && only_ours.is_empty() {
         return Ok(());
     }
     let list = |lines: &[String]| lines.iter().map(|line| format!("\n  {line}")).collect::<String>();
-    Err(format!("only the engine has{}\nonly we have{}", list(&only_engine), list(&only_ours)))
+    Err(format!("only from the engine:{}\nonly from events:{}", list(&only_engine), list(&only_ours)))
 }
 
-/// Those of `lines` that `others` does not have, or not so often.
+/// Lines that `others` does not contain, or contains less often.
 fn missing_from(others: &[String], lines: &[String]) -> Vec<String> {
     let mut others: Vec<&String> = others.iter().collect();
     let mut missing = Vec::new();
@@ -367,21 +364,21 @@ fn missing_from(others: &[String], lines: &[String]) -> Vec<String> {
     missing
 }
 
-/// A session that brings about as many kinds of events as an engine alone can make, with text that has to be
-/// escaped; fewer than the 256 that it remembers.
-pub(crate) fn a_full_session(engine: &Engine) {
+/// Makes the engine emit as many kinds of events as one engine can, with text that needs escaping. The number of events
+/// stays below the 256 of the backlog.
+pub(crate) fn run_full_scenario(engine: &Engine) {
     engine.reload();
-    images(engine);
-    networks_and_volumes(engine);
-    a_container_with_everything(engine);
-    bad_ends(engine);
-    health_checks(engine);
-    a_swarm(engine);
-    tidying_up(engine);
+    exercise_images(engine);
+    exercise_networks_and_volumes(engine);
+    exercise_container(engine);
+    exercise_failures(engine);
+    exercise_health_checks(engine);
+    exercise_swarm(engine);
+    clean_up(engine);
 }
 
-fn images(engine: &Engine) {
-    let registry = starter(&["registry", engine.version]);
+fn exercise_images(engine: &Engine) {
+    let registry = run_engine_script(&["registry", engine.version]);
     let app = format!("{registry}/team/app:v3");
     for name in ["team/app:1.0", &app, "docker.io/library/second:latest"] {
         engine.docker(&["tag", "busybox", name]);
@@ -389,18 +386,18 @@ fn images(engine: &Engine) {
     engine.docker(&["rmi", "second"]);
     engine.docker(&["push", &app]);
     let digests = engine.docker(&["image", "inspect", "-f", "{{join .RepoDigests \"\\n\"}}", &app]);
-    let digested = digests.lines().find(|name| name.starts_with(&registry)).expect("what was pushed has a digest");
+    let digested = digests.lines().find(|name| name.starts_with(&registry)).expect("the pushed image has a digest");
     engine.docker(&["rmi", &app]);
     engine.docker(&["pull", digested]);
     engine.docker(&["pull", &app]);
     let id = engine.docker(&["image", "inspect", "-f", "{{.Id}}", "busybox"]);
     let short = id.trim_start_matches("sha256:")[..12].to_owned();
-    let (_, digest) = digested.split_once('@').expect("it has a digest");
+    let (_, digest) = digested.split_once('@').expect("the name has a digest");
     for image in ["busybox:latest", "team/app:1.0", &app, digested, &format!("{app}@{digest}"), &id, &short] {
         engine.docker(&["run", "--rm", "--network", "none", image, "true"]);
     }
-    let folder = Folder::new();
-    let saved = folder.path("saved.tar");
+    let test_dir = TestDir::new();
+    let saved = test_dir.path("saved.tar");
     let saved = saved.to_str().expect("a path is text");
     engine.docker(&["save", "-o", saved, "team/app:1.0"]);
     engine.docker(&["load", "-i", saved]);
@@ -408,27 +405,27 @@ fn images(engine: &Engine) {
     engine.docker(&["rmi", "imported:1"]);
 }
 
-fn networks_and_volumes(engine: &Engine) {
+fn exercise_networks_and_volumes(engine: &Engine) {
     engine.docker(&["network", "create", "team-net"]);
     engine.docker(&["volume", "create", "--label", "kept=yes", "vol-data"]);
     engine.docker(&["volume", "create"]);
 }
 
-fn a_container_with_everything(engine: &Engine) {
+fn exercise_container(engine: &Engine) {
     let long = format!("long={}", "a label of several KB, ".repeat(250));
-    let mut words = vec!["--name", "web", "--network", "team-net", "-v", "vol-data:/data", "--label", &long];
+    let mut args = vec!["--name", "web", "--network", "team-net", "-v", "vol-data:/data", "--label", &long];
     for label in LABELS {
-        words.extend(["--label", label]);
+        args.extend(["--label", label]);
     }
-    engine.container(&words);
+    engine.container(&args);
     engine.docker(&["network", "connect", "bridge", "web"]);
     engine.docker(&["network", "disconnect", "bridge", "web"]);
     for script in SCRIPTS {
         engine.docker(&["exec", "web", "sh", "-c", script]);
     }
     engine.docker(&["exec", "-d", "web", "true"]);
-    assert_eq!(engine.docker_however(&["exec", "web", "false"]).status.code(), Some(1));
-    for words in [
+    assert_eq!(engine.docker_unchecked(&["exec", "web", "false"]).status.code(), Some(1));
+    for args in [
         &["rename", "web", "web.renamed-1"][..],
         &["pause", "web.renamed-1"],
         &["unpause", "web.renamed-1"],
@@ -444,12 +441,12 @@ fn a_container_with_everything(engine: &Engine) {
         &["create", "--name", "web-never-started", "busybox"],
         &["rm", "web-never-started"],
     ] {
-        engine.docker(words);
+        engine.docker(args);
     }
-    // `cp` reads the container's archive, `export` all of it.
-    let folder = Folder::new();
+    // `cp` reads a part of the container's filesystem, `export` all of it.
+    let test_dir = TestDir::new();
     engine.docker(&["create", "--name", "copied", "busybox"]);
-    let file = folder.path("busybox");
+    let file = test_dir.path("busybox");
     engine.docker(&["cp", "copied:/bin/busybox", file.to_str().expect("a path is text")]);
     engine.docker(&["export", "-o", file.to_str().expect("a path is text"), "copied"]);
     engine.docker(&["rm", "copied"]);
@@ -474,18 +471,18 @@ const SCRIPTS: [&str; 3] = [
     "true\n# a second line: exec_start, {\"json\":[1]}",
 ];
 
-fn bad_ends(engine: &Engine) {
+fn exercise_failures(engine: &Engine) {
     let failing = ["run", "--name", "failing", "--network", "none", "busybox", "sh", "-c", "exit 7"];
-    assert_eq!(engine.docker_however(&failing).status.code(), Some(7));
-    // Ends by `oom`; where the kernel counts no memory, by the second limit.
+    assert_eq!(engine.docker_unchecked(&failing).status.code(), Some(7));
+    // Killed by `oom`; if the kernel does not account memory, the second limit applies.
     let limits = ["-m", "16m", "--memory-swap", "16m", "--ulimit", "data=268435456"];
     let hungry = [&["run", "--name", "hungry", "--network", "none"], &limits[..], &["busybox", "tail", "/dev/zero"]];
-    assert_ne!(engine.docker_however(&hungry.concat()).status.code(), Some(0));
+    assert_ne!(engine.docker_unchecked(&hungry.concat()).status.code(), Some(0));
     let missing = ["run", "--name", "missing", "--network", "none", "busybox", "no-such-program"];
-    assert_eq!(engine.docker_however(&missing).status.code(), Some(127));
+    assert_eq!(engine.docker_unchecked(&missing).status.code(), Some(127));
 }
 
-fn health_checks(engine: &Engine) {
+fn exercise_health_checks(engine: &Engine) {
     for (name, check, expected) in [("healthy", "echo \"ok\" && true", "healthy"), ("ill", "exit 1", "unhealthy")] {
         let health = ["--health-cmd", check, "--health-interval", "300ms", "--health-retries", "1"];
         engine.container(&[&["--name", name, "--network", "none"][..], &health].concat());
@@ -497,14 +494,14 @@ fn health_checks(engine: &Engine) {
     }
 }
 
-/// What a swarm does has another scope, and types of its own.
-fn a_swarm(engine: &Engine) {
-    let folder = Folder::new();
-    let file = folder.path("content");
-    std::fs::write(&file, "hush").expect("a file can be written");
+/// Exercises a swarm, whose events have another scope and additional types.
+fn exercise_swarm(engine: &Engine) {
+    let test_dir = TestDir::new();
+    let file = test_dir.path("content");
+    std::fs::write(&file, "hush").expect("the file is written");
     let file = file.to_str().expect("a path is text");
     engine.docker(&["swarm", "init", "--advertise-addr", "127.0.0.1"]);
-    for words in [
+    for args in [
         &["secret", "create", "team-secret", file][..],
         &["config", "create", "team-config", file],
         &["service", "create", "-d", "--name", "team-service", "--replicas", "0", "busybox", "true"],
@@ -513,11 +510,11 @@ fn a_swarm(engine: &Engine) {
         &["secret", "rm", "team-secret"],
         &["swarm", "leave", "--force"],
     ] {
-        engine.docker(words);
+        engine.docker(args);
     }
 }
 
-fn tidying_up(engine: &Engine) {
+fn clean_up(engine: &Engine) {
     engine.docker(&["volume", "rm", "vol-data"]);
     engine.docker(&["network", "rm", "team-net"]);
     for what in ["container", "volume", "network", "image"] {

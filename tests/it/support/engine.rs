@@ -1,7 +1,7 @@
-//! A simulated engine: behaves on `/events` as moby's source does, and does what the script of a test says. It speaks
-//! HTTP by hand, so that it can speak it badly; and it keeps the truth of what it made and what could be had.
+//! A simulated engine. It serves `/events` as moby does, and a test controls what it does. It writes HTTP by hand, so
+//! that it can violate the protocol. It keeps a list of all emitted events, and of those that a recorder could obtain.
 
-mod memory;
+mod backlog;
 mod subscriber;
 mod truth;
 
@@ -14,80 +14,81 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use memory::{Asked, Happened, Memory};
-use subscriber::{Fate, Message, PATIENCE, Subscriber};
+use crate::support::command::TestDir;
+use backlog::{Backlog, EventsParams, NumberedEvent};
+use subscriber::{Message, OfferOutcome, SEND_TIMEOUT, Subscriber};
 pub(crate) use truth::Truth;
 
 pub(crate) struct Engine {
     socket: PathBuf,
     shared: Arc<Shared>,
-    running: Mutex<Option<Running>>,
+    accept_loop: Mutex<Option<AcceptLoop>>,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// Signalled when what has stalled goes on.
-    going_on: Condvar,
+    /// Signalled when stalled requests and streams resume.
+    resumed: Condvar,
 }
 
 struct State {
     id: String,
     name: String,
-    memory: Memory,
+    backlog: Backlog,
     subscribers: Vec<Arc<Subscriber>>,
-    /// The targets of all requests, oldest first.
+    /// Targets of all requests, oldest first.
     requests: Vec<String>,
-    /// What it shows elsewhere, by path.
-    pages: HashMap<String, String>,
-    /// Where it does not answer yet, by path.
-    withheld: HashSet<String>,
-    manner: Manner,
-    /// By how many milliseconds its clock is ahead, if it tells.
-    clock: Option<i64>,
+    /// JSON responses, by path.
+    json_by_path: HashMap<String, String>,
+    /// Paths that get no response yet.
+    blocked_paths: HashSet<String>,
+    behavior: Behavior,
+    /// Milliseconds by which its clock is ahead; `None` if `/info` does not contain the time.
+    clock_offset_ms: Option<i64>,
     connections: HashMap<u64, UnixStream>,
-    connected: u64,
+    last_connection_id: u64,
     truth: Truth,
 }
 
-/// How the engine answers.
+/// Behavior of the engine towards its clients.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Manner {
-    /// Instead of the stream: this whole answer.
-    pub instead: Option<String>,
-    /// Where the chunks end.
-    pub pieces: Pieces,
-    /// What stands around an event.
+pub(crate) struct Behavior {
+    /// Complete response sent in place of an event stream.
+    pub raw_response: Option<String>,
+    /// Boundaries of the chunks.
+    pub chunking: Chunking,
+    /// Bytes around an event.
     pub framing: Framing,
-    /// The answer to the question for the memory alone does not end.
-    pub endless_memory: bool,
-    /// What it remembers comes so far, and the rest when it goes on.
-    pub stalls_after: Option<usize>,
-    /// Nothing is answered at all until it goes on.
-    pub hangs: bool,
-    /// A stream ends as soon as it has begun, cut.
-    pub cuts_at_once: bool,
-    /// The headers come drop by drop, and take so long.
-    pub slow_headers: Duration,
-    /// A stream that begins brings the newest event twice: from the memory, and as what happens.
-    pub twice: bool,
-    /// An event is skipped for a full subscriber so soon, in microseconds: as if many happened at once, each of which
-    /// waits for itself.
-    pub impatient: Option<u64>,
+    /// Keep the response open when a client requests only the backlog.
+    pub endless_backlog: bool,
+    /// Send this many events of the backlog, and the rest after [`Engine::resume`].
+    pub stall_after: Option<usize>,
+    /// Answer no request until [`Engine::resume`].
+    pub hang_requests: bool,
+    /// Cut each stream after its headers.
+    pub cut_at_start: bool,
+    /// Send the headers in small pieces over this time.
+    pub headers_delay: Duration,
+    /// Send the newest event twice on a new stream: from the backlog and live.
+    pub duplicate_newest: bool,
+    /// Microseconds after which an event is skipped for a full subscriber. A short time simulates many concurrent
+    /// events, each of which waits on its own.
+    pub send_timeout_micros: Option<u64>,
 }
 
-/// Where the chunks of a body end.
+/// Boundaries of the chunks of a body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Pieces {
-    /// With each event, as an engine's.
+pub(crate) enum Chunking {
+    /// One chunk per event, as a real engine.
     #[default]
-    Events,
-    /// With each byte.
-    Bytes,
-    /// Anywhere, inside a character too.
-    Anywhere,
+    PerEvent,
+    /// One chunk per byte.
+    PerByte,
+    /// Random boundaries, also inside a character.
+    Random,
 }
 
-/// What stands around an event.
+/// Bytes around an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Framing {
     #[default]
@@ -96,31 +97,31 @@ pub(crate) enum Framing {
     JsonSeq,
 }
 
-struct Running {
+struct AcceptLoop {
     stopping: Arc<AtomicBool>,
-    accepting: std::thread::JoinHandle<()>,
+    thread: std::thread::JoinHandle<()>,
 }
 
 impl Engine {
-    /// An engine that listens on a new socket at `path`.
+    /// Starts an engine that listens on a new socket at `path`.
     pub(crate) fn start(path: PathBuf) -> Engine {
         let state = State {
             id: "7a5c1ed0-0000-4000-8000-000000000001".into(),
             name: "sim".into(),
-            memory: Memory::default(),
+            backlog: Backlog::default(),
             subscribers: Vec::new(),
             requests: Vec::new(),
-            pages: HashMap::new(),
-            withheld: HashSet::new(),
-            manner: Manner::default(),
-            clock: None,
+            json_by_path: HashMap::new(),
+            blocked_paths: HashSet::new(),
+            behavior: Behavior::default(),
+            clock_offset_ms: None,
             connections: HashMap::new(),
-            connected: 0,
+            last_connection_id: 0,
             truth: Truth::default(),
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), going_on: Condvar::new() });
-        let engine = Engine { socket: path, shared, running: Mutex::new(None) };
-        engine.come_back();
+        let shared = Arc::new(Shared { state: Mutex::new(state), resumed: Condvar::new() });
+        let engine = Engine { socket: path, shared, accept_loop: Mutex::new(None) };
+        engine.start_again();
         engine
     }
 
@@ -128,164 +129,173 @@ impl Engine {
         format!("unix://{}", self.socket.display())
     }
 
-    /// From now on it answers like this.
-    pub(crate) fn answers(&self, manner: Manner) {
-        self.state().manner = manner;
-        self.shared.going_on.notify_all();
+    /// Sets the behavior from now on.
+    pub(crate) fn set_behavior(&self, behavior: Behavior) {
+        self.state().behavior = behavior;
+        self.shared.resumed.notify_all();
     }
 
-    /// The open streams stand and bring nothing, until it goes on; new ones are as always.
-    pub(crate) fn stalls_streams(&self) {
-        self.state().subscribers.iter().for_each(|subscriber| subscriber.stall(true));
+    /// Makes the open streams send nothing until [`Engine::resume`]. New streams are not affected.
+    pub(crate) fn stall_streams(&self) {
+        self.state().subscribers.iter().for_each(|subscriber| subscriber.set_stalled(true));
     }
 
-    /// What has stalled goes on.
-    pub(crate) fn goes_on(&self) {
+    /// Resumes stalled requests and streams.
+    pub(crate) fn resume(&self) {
         let mut state = self.state();
-        (state.manner.stalls_after, state.manner.hangs) = (None, false);
-        state.subscribers.iter().for_each(|subscriber| subscriber.stall(false));
-        self.shared.going_on.notify_all();
+        (state.behavior.stall_after, state.behavior.hang_requests) = (None, false);
+        state.subscribers.iter().for_each(|subscriber| subscriber.set_stalled(false));
+        self.shared.resumed.notify_all();
     }
 
-    pub(crate) fn is_called(&self, id: &str, name: &str) {
+    pub(crate) fn set_identity(&self, id: &str, name: &str) {
         let mut state = self.state();
         (state.id, state.name) = (id.into(), name.into());
     }
 
-    /// It tells its clock, which is ahead by so many milliseconds.
-    pub(crate) fn has_a_clock(&self, ahead: Option<i64>) {
-        self.state().clock = ahead;
+    /// Makes `/info` contain the time of a clock that is ahead by this many milliseconds.
+    pub(crate) fn set_clock_offset(&self, offset_ms: Option<i64>) {
+        self.state().clock_offset_ms = offset_ms;
     }
 
-    /// From now on it shows this JSON at a path, without the version.
-    pub(crate) fn shows(&self, path: &str, json: &str) {
+    /// Sets the JSON response for a path (without API version), and unblocks the path.
+    pub(crate) fn set_response(&self, path: &str, json: &str) {
         let mut state = self.state();
-        state.pages.insert(path.into(), json.into());
-        state.withheld.remove(path);
-        self.shared.going_on.notify_all();
+        state.json_by_path.insert(path.into(), json.into());
+        state.blocked_paths.remove(path);
+        self.shared.resumed.notify_all();
     }
 
-    /// From now on it does not answer what is asked at a path, until it shows something there.
-    pub(crate) fn withholds(&self, path: &str) {
-        self.state().withheld.insert(path.into());
+    /// Blocks requests for a path until [`Engine::set_response`] sets its response.
+    pub(crate) fn block_path(&self, path: &str) {
+        self.state().blocked_paths.insert(path.into());
     }
 
-    /// Something happens: it is remembered, and told to whoever listens. A listener that takes too little misses it.
-    pub(crate) fn happens(&self, event: &str) {
+    /// Emits an event into the backlog and to all subscribers. A subscriber whose queue stays full misses it.
+    pub(crate) fn emit(&self, event: &str) {
         let mut state = self.state();
-        let happened = state.remember(event);
+        let numbered_event = state.add_event(event);
         let subscribers = state.subscribers.clone();
-        // As in moby: who subscribes just now finds it in the memory, and may be told of it too.
+        // As in moby: a client that subscribes now finds the event in the backlog, and may receive it live too.
         drop(state);
-        self.tell(&subscribers, Message::Event(happened));
+        self.send_message(&subscribers, Message::Event(numbered_event));
     }
 
-    /// Something happens, and no subscriber takes it in time: it is remembered alone.
-    pub(crate) fn happens_unheard(&self, event: &str) {
-        self.state().remember(event);
+    /// Emits an event that every subscriber misses: it is only in the backlog.
+    pub(crate) fn emit_to_backlog(&self, event: &str) {
+        self.emit_all_to_backlog(&[event]);
     }
 
-    /// Something happens, and the streams are cut when this much of it is sent.
-    pub(crate) fn happens_cut(&self, event: &str, at: usize) {
+    /// Adds several events to the backlog at one moment, and sends them to no subscriber.
+    pub(crate) fn emit_all_to_backlog(&self, events: &[impl AsRef<str>]) {
         let mut state = self.state();
-        state.remember(event);
+        for event in events {
+            state.add_event(event.as_ref());
+        }
+    }
+
+    /// Emits an event, and cuts the streams after its first `at` bytes.
+    pub(crate) fn emit_truncated(&self, event: &str, at: usize) {
+        let mut state = self.state();
+        state.add_event(event);
         let part = &event.as_bytes()[..at];
         if state
             .subscribers
             .iter()
-            .any(|subscriber| subscriber.offer(Message::Cut(chunk(part)), PATIENCE) == Fate::Taken)
+            .any(|subscriber| subscriber.offer(Message::Cut(chunk(part)), SEND_TIMEOUT) == OfferOutcome::Queued)
         {
             state.truth.junk.push(part.into());
         }
         state.subscribers.clear();
     }
 
-    /// Bytes come down the open streams that the engine knows nothing of.
-    pub(crate) fn sends(&self, bytes: &[u8]) {
+    /// Sends bytes on the open streams that are not counted as an event or junk.
+    pub(crate) fn send_raw(&self, bytes: &[u8]) {
         let subscribers = self.state().subscribers.clone();
-        self.tell(&subscribers, Message::Bytes(bytes.into()));
+        self.send_message(&subscribers, Message::Bytes(bytes.into()));
     }
 
-    /// A line that is no event comes down the open streams.
-    pub(crate) fn sends_junk(&self, line: &[u8]) {
+    /// Sends a line that is not an event on the open streams.
+    pub(crate) fn send_junk(&self, line: &[u8]) {
         let mut state = self.state();
         let line_and_end = [line, b"\n"].concat();
-        if state.subscribers.iter().any(|one| one.offer(Message::Bytes(line_and_end.clone()), PATIENCE) == Fate::Taken)
-        {
+        if state.subscribers.iter().any(|subscriber| {
+            subscriber.offer(Message::Bytes(line_and_end.clone()), SEND_TIMEOUT) == OfferOutcome::Queued
+        }) {
             state.truth.junk.push(line.into());
         }
     }
 
-    /// The open streams break off with what is no HTTP.
-    pub(crate) fn breaks_streams(&self) {
+    /// Ends the open streams with bytes that are not valid HTTP.
+    pub(crate) fn break_streams(&self) {
         let subscribers = std::mem::take(&mut self.state().subscribers);
-        self.tell(&subscribers, Message::Cut(b"no length at all\r\n{}\r\n".into()));
+        self.send_message(&subscribers, Message::Cut(b"no length at all\r\n{}\r\n".into()));
     }
 
-    /// The open streams end properly, the engine stays.
-    pub(crate) fn ends_streams(&self) {
+    /// Ends the open streams properly. The engine keeps running.
+    pub(crate) fn end_streams(&self) {
         let subscribers = std::mem::take(&mut self.state().subscribers);
-        self.tell(&subscribers, Message::End);
+        self.send_message(&subscribers, Message::End);
     }
 
-    /// All connections are cut, as by a proxy; the engine stays.
-    pub(crate) fn cuts_connections(&self) {
+    /// Cuts all connections, as a proxy may do. The engine keeps running.
+    pub(crate) fn cut_connections(&self) {
         let mut state = self.state();
-        state.subscribers.drain(..).for_each(|subscriber| subscriber.leave());
+        state.subscribers.drain(..).for_each(|subscriber| subscriber.close());
         for (_, connection) in state.connections.drain() {
             let _ = connection.shutdown(Shutdown::Both);
         }
-        self.shared.going_on.notify_all();
+        self.shared.resumed.notify_all();
     }
 
-    /// It stops listening, and cuts what is open. It still remembers.
-    pub(crate) fn goes_away(&self) {
-        if let Some(running) = self.running.lock().expect("no holder panics").take() {
-            running.stopping.store(true, Ordering::SeqCst);
-            // So that accept returns; it cannot if the socket's folder is gone already.
+    /// Stops listening, and cuts all connections. The backlog stays.
+    pub(crate) fn stop(&self) {
+        if let Some(accept_loop) = self.accept_loop.lock().expect("no holder panics").take() {
+            accept_loop.stopping.store(true, Ordering::SeqCst);
+            // A connection makes `accept` return. There is none if the directory of the socket is already deleted.
             if UnixStream::connect(&self.socket).is_ok() {
-                running.accepting.join().expect("accepting does not panic");
+                accept_loop.thread.join().expect("the accept loop does not panic");
             }
         }
         let _ = std::fs::remove_file(&self.socket);
-        self.cuts_connections();
+        self.cut_connections();
     }
 
-    /// It listens again, on a new socket at the same path.
-    pub(crate) fn come_back(&self) {
-        let listener = UnixListener::bind(&self.socket).expect("a socket can be bound");
+    /// Listens again, on a new socket at the same path.
+    pub(crate) fn start_again(&self) {
+        let listener = UnixListener::bind(&self.socket).expect("the socket is bound");
         let stopping = Arc::new(AtomicBool::new(false));
-        let (shared, over) = (self.shared.clone(), stopping.clone());
-        let accepting = std::thread::spawn(move || {
+        let (shared, stop_flag) = (self.shared.clone(), stopping.clone());
+        let thread = std::thread::spawn(move || {
             for connection in listener.incoming().map_while(Result::ok) {
-                if over.load(Ordering::SeqCst) {
+                if stop_flag.load(Ordering::SeqCst) {
                     return;
                 }
                 let shared = shared.clone();
                 std::thread::spawn(move || {
-                    let number = shared.state().admit(&connection);
-                    let _ = converse(&connection, &shared);
+                    let id = shared.state().register_connection(&connection);
+                    let _ = handle_connection(&connection, &shared);
                     let _ = connection.shutdown(Shutdown::Both);
-                    shared.state().connections.remove(&number);
+                    shared.state().connections.remove(&id);
                 });
             }
         });
-        *self.running.lock().expect("no holder panics") = Some(Running { stopping, accepting });
+        *self.accept_loop.lock().expect("no holder panics") = Some(AcceptLoop { stopping, thread });
     }
 
-    /// Away and back, as after `systemctl restart docker`: nothing is remembered.
-    pub(crate) fn restarts(&self) {
-        self.goes_away();
-        self.forgets();
-        self.come_back();
+    /// Restarts the engine, as `systemctl restart docker` does: the backlog is empty afterwards.
+    pub(crate) fn restart(&self) {
+        self.stop();
+        self.clear_backlog();
+        self.start_again();
     }
 
-    pub(crate) fn forgets(&self) {
-        self.state().memory.forget();
+    pub(crate) fn clear_backlog(&self) {
+        self.state().backlog.clear();
     }
 
-    /// How many streams are open.
-    pub(crate) fn listeners(&self) -> usize {
+    /// Number of open streams.
+    pub(crate) fn subscriber_count(&self) -> usize {
         self.state().subscribers.len()
     }
 
@@ -293,41 +303,42 @@ impl Engine {
         self.state().requests.clone()
     }
 
-    /// How many events were made.
-    pub(crate) fn made(&self) -> usize {
-        self.state().truth.made.len()
+    /// Number of emitted events.
+    pub(crate) fn emitted_count(&self) -> usize {
+        self.state().truth.emitted.len()
     }
 
-    /// The recorder was killed.
-    pub(crate) fn recorder_died(&self) {
-        self.state().truth.recorder_died();
+    /// Must be called when the recorder was killed; see [`Truth::on_recorder_killed`].
+    pub(crate) fn on_recorder_killed(&self) {
+        self.state().truth.on_recorder_killed();
     }
 
-    /// What was made from this number on counts as not given, unless it is given again.
-    pub(crate) fn takes_back_from(&self, number: usize) {
-        self.state().truth.takes_back_from(number);
+    /// Counts events from this number on as not delivered, until they are delivered again.
+    pub(crate) fn invalidate_deliveries_from(&self, number: usize) {
+        self.state().truth.invalidate_deliveries_from(number);
     }
 
-    /// How many events were skipped for subscribers that were too slow.
-    pub(crate) fn skipped(&self) -> usize {
-        self.state().truth.skipped
+    /// Number of events skipped for subscribers that were too slow.
+    pub(crate) fn skipped_count(&self) -> usize {
+        self.state().truth.skipped_count
     }
 
-    /// The truth as it stands: what is remembered now can be had, too.
+    /// Current truth. Events that are in the backlog now count as delivered.
     pub(crate) fn truth(&self) -> Truth {
         let mut state = self.state();
-        let (life, remembered) = (state.truth.life(), state.memory.all().map(|event| event.number).collect::<Vec<_>>());
-        state.truth.gives(remembered, life);
+        let (recorder_generation, backlog_numbers) =
+            (state.truth.recorder_generation(), state.backlog.iter().map(|event| event.number).collect::<Vec<_>>());
+        state.truth.mark_delivered(backlog_numbers, recorder_generation);
         state.truth.clone()
     }
 
-    fn tell(&self, subscribers: &[Arc<Subscriber>], message: Message) {
-        let patience = self.state().manner.impatient.map_or(PATIENCE, Duration::from_micros);
+    fn send_message(&self, subscribers: &[Arc<Subscriber>], message: Message) {
+        let timeout = self.state().behavior.send_timeout_micros.map_or(SEND_TIMEOUT, Duration::from_micros);
         for subscriber in subscribers {
-            match subscriber.offer(message.clone(), patience) {
-                Fate::Taken => {}
-                Fate::Skipped => self.state().truth.skipped += 1,
-                Fate::Gone => self.state().subscribers.retain(|other| !Arc::ptr_eq(other, subscriber)),
+            match subscriber.offer(message.clone(), timeout) {
+                OfferOutcome::Queued => {}
+                OfferOutcome::Skipped => self.state().truth.skipped_count += 1,
+                OfferOutcome::Closed => self.state().subscribers.retain(|other| !Arc::ptr_eq(other, subscriber)),
             }
         }
     }
@@ -339,9 +350,9 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.answers(Manner::default());
-        self.state().withheld.clear();
-        self.goes_away();
+        self.set_behavior(Behavior::default());
+        self.state().blocked_paths.clear();
+        self.stop();
     }
 }
 
@@ -350,67 +361,68 @@ impl Shared {
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
 
-    /// Waits while what is asked of the manner holds.
-    fn wait_while(&self, stalled: impl Fn(&Manner) -> bool) -> MutexGuard<'_, State> {
+    /// Waits while a condition on the behavior is true.
+    fn wait_while(&self, condition: impl Fn(&Behavior) -> bool) -> MutexGuard<'_, State> {
         let state = self.state();
-        self.going_on.wait_while(state, |state| stalled(&state.manner)).unwrap_or_else(|e| e.into_inner())
+        self.resumed.wait_while(state, |state| condition(&state.behavior)).unwrap_or_else(|e| e.into_inner())
     }
 }
 
 impl State {
-    fn remember(&mut self, event: &str) -> Happened {
-        let number = self.truth.makes(&self.name, event);
-        let happened = Happened { number, time_nano: self.truth.made[number].time_nano, line: event.into() };
-        self.memory.push(happened.clone());
-        happened
+    fn add_event(&mut self, event: &str) -> NumberedEvent {
+        let number = self.truth.add_event(&self.name, event);
+        let numbered_event =
+            NumberedEvent { number, time_nano: self.truth.emitted[number].time_nano, line: event.into() };
+        self.backlog.push(numbered_event.clone());
+        numbered_event
     }
 
-    fn admit(&mut self, connection: &UnixStream) -> u64 {
-        self.connected += 1;
-        self.connections.insert(self.connected, connection.try_clone().expect("a connection can be shared"));
-        self.connected
+    fn register_connection(&mut self, connection: &UnixStream) -> u64 {
+        self.last_connection_id += 1;
+        self.connections.insert(self.last_connection_id, connection.try_clone().expect("the connection is duplicated"));
+        self.last_connection_id
     }
 }
 
-/// Answers one request on a connection, as the client wants no more of it.
-fn converse(connection: &UnixStream, shared: &Shared) -> std::io::Result<()> {
+/// Answers one request: the client sends only one per connection.
+fn handle_connection(connection: &UnixStream, shared: &Shared) -> std::io::Result<()> {
     let mut lines = BufReader::new(connection).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
     while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
     let target = request.split(' ').nth(1).unwrap_or_default().to_owned();
     shared.state().requests.push(target.clone());
-    let state = shared.wait_while(|manner| manner.hangs);
+    let state = shared.wait_while(|behavior| behavior.hang_requests);
     let path = target.trim_start_matches("/v1.51");
     let state =
-        shared.going_on.wait_while(state, |state| state.withheld.contains(path)).unwrap_or_else(|e| e.into_inner());
+        shared.resumed.wait_while(state, |state| state.blocked_paths.contains(path)).unwrap_or_else(|e| e.into_inner());
     let mut out = connection;
     match path.split('?').next().unwrap_or_default() {
         "/_ping" => out.write_all(b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Length: 2\r\n\r\nOK"),
         "/info" => {
-            let clock = state.clock.map(|ahead| {
-                let now = chrono::Utc::now() + chrono::TimeDelta::milliseconds(ahead);
+            let clock = state.clock_offset_ms.map(|offset_ms| {
+                let now = chrono::Utc::now() + chrono::TimeDelta::milliseconds(offset_ms);
                 format!(",\"SystemTime\":\"{}\"", now.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true))
             });
             let (id, name, clock) = (&state.id, &state.name, clock.unwrap_or_default());
             let body = format!("{{\"ID\":\"{id}\",\"Name\":\"{name}\"{clock}}}\n");
             drop(state);
-            json(out, &body)
+            write_json(out, &body)
         }
         "/events" => {
-            let manner = state.manner.clone();
+            let behavior = state.behavior.clone();
             drop(state);
-            if let Some(answer) = manner.instead {
-                return out.write_all(answer.as_bytes());
+            if let Some(response) = behavior.raw_response {
+                return out.write_all(response.as_bytes());
             }
-            if manner.cuts_at_once {
+            if behavior.cut_at_start {
                 return out.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
             }
-            tell_events(out, shared, path, &manner)
+            handle_events(out, shared, path, &behavior)
         }
-        page if state.pages.contains_key(page) => {
-            let body = state.pages[page].clone();
+        page if state.json_by_path.contains_key(page) => {
+            let body = state.json_by_path[page].clone();
             drop(state);
-            json(out, &body)
+            write_json(out, &body)
         }
         _ => {
             drop(state);
@@ -419,7 +431,7 @@ fn converse(connection: &UnixStream, shared: &Shared) -> std::io::Result<()> {
     }
 }
 
-fn json(mut out: &UnixStream, body: &str) -> std::io::Result<()> {
+fn write_json(mut out: &UnixStream, body: &str) -> std::io::Result<()> {
     let length = body.len();
     write!(out, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
 }
@@ -427,101 +439,108 @@ fn json(mut out: &UnixStream, body: &str) -> std::io::Result<()> {
 const HEADERS: &[u8] =
     b"HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// Whether the client goes within that time.
-fn client_goes(mut out: &UnixStream, time: Duration) -> std::io::Result<bool> {
-    if time.is_zero() {
+/// Returns true if the client disconnects within this time.
+fn client_disconnects_within(mut out: &UnixStream, timeout: Duration) -> std::io::Result<bool> {
+    if timeout.is_zero() {
         return Ok(false);
     }
-    out.set_read_timeout(Some(time))?;
-    let went = matches!(out.read(&mut [0]), Ok(0));
+    out.set_read_timeout(Some(timeout))?;
+    let disconnected = matches!(out.read(&mut [0]), Ok(0));
     out.set_read_timeout(None)?;
-    Ok(went)
+    Ok(disconnected)
 }
 
-/// The answer to `/events`: what it remembers of what was asked for, then what happens.
-fn tell_events(mut out: &UnixStream, shared: &Shared, path: &str, manner: &Manner) -> std::io::Result<()> {
-    let asked = match Asked::read(path) {
-        Ok(asked) => asked,
+/// Answers a request for `/events`: sends the requested part of the backlog, then live events.
+fn handle_events(mut out: &UnixStream, shared: &Shared, path: &str, behavior: &Behavior) -> std::io::Result<()> {
+    let params = match EventsParams::parse(path) {
+        Ok(params) => params,
         Err((status, message)) => {
             let body = format!("{{\"message\":{message:?}}}\n");
             return write!(out, "HTTP/1.1 {status} Refused\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         }
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_nanos() as i64;
-    let left = asked.until.map(|until| u64::try_from(until - now).unwrap_or(0));
-    let memory_alone = left == Some(0) && !manner.endless_memory;
-    // The headers go out before the subscription begins.
-    for piece in HEADERS.chunks(HEADERS.len().div_ceil(if manner.slow_headers.is_zero() { 1 } else { 10 })) {
-        if client_goes(out, manner.slow_headers / 10)? {
+    let remaining_nanos = params.until.map(|until| u64::try_from(until - now).unwrap_or(0));
+    let backlog_only = remaining_nanos == Some(0) && !behavior.endless_backlog;
+    // The headers are sent before the subscription starts.
+    for piece in HEADERS.chunks(HEADERS.len().div_ceil(if behavior.headers_delay.is_zero() { 1 } else { 10 })) {
+        if client_disconnects_within(out, behavior.headers_delay / 10)? {
             return Ok(());
         }
         out.write_all(piece)?;
     }
     let subscriber = Arc::new(Subscriber::default());
     let mut state = shared.state();
-    let life = state.truth.life();
-    let remembered = asked.since.map_or(Vec::new(), |since| state.memory.between(since, asked.bounded));
-    if !memory_alone {
-        if let (true, Some(newest)) = (manner.twice, remembered.last()) {
-            subscriber.offer(Message::Event(newest.clone()), PATIENCE);
+    let recorder_generation = state.truth.recorder_generation();
+    let backlog = params.since.map_or(Vec::new(), |since| state.backlog.between(since, params.backlog_until));
+    if !backlog_only {
+        if let (true, Some(newest)) = (behavior.duplicate_newest, backlog.last()) {
+            subscriber.offer(Message::Event(newest.clone()), SEND_TIMEOUT);
         }
         state.subscribers.push(subscriber.clone());
     }
     drop(state);
-    let told = tell(&subscriber, remembered, memory_alone, left, &Stream { out, shared, manner, life });
-    subscriber.leave();
-    told
+    let result = send_events(
+        &subscriber,
+        backlog,
+        backlog_only,
+        remaining_nanos,
+        &EventStream { out, shared, behavior, recorder_generation },
+    );
+    subscriber.close();
+    result
 }
 
-/// Tells what is remembered, and then, unless that was all that was asked for, what happens.
-fn tell(
+/// Sends the backlog and then, unless only the backlog was requested, live events.
+fn send_events(
     subscriber: &Subscriber,
-    remembered: Vec<Happened>,
-    memory_alone: bool,
-    left: Option<u64>,
-    stream: &Stream<'_>,
+    backlog: Vec<NumberedEvent>,
+    backlog_only: bool,
+    remaining_nanos: Option<u64>,
+    stream: &EventStream<'_>,
 ) -> std::io::Result<()> {
-    let &Stream { mut out, shared, manner, .. } = stream;
-    let (first, later) = remembered.split_at(manner.stalls_after.unwrap_or(usize::MAX).min(remembered.len()));
+    let &EventStream { mut out, shared, behavior, .. } = stream;
+    let (first, later) = backlog.split_at(behavior.stall_after.unwrap_or(usize::MAX).min(backlog.len()));
     stream.send(first.iter().cloned().map(Message::Event))?;
     if !later.is_empty() {
-        drop(shared.wait_while(|manner| manner.stalls_after.is_some()));
+        drop(shared.wait_while(|behavior| behavior.stall_after.is_some()));
         stream.send(later.iter().cloned().map(Message::Event))?;
     }
-    if memory_alone {
+    if backlog_only {
         return out.write_all(LAST_CHUNK);
     }
-    let until = left.filter(|_| !manner.endless_memory).map(|left| Instant::now() + Duration::from_nanos(left));
-    while let Some(messages) = subscriber.take(until) {
+    let deadline =
+        remaining_nanos.filter(|_| !behavior.endless_backlog).map(|left| Instant::now() + Duration::from_nanos(left));
+    while let Some(messages) = subscriber.take(deadline) {
         if !stream.send(messages)? {
             return Ok(());
         }
     }
-    if until.is_some() { out.write_all(LAST_CHUNK) } else { Ok(()) }
+    if deadline.is_some() { out.write_all(LAST_CHUNK) } else { Ok(()) }
 }
 
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
-/// The body of an answer.
-struct Stream<'a> {
+/// Body of a response to `/events`.
+struct EventStream<'a> {
     out: &'a UnixStream,
     shared: &'a Shared,
-    manner: &'a Manner,
-    /// Which recorder it is talked to.
-    life: u64,
+    behavior: &'a Behavior,
+    /// Generation of the recorder at the other end.
+    recorder_generation: u64,
 }
 
-impl Stream<'_> {
-    /// Sends messages, and notes which events have gone out. Whether the stream goes on.
+impl EventStream<'_> {
+    /// Sends messages, and marks their events as delivered. Returns true if the stream continues.
     fn send(&self, messages: impl IntoIterator<Item = Message>) -> std::io::Result<bool> {
-        let (mut chunks, mut numbers, mut lines, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let (mut chunks, mut numbers, mut lines, mut last_bytes) = (Vec::new(), Vec::new(), Vec::new(), None);
         for message in messages {
             match message {
                 Message::Event(event) => {
                     numbers.push(event.number);
                     lines.push(event.line.clone());
                     chunks.push(
-                        match self.manner.framing {
+                        match self.behavior.framing {
                             Framing::Lf => format!("{}\n", event.line),
                             Framing::CrLf => format!("{}\r\n", event.line),
                             Framing::JsonSeq => format!("\x1e{}\n", event.line),
@@ -530,10 +549,10 @@ impl Stream<'_> {
                     );
                 }
                 Message::Bytes(bytes) => chunks.push(bytes),
-                Message::End => last = Some(LAST_CHUNK.to_owned()),
-                Message::Cut(bytes) => last = Some(bytes),
+                Message::End => last_bytes = Some(LAST_CHUNK.to_owned()),
+                Message::Cut(bytes) => last_bytes = Some(bytes),
             }
-            if last.is_some() {
+            if last_bytes.is_some() {
                 break;
             }
         }
@@ -541,28 +560,28 @@ impl Stream<'_> {
             self.shared.state().truth.torn.extend(lines);
             return Err(e);
         }
-        self.shared.state().truth.gives(numbers, self.life);
-        if let Some(last) = &last {
+        self.shared.state().truth.mark_delivered(numbers, self.recorder_generation);
+        if let Some(last) = &last_bytes {
             (&mut &*self.out).write_all(last)?;
         }
-        Ok(last.is_none())
+        Ok(last_bytes.is_none())
     }
 
     fn write(&self, chunks: Vec<Vec<u8>>) -> std::io::Result<()> {
         let mut out = self.out;
-        match self.manner.pieces {
-            Pieces::Events => {
-                // So much at once that a fast engine is not slowed down by us.
-                for some in chunks.chunks(64) {
-                    out.write_all(&some.iter().flat_map(|bytes| chunk(bytes)).collect::<Vec<u8>>())?;
+        match self.behavior.chunking {
+            Chunking::PerEvent => {
+                // Large writes, so that writing does not limit the rate of a fast engine.
+                for batch in chunks.chunks(64) {
+                    out.write_all(&batch.iter().flat_map(|bytes| chunk(bytes)).collect::<Vec<u8>>())?;
                 }
             }
-            Pieces::Bytes => {
+            Chunking::PerByte => {
                 for byte in chunks.concat() {
                     out.write_all(&chunk(&[byte]))?;
                 }
             }
-            Pieces::Anywhere => {
+            Chunking::Random => {
                 let bytes = chunks.concat();
                 let mut rest = &bytes[..];
                 while !rest.is_empty() {
@@ -576,17 +595,34 @@ impl Stream<'_> {
     }
 }
 
-/// Bytes as a chunk of a body.
+/// Starts an engine whose socket is in a new test directory.
+pub(crate) fn start_engine() -> (TestDir, Engine) {
+    let test_dir = TestDir::new();
+    let engine = Engine::start(test_dir.path("docker.sock"));
+    (test_dir, engine)
+}
+
+/// ID of the simulated container with this name.
+pub(crate) fn container_id(name: &str) -> String {
+    name.bytes().cycle().take(32).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Current time in nanoseconds since the epoch.
+pub(crate) fn now_nano() -> i64 {
+    chrono::Utc::now().timestamp_nanos_opt().expect("the year is before 2262")
+}
+
+/// Encodes bytes as one chunk of a body.
 fn chunk(bytes: &[u8]) -> Vec<u8> {
     [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
 }
 
-/// The `n`th event of a made-up life: one a second.
+/// The `n`th generated event, at one event per second.
 pub(crate) fn event(n: u64) -> String {
     event_at(n, 1_790_000_000_000_000_000 + n as i64 * 1_000_000_000)
 }
 
-/// The same at some other instant, in nanoseconds since the epoch.
+/// The `n`th generated event with another time, in nanoseconds since the epoch.
 pub(crate) fn event_at(n: u64, time_nano: i64) -> String {
     let action = ["create", "start", "die", "destroy"][(n % 4) as usize];
     let (id, seconds) = (format!("{:064x}", n / 4), time_nano / 1_000_000_000);
@@ -596,17 +632,17 @@ pub(crate) fn event_at(n: u64, time_nano: i64) -> String {
     )
 }
 
-/// Events by number, as lines.
+/// Generated events with these numbers, as lines.
 pub(crate) fn events(numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
     numbers.into_iter().map(event).collect()
 }
 
-/// When the `n`th event was, as it is printed.
-pub(crate) fn instant(n: u64) -> String {
+/// Printed time of the `n`th generated event.
+pub(crate) fn event_time(n: u64) -> String {
     events::query::time::rfc3339(1_790_000_000_000_000_000 + n as i64 * 1_000_000_000)
 }
 
-/// A path in a folder, as a socket's.
-pub(crate) fn socket_in(folder: &Path) -> PathBuf {
-    folder.join("docker.sock")
+/// Path of an engine's socket in a directory.
+pub(crate) fn socket_in(dir: &Path) -> PathBuf {
+    dir.join("docker.sock")
 }

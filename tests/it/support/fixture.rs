@@ -1,46 +1,59 @@
-//! Recordings of real engines, and a store filled with one.
+//! Recordings of real engines, and stores filled with them.
 
 use std::path::PathBuf;
 
-use super::command::Folder;
+use super::command::TestDir;
 use events::testing::Engine;
 
-/// The path of a recording.
+/// Path of a recording.
 pub(crate) fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
 }
 
-/// The bytes of a recording.
+/// Bytes of a recording.
 pub(crate) fn bytes(name: &str) -> Vec<u8> {
     let path = path(name);
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The lines of a recording.
+/// Lines of a recording.
 pub(crate) fn lines(name: &str) -> Vec<String> {
     let text = String::from_utf8(bytes(name)).expect("a recording is UTF-8");
     text.lines().map(str::to_owned).collect()
 }
 
-/// A folder whose store holds these events, recorded from an engine that remembered them (at most 256).
-pub(crate) fn recorded(events: &[String]) -> Folder {
-    let folder = Folder::new();
+/// A directory whose store contains these events, recorded from the backlog of an engine (at most 256).
+pub(crate) fn recorded_store(events: &[String]) -> TestDir {
+    let test_dir = TestDir::new();
     let engine = Engine::start().expect("an engine starts");
     events.iter().for_each(|event| engine.push(event));
-    folder.run(&["record", "-H", &engine.docker_host(), "--until", "now", "-q"]).succeeded();
-    folder
+    test_dir.run(&["record", "-H", &engine.docker_host(), "--until", "now", "-q"]).assert_success();
+    test_dir
 }
 
-/// A folder whose store holds a recording.
-pub(crate) fn imported(name: &str) -> Folder {
-    let folder = Folder::new();
-    folder.run(&["import", "-q", &path(name).display().to_string()]).succeeded();
-    folder
+/// A directory whose store contains a recording.
+pub(crate) fn imported_store(name: &str) -> TestDir {
+    let test_dir = TestDir::new();
+    test_dir.run(&["import", "-q", &path(name).display().to_string()]).assert_success();
+    test_dir
 }
 
-/// Events in the order of time, as a query gives them.
-pub(crate) fn by_time(lines: &[String]) -> Vec<String> {
+/// A directory whose store contains these events, imported from its file `events.ndjson`.
+pub(crate) fn store_with_events(lines: &[String]) -> TestDir {
+    let test_dir = TestDir::new();
+    std::fs::write(test_dir.path("events.ndjson"), lines.join("\n")).expect("the directory is writable");
+    test_dir.run(&["import", "-q", "events.ndjson"]).assert_success();
+    test_dir
+}
+
+/// Time of an event line that ends with `timeNano`, in nanoseconds since the epoch.
+pub(crate) fn line_time_nano(line: &str) -> i64 {
+    line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse().unwrap()
+}
+
+/// Events sorted by time, as a query prints them.
+pub(crate) fn sorted_by_time(lines: &[String]) -> Vec<String> {
     let mut lines = lines.to_vec();
-    lines.sort_by_key(|line| line.rsplit_once(':').unwrap().1.trim_end_matches('}').parse::<i64>().unwrap());
+    lines.sort_by_key(|line| line_time_nano(line));
     lines
 }

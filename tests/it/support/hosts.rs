@@ -7,31 +7,31 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::certificates::Certificate;
-use crate::support::command::{Folder, Running, eventually, free_port};
+use crate::support::command::{Running, TestDir, eventually, free_port};
 
 // --- TLS
 
-/// `events serve` behind TLS: an engine of one event.
+/// `events serve` with one event, behind TLS.
 pub(crate) struct Server {
     pub _running: Running,
     pub at: String,
 }
 
 impl Server {
-    pub(crate) fn start(folder: &Folder, words: &[&str]) -> Server {
+    pub(crate) fn start(folder: &TestDir, args: &[&str]) -> Server {
         let port = free_port();
         let at = format!("127.0.0.1:{port}");
         let day = folder.path("day.ndjson");
         fs::write(&day, format!("{EVENT}\n")).expect("a file");
         let listen = format!("tcp://{at}");
         let running =
-            folder.start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], words].concat());
-        eventually("it is listened there", || TcpStream::connect(&at).map(drop));
+            folder.start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], args].concat());
+        eventually("the server listens", || TcpStream::connect(&at).map(drop));
         Server { _running: running, at }
     }
 
-    pub(crate) fn under_tls(folder: &Folder, own: &Certificate, more: &[&str]) -> Server {
-        Server::start(folder, &[&["--tls-cert", text(&own.file), "--tls-key", text(&own.key)][..], more].concat())
+    pub(crate) fn under_tls(folder: &TestDir, own: &Certificate, extra_args: &[&str]) -> Server {
+        Server::start(folder, &[&["--tls-cert", text(&own.file), "--tls-key", text(&own.key)][..], extra_args].concat())
     }
 }
 
@@ -41,10 +41,10 @@ pub(crate) fn text(path: &Path) -> &str {
 
 // --- ssh
 
-/// A folder for PATH with this as its `ssh`.
-pub(crate) fn path_with_ssh(folder: &Folder, name: &str, script: &str) -> String {
+/// Creates a directory with this script as `ssh`, and returns a PATH that starts with it.
+pub(crate) fn path_with_ssh(folder: &TestDir, name: &str, script: &str) -> String {
     let bin = folder.path(name);
-    fs::create_dir(&bin).expect("a folder");
+    fs::create_dir(&bin).expect("the directory is created");
     let ssh = bin.join("ssh");
     fs::write(&ssh, format!("#!/bin/sh\n{script}\n")).expect("a file");
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("its mode");
@@ -56,18 +56,18 @@ pub(crate) fn with_path(mut command: Command, path: &str) -> Command {
     command
 }
 
-/// What `record` says in the end of hosts that cannot be reached, each in its PATH; all of them at once.
-pub(crate) fn failures(folder: &Folder, tried: &[(&str, &[&str])]) -> Vec<String> {
-    let one = |(at, (path, words)): (usize, &(&str, &[&str]))| {
+/// Runs `record` for unreachable hosts in parallel, each with its PATH. Returns the last line of each stderr.
+pub(crate) fn failures(folder: &TestDir, tried: &[(&str, &[&str])]) -> Vec<String> {
+    let one = |(at, (path, args)): (usize, &(&str, &[&str]))| {
         let db = folder.path(&format!("{at}.db"));
-        folder.start_in(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], words].concat())
+        folder.start_with_path(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat())
     };
     let tried: Vec<Running> = tried.iter().enumerate().map(one).collect();
-    let said = tried.into_iter().map(|tried| {
-        let ran = tried.ended().exited(1);
-        ran.stderr.lines().last().unwrap_or_default().to_owned()
+    let errors = tried.into_iter().map(|tried| {
+        let output = tried.wait().assert_exit_code(1);
+        output.stderr.lines().last().unwrap_or_default().to_owned()
     });
-    said.collect()
+    errors.collect()
 }
 
 pub(crate) const EVENT: &str = r#"{"Type":"container","Action":"start","Actor":{"ID":"c1","Attributes":{"name":"web"}},"scope":"local","time":1795535605,"timeNano":1795535605311574272}"#;

@@ -1,4 +1,4 @@
-//! HTTP by hand to `serve`: each chunk as it came.
+//! A minimal HTTP client for `serve`, which keeps each chunk as received.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -6,81 +6,86 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use super::command::{DEADLINE, Folder, Running, eventually};
+use super::command::{Running, TIMEOUT, TestDir, eventually};
 
-/// An answer as it came: its head, and each chunk of its body.
+/// A response as received: the head, and each chunk of the body.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub head: String,
     pub chunks: Vec<Vec<u8>>,
-    /// Whether the last chunk came.
-    pub whole: bool,
+    /// True if the last chunk was received.
+    pub is_complete: bool,
 }
 
-/// A connection that a request was sent down.
-pub(crate) struct Asked {
+/// A response whose head was read, and whose body was not.
+pub(crate) struct ResponseStream {
     pub head: String,
-    pub from: BufReader<UnixStream>,
+    pub reader: BufReader<UnixStream>,
 }
 
-/// Sends a request, and waits for the head of the answer.
-pub(crate) fn ask(socket: &Path, request: &str) -> Asked {
+/// Sends a request, and reads the head of the response.
+pub(crate) fn send_request(socket: &Path, request: &str) -> ResponseStream {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
-    let mut from = BufReader::new(stream);
+    let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
-        assert!(from.read_line(&mut head).unwrap() > 0, "{head}");
+        assert!(reader.read_line(&mut head).unwrap() > 0, "{head}");
     }
-    Asked { head, from }
+    ResponseStream { head, reader }
 }
 
-/// The whole answer to a GET.
-pub(crate) fn get(socket: &Path, target: &str) -> Answer {
-    ask(socket, &format!("GET {target} HTTP/1.1\r\nHost: docker\r\n\r\n")).all()
+/// Sends a GET request, and reads the complete response.
+pub(crate) fn get(socket: &Path, target: &str) -> Response {
+    send_request(socket, &format!("GET {target} HTTP/1.1\r\nHost: docker\r\n\r\n")).read_to_end()
 }
 
-impl Asked {
-    /// Whether nothing comes for a tenth of a second, and the connection stays.
-    pub(crate) fn is_quiet(&mut self) -> bool {
-        let stream = self.from.get_ref();
+/// Opens a live stream of events.
+pub(crate) fn subscribe(socket: &Path) -> ResponseStream {
+    send_request(socket, "GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+}
+
+impl ResponseStream {
+    /// Returns true if nothing arrives for a tenth of a second and the connection stays open.
+    pub(crate) fn is_idle(&mut self) -> bool {
+        let stream = self.reader.get_ref();
         stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let came = self.from.fill_buf().map(<[u8]>::len).map_err(|e| e.kind());
-        self.from.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
-        matches!(came, Err(ErrorKind::WouldBlock))
+        let received = self.reader.fill_buf().map(<[u8]>::len).map_err(|e| e.kind());
+        self.reader.get_ref().set_read_timeout(Some(TIMEOUT)).unwrap();
+        matches!(received, Err(ErrorKind::WouldBlock))
     }
 
-    /// The next chunk; `None` at the last one, or where the stream is cut.
+    /// Reads the next chunk, which is empty at the end of the body. Returns `None` if the stream is cut.
     pub(crate) fn chunk(&mut self) -> Option<Vec<u8>> {
         let mut size = String::new();
-        self.from.read_line(&mut size).ok()?;
+        self.reader.read_line(&mut size).ok()?;
         let size = usize::from_str_radix(size.trim_end(), 16).ok()?;
         let mut chunk = vec![0; size + 2];
-        self.from.read_exact(&mut chunk).ok()?;
+        self.reader.read_exact(&mut chunk).ok()?;
         assert!(chunk.ends_with(b"\r\n"));
         chunk.truncate(size);
         Some(chunk)
     }
 
-    pub(crate) fn all(mut self) -> Answer {
+    pub(crate) fn read_to_end(mut self) -> Response {
         let mut chunks = Vec::new();
         if let Some((_, length)) = self.head.split_once("Content-Length: ") {
             let mut body = vec![0; length.lines().next().unwrap().parse().unwrap()];
-            self.from.read_exact(&mut body).unwrap();
-            return Answer { head: self.head, chunks: vec![body], whole: true };
+            self.reader.read_exact(&mut body).unwrap();
+            return Response { head: self.head, chunks: vec![body], is_complete: true };
         }
         while let Some(chunk) = self.chunk() {
             if chunk.is_empty() {
-                return Answer { head: self.head, chunks, whole: true };
+                return Response { head: self.head, chunks, is_complete: true };
             }
             chunks.push(chunk);
         }
-        Answer { head: self.head, chunks, whole: false }
+        Response { head: self.head, chunks, is_complete: false }
     }
 }
 
-impl Answer {
+impl Response {
     pub(crate) fn status(&self) -> u16 {
         self.head.split(' ').nth(1).unwrap().parse().unwrap()
     }
@@ -95,29 +100,29 @@ impl Answer {
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
-        assert!(self.whole);
+        assert!(self.is_complete);
         self.text().lines().map(str::to_owned).collect()
     }
 }
 
-/// Starts `events serve` on a unix socket of the folder, and more words; it listens when this returns.
-pub(crate) fn serve(folder: &Folder, more: &[&str]) -> (Running, PathBuf) {
-    serve_from(folder, more, Stdio::null())
+/// Starts `events serve` on a Unix socket in `test_dir`, and waits until it listens.
+pub(crate) fn serve(test_dir: &TestDir, extra_args: &[&str]) -> (Running, PathBuf) {
+    serve_with_stdin(test_dir, extra_args, Stdio::null())
 }
 
-/// The same, with this to read.
-pub(crate) fn serve_from(folder: &Folder, more: &[&str], stdin: Stdio) -> (Running, PathBuf) {
-    let socket = folder.path("serve.sock");
+/// Starts `events serve` with this standard input, and waits until it listens.
+pub(crate) fn serve_with_stdin(test_dir: &TestDir, extra_args: &[&str], stdin: Stdio) -> (Running, PathBuf) {
+    let socket = test_dir.path("serve.sock");
     let listen = format!("unix://{}", socket.display());
-    let mut command = folder.command(&[&["serve", "--listen", &listen], more].concat());
+    let mut command = test_dir.command(&[&["serve", "--listen", &listen], extra_args].concat());
     command.stdin(stdin);
-    let server = folder.start_command(command);
-    eventually("it listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
+    let server = test_dir.start_command(command);
+    eventually("the server listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
     (server, socket)
 }
 
-/// Percent-encodes all that could mean something.
-pub(crate) fn encoded(text: &str) -> String {
+/// Percent-encodes all bytes except ASCII letters and digits.
+pub(crate) fn percent_encode(text: &str) -> String {
     text.bytes()
         .map(|byte| if byte.is_ascii_alphanumeric() { (byte as char).into() } else { format!("%{byte:02X}") })
         .collect()

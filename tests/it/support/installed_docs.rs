@@ -1,12 +1,12 @@
-//! Man pages and completions, installed below a temporary folder.
+//! Man pages and completions, installed in a temporary directory.
 
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::command::{Folder, exists};
+use crate::support::command::{TestDir, exists};
 
-pub(crate) fn installed() -> Folder {
-    let folder = Folder::new();
+pub(crate) fn installed() -> TestDir {
+    let folder = TestDir::new();
     let prefix = folder.path("usr");
     for path in folder.lines(&["install-docs", "--prefix", &prefix.display().to_string()]) {
         assert!(path.starts_with(&*prefix.to_string_lossy()) && exists(path.as_ref()), "{path}");
@@ -14,13 +14,13 @@ pub(crate) fn installed() -> Folder {
     folder
 }
 
-/// A program on what was installed, with nothing of the environment.
-pub(crate) fn reader(folder: &Folder, program: &str, words: &[&str]) -> Command {
+/// Command that runs a program on the installed files, with a cleared environment.
+pub(crate) fn reader(folder: &TestDir, program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
-    // fish completes only what it finds.
-    let events = Path::new(env!("CARGO_BIN_EXE_events")).parent().expect("it is in a folder");
+    // fish only completes commands that are in PATH.
+    let events = Path::new(env!("CARGO_BIN_EXE_events")).parent().expect("the binary is in a directory");
     let path = format!("{}:{}", events.display(), std::env::var("PATH").unwrap_or_default());
-    command.args(words).env_clear().env("PATH", path);
+    command.args(args).env_clear().env("PATH", path);
     command
         .env("HOME", folder.path(""))
         .env("XDG_DATA_DIRS", folder.path("usr/share"))

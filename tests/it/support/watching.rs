@@ -1,4 +1,4 @@
-//! What watches the recorder: its pages, and a stand-in for the service manager.
+//! Monitoring of the recorder: requests for its pages, and a stand-in for systemd.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::support::command::{DEADLINE, Folder, Running};
+use crate::support::command::{Running, TIMEOUT, TestDir};
 use crate::support::engine::{Engine, event, events};
 
-/// An answer: its status, its head, its body.
+/// A response of the metrics server.
 pub(crate) struct Answer {
     pub status: u16,
     pub head: String,
@@ -19,12 +19,12 @@ pub(crate) struct Answer {
 
 pub(crate) fn ask(socket: &Path, request: &str) -> Option<Answer> {
     let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer has a head");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("and a status");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").expect("a response has a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a response has a status");
     Some(Answer { status, head: head.into(), body: body.into() })
 }
 
@@ -32,46 +32,40 @@ pub(crate) fn get(socket: &Path, path: &str, accept: &str) -> Option<Answer> {
     ask(socket, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"))
 }
 
-/// The figures of a page, by name and labels as they stand there.
+/// Values of the metrics page, by name and labels as printed there.
 pub(crate) fn figures(socket: &Path) -> BTreeMap<String, f64> {
-    let page = get(socket, "/metrics", "*/*").expect("it is shown");
+    let page = get(socket, "/metrics", "*/*").expect("the page is served");
     let lines = page.body.lines().filter(|line| !line.starts_with('#'));
     lines
-        .map(|line| line.rsplit_once(' ').expect("a figure"))
+        .map(|line| line.rsplit_once(' ').expect("a metric"))
         .map(|(name, n)| (name.into(), n.parse().unwrap()))
         .collect()
 }
 
-pub(crate) fn sum(figures: &BTreeMap<String, f64>, beginning: &str) -> f64 {
-    figures.iter().filter(|(name, _)| name.starts_with(beginning)).map(|(_, number)| number).sum()
+pub(crate) fn sum(figures: &BTreeMap<String, f64>, prefix: &str) -> f64 {
+    figures.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, number)| number).sum()
 }
 
-pub(crate) fn folder_and_engine() -> (Folder, Engine) {
-    let folder = Folder::new();
-    let engine = Engine::start(folder.path("docker.sock"));
-    (folder, engine)
-}
-
-pub(crate) fn record(folder: &Folder, engine: &Engine, more: &[&str]) -> (Running, PathBuf) {
+pub(crate) fn record(folder: &TestDir, engine: &Engine, extra_args: &[&str]) -> (Running, PathBuf) {
     let socket = folder.path("metrics.sock");
-    let shown = format!("unix://{}", socket.display());
-    let words = ["--look-again", "50ms", "--metrics", &shown];
-    (folder.record(&engine.host(), &[&words[..], more].concat()), socket)
+    let metrics = format!("unix://{}", socket.display());
+    let args = ["--look-again", "50ms", "--metrics", &metrics];
+    (folder.record(&engine.host(), &[&args[..], extra_args].concat()), socket)
 }
 
-/// Lets an engine do what a recorder can be told of: events on the stream and beside it, what is no event, a restart.
-pub(crate) fn much_happens(folder: &Folder, engine: &Engine) {
-    events(0..8).iter().for_each(|event| engine.happens(event));
-    engine.happens_unheard(&event(8));
-    engine.happens(&event(9));
-    engine.sends_junk(b"{\"no\": \"event\"}");
+/// Makes an engine do what the metrics count: events, a missed event, a line that is not an event, a restart.
+pub(crate) fn much_happens(folder: &TestDir, engine: &Engine) {
+    events(0..8).iter().for_each(|event| engine.emit(event));
+    engine.emit_to_backlog(&event(8));
+    engine.emit(&event(9));
+    engine.send_junk(b"{\"no\": \"event\"}");
     folder.eventually_lines(&["query", "-q"], &events(0..10));
-    engine.restarts();
-    engine.happens(&event(10));
+    engine.restart();
+    engine.emit(&event(10));
     folder.eventually_lines(&["query", "-q"], &events(0..11));
 }
 
-/// What stands where systemd does: a datagram socket that is told how the service is doing.
+/// Stand-in for systemd: a datagram socket that receives the notifications of the service.
 pub(crate) struct Manager {
     pub socket: UnixDatagram,
     pub name: String,
@@ -80,29 +74,29 @@ pub(crate) struct Manager {
 impl Manager {
     pub(crate) fn at(address: &SocketAddr, name: String) -> Manager {
         let socket = UnixDatagram::bind_addr(address).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
         Manager { socket, name }
     }
 
-    pub(crate) fn start(&self, folder: &Folder, words: &[&str], watchdog: &str) -> Running {
-        let mut command = folder.command(words);
+    pub(crate) fn start(&self, folder: &TestDir, args: &[&str], watchdog: &str) -> Running {
+        let mut command = folder.command(args);
         command.env("NOTIFY_SOCKET", &self.name).env("WATCHDOG_USEC", watchdog);
         folder.start_command(command)
     }
 
-    /// What is told next.
+    /// Receives the next notification.
     pub(crate) fn told(&self) -> String {
-        let mut told = [0; 4096];
-        let length = self.socket.recv(&mut told).expect("something is told");
-        String::from_utf8(told[..length].into()).unwrap()
+        let mut buffer = [0; 4096];
+        let length = self.socket.recv(&mut buffer).expect("a notification arrives");
+        String::from_utf8(buffer[..length].into()).unwrap()
     }
 
-    /// What is told up to this, and this.
+    /// Receives notifications up to and including the first one that `found` accepts.
     pub(crate) fn told_until(&self, found: impl Fn(&str) -> bool) -> Vec<String> {
         let mut all = Vec::new();
         loop {
             all.push(self.told());
-            if all.last().is_some_and(|told| found(told)) {
+            if all.last().is_some_and(|message| found(message)) {
                 return all;
             }
             assert!(all.len() < 1000, "{all:?}");
@@ -114,12 +108,12 @@ pub(crate) fn contrib(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib").join(name)
 }
 
-/// All that the dashboard asks, as Grafana would send it.
+/// All queries of the dashboard, as Grafana would send them.
 pub(crate) fn expressions(dashboard: &Value) -> Vec<String> {
-    let asked = |of: &Value| of["expr"].as_str().expect("an expression").to_owned();
+    let expression = |target: &Value| target["expr"].as_str().expect("an expression").to_owned();
     let panels = dashboard["panels"].as_array().unwrap().iter();
-    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap()).map(asked);
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap()).map(expression);
     let all: Vec<String> =
-        targets.chain(dashboard["annotations"]["list"].as_array().unwrap().iter().map(asked)).collect();
-    all.iter().map(|asked| asked.replace("$source", ".*").replace("$__rate_interval", "1m")).collect()
+        targets.chain(dashboard["annotations"]["list"].as_array().unwrap().iter().map(expression)).collect();
+    all.iter().map(|expression| expression.replace("$source", ".*").replace("$__rate_interval", "1m")).collect()
 }

@@ -1,102 +1,103 @@
-//! One open stream as the engine sees it: a bounded queue, and a publisher that does not wait long for room in it.
+//! One open stream on the engine's side: a bounded queue, whose publisher waits only briefly for space.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::memory::Happened;
+use super::backlog::NumberedEvent;
 
-/// How many events wait for a subscriber.
-const ROOM: usize = 1024;
+/// Maximum number of queued events per subscriber.
+const QUEUE_CAPACITY: usize = 1024;
 
-/// How long an engine waits for room before it skips the event for this subscriber.
-pub(super) const PATIENCE: Duration = Duration::from_millis(100);
+/// Time that an engine waits for space before it skips the event for this subscriber.
+pub(super) const SEND_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What goes down a stream.
+/// A message on a stream.
 #[derive(Clone)]
 pub(super) enum Message {
-    Event(Happened),
-    /// Bytes that the engine knows nothing of, as the body's.
+    Event(NumberedEvent),
+    /// Bytes of the body that are not an event.
     Bytes(Vec<u8>),
-    /// The last chunk: a clean end.
+    /// The last chunk, which is a clean end.
     End,
-    /// These raw bytes, and the connection is cut.
+    /// Raw bytes after which the connection is cut.
     Cut(Vec<u8>),
 }
 
-/// What became of a message.
+/// Result of offering a message.
 #[derive(PartialEq, Eq)]
-pub(super) enum Fate {
-    Taken,
-    /// There was no room in time.
+pub(super) enum OfferOutcome {
+    Queued,
+    /// There was no space in time.
     Skipped,
-    /// Nobody listens any more.
-    Gone,
+    /// The stream is closed.
+    Closed,
 }
 
 #[derive(Default)]
 pub(super) struct Subscriber {
-    waiting: Mutex<Waiting>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct QueueState {
     messages: VecDeque<Message>,
-    gone: bool,
-    stalled: bool,
+    is_closed: bool,
+    is_stalled: bool,
 }
 
 impl Subscriber {
-    pub(super) fn offer(&self, message: Message, patience: Duration) -> Fate {
-        let mut waiting = self.waiting();
-        // How a stream ends is not for a queue to say.
-        let waits = matches!(message, Message::Event(_) | Message::Bytes(_));
-        if waits && waiting.messages.len() >= ROOM {
-            let full = |waiting: &mut Waiting| waiting.messages.len() >= ROOM && !waiting.gone;
-            waiting = self.changed.wait_timeout_while(waiting, patience, full).expect("no holder panics").0;
+    pub(super) fn offer(&self, message: Message, timeout: Duration) -> OfferOutcome {
+        let mut state = self.lock();
+        // The messages that end a stream do not wait for space.
+        let is_bounded = matches!(message, Message::Event(_) | Message::Bytes(_));
+        if is_bounded && state.messages.len() >= QUEUE_CAPACITY {
+            let is_full = |state: &mut QueueState| state.messages.len() >= QUEUE_CAPACITY && !state.is_closed;
+            state = self.changed.wait_timeout_while(state, timeout, is_full).expect("no holder panics").0;
         }
-        if waiting.gone {
-            return Fate::Gone;
+        if state.is_closed {
+            return OfferOutcome::Closed;
         }
-        if waits && waiting.messages.len() >= ROOM {
-            return Fate::Skipped;
+        if is_bounded && state.messages.len() >= QUEUE_CAPACITY {
+            return OfferOutcome::Skipped;
         }
-        waiting.messages.push_back(message);
-        drop(waiting);
+        state.messages.push_back(message);
+        drop(state);
         self.changed.notify_all();
-        Fate::Taken
+        OfferOutcome::Queued
     }
 
-    /// Waits for messages and takes all there are; `None` once the stream is over, or it is that late.
-    pub(super) fn take(&self, until: Option<Instant>) -> Option<Vec<Message>> {
-        let mut waiting = self.waiting();
-        while (waiting.messages.is_empty() || waiting.stalled) && !waiting.gone {
-            let left = until.map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
+    /// Waits for messages and takes all of them. Returns `None` after the stream is closed, or at the deadline.
+    pub(super) fn take(&self, deadline: Option<Instant>) -> Option<Vec<Message>> {
+        let mut state = self.lock();
+        while (state.messages.is_empty() || state.is_stalled) && !state.is_closed {
+            let remaining = deadline
+                .map_or(Duration::from_secs(3600), |deadline| deadline.saturating_duration_since(Instant::now()));
+            if remaining.is_zero() {
                 return None;
             }
-            waiting = self.changed.wait_timeout(waiting, left).expect("no holder panics").0;
+            state = self.changed.wait_timeout(state, remaining).expect("no holder panics").0;
         }
-        let messages: Vec<Message> = (!waiting.gone).then(|| waiting.messages.drain(..).collect())?;
-        drop(waiting);
+        let messages: Vec<Message> = (!state.is_closed).then(|| state.messages.drain(..).collect())?;
+        drop(state);
         self.changed.notify_all();
         Some(messages)
     }
 
-    /// The stream is over; what waits is not sent.
-    pub(super) fn leave(&self) {
-        self.waiting().gone = true;
+    /// Closes the stream. Queued messages are not sent.
+    pub(super) fn close(&self) {
+        self.lock().is_closed = true;
         self.changed.notify_all();
     }
 
-    /// The connection stands and brings nothing, until it goes on.
-    pub(super) fn stall(&self, stalled: bool) {
-        self.waiting().stalled = stalled;
+    /// Stalls the stream, which then sends nothing, or resumes it.
+    pub(super) fn set_stalled(&self, stalled: bool) {
+        self.lock().is_stalled = stalled;
         self.changed.notify_all();
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().expect("no holder panics")
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().expect("no holder panics")
     }
 }

@@ -1,84 +1,85 @@
-//! What really happened: which events an engine made, and which of them a recorder could have.
+//! Record of all events that an engine emitted, and of those that a recorder could obtain.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// So long a recorder must have lived on for what it was given to count as given. A recorder killed sooner can only have
-/// it from the engine's memory.
-const STORED_WITHIN: Duration = Duration::from_secs(1);
+/// Time that a recorder must keep running after an event for the event to count as delivered. A recorder that is killed
+/// sooner can only obtain it from the backlog.
+const STORE_GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// One event that was made.
+/// An emitted event.
 #[derive(Clone, Debug)]
-pub(crate) struct Made {
-    /// The name of the engine that made it.
+pub(crate) struct EmittedEvent {
+    /// Name of the engine that emitted it.
     pub engine: String,
     pub time_nano: i64,
-    /// When it last went down a recorder's connection, whole.
-    given: Option<Instant>,
+    /// Time at which it was last sent completely to a recorder.
+    delivered_at: Option<Instant>,
 }
 
-impl Made {
+impl EmittedEvent {
     pub(crate) fn is_obtainable(&self) -> bool {
-        self.given.is_some()
+        self.delivered_at.is_some()
     }
 }
 
-/// The truth of an engine's whole life, of all its restarts and names.
+/// Record of an engine across all its restarts and names.
 #[derive(Clone, Default)]
 pub(crate) struct Truth {
-    pub made: Vec<Made>,
-    numbers: HashMap<u64, usize>,
-    /// Lines that are no event and went down a connection.
+    pub emitted: Vec<EmittedEvent>,
+    numbers_by_digest: HashMap<u64, usize>,
+    /// Lines sent to a recorder that are not events.
     pub junk: Vec<Vec<u8>>,
-    /// Events that were going down a connection when it was cut: part of one may have arrived.
+    /// Events that were being sent when the connection was cut: a part of one may have arrived.
     pub torn: Vec<Arc<str>>,
-    /// How many events were skipped for a subscriber that was too slow.
-    pub skipped: usize,
-    /// Rises with every recorder that died.
-    life: u64,
+    /// Number of events skipped for subscribers that were too slow.
+    pub skipped_count: usize,
+    /// Number of recorders killed so far.
+    recorder_generation: u64,
 }
 
 impl Truth {
-    /// An event is made; its number.
-    pub(crate) fn makes(&mut self, engine: &str, line: &str) -> usize {
-        let number = self.made.len();
-        self.made.push(Made { engine: engine.into(), time_nano: time_nano(line), given: None });
-        self.numbers.insert(digest(line.as_bytes()), number);
+    /// Adds an event and returns its number.
+    pub(crate) fn add_event(&mut self, engine: &str, line: &str) -> usize {
+        let number = self.emitted.len();
+        self.emitted.push(EmittedEvent { engine: engine.into(), time_nano: time_nano(line), delivered_at: None });
+        self.numbers_by_digest.insert(digest(line.as_bytes()), number);
         number
     }
 
-    /// Which event these bytes are.
+    /// Number of the event with these bytes.
     pub(crate) fn number(&self, line: &[u8]) -> Option<usize> {
-        self.numbers.get(&digest(line)).copied()
+        self.numbers_by_digest.get(&digest(line)).copied()
     }
 
-    /// The life of the recorder that is being talked to now.
-    pub(crate) fn life(&self) -> u64 {
-        self.life
+    /// Generation of the current recorder.
+    pub(crate) fn recorder_generation(&self) -> u64 {
+        self.recorder_generation
     }
 
-    /// These have gone down a connection of a recorder that lives this life.
-    pub(crate) fn gives(&mut self, numbers: impl IntoIterator<Item = usize>, life: u64) {
-        if life == self.life {
+    /// Marks events as delivered, unless the recorder of this generation was killed.
+    pub(crate) fn mark_delivered(&mut self, numbers: impl IntoIterator<Item = usize>, recorder_generation: u64) {
+        if recorder_generation == self.recorder_generation {
             let now = Instant::now();
-            numbers.into_iter().for_each(|number| self.made[number].given = Some(now));
+            numbers.into_iter().for_each(|number| self.emitted[number].delivered_at = Some(now));
         }
     }
 
-    /// The recorder was killed: what it was given last it need not have stored.
-    pub(crate) fn recorder_died(&mut self) {
-        self.life += 1;
+    /// Starts a new generation: the killed recorder need not have stored the events that it received last.
+    pub(crate) fn on_recorder_killed(&mut self) {
+        self.recorder_generation += 1;
         let now = Instant::now();
-        for made in &mut self.made {
-            made.given = made.given.filter(|given| now.duration_since(*given) > STORED_WITHIN);
+        for event in &mut self.emitted {
+            event.delivered_at =
+                event.delivered_at.filter(|delivered_at| now.duration_since(*delivered_at) > STORE_GRACE_PERIOD);
         }
     }
 
-    /// What was made from this number on counts as not given, unless it is given again.
-    pub(crate) fn takes_back_from(&mut self, number: usize) {
-        self.made[number..].iter_mut().for_each(|made| made.given = None);
+    /// Counts events from this number on as not delivered, until they are delivered again.
+    pub(crate) fn invalidate_deliveries_from(&mut self, number: usize) {
+        self.emitted[number..].iter_mut().for_each(|event| event.delivered_at = None);
     }
 }
 
@@ -88,7 +89,7 @@ fn digest(line: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The instant that stands last in a line; made without the parser that is tested.
+/// Time at the end of a line, read without the parser under test.
 fn time_nano(line: &str) -> i64 {
     let Some((_, after)) = line.rsplit_once("\"timeNano\":") else { return 0 };
     let digits: String = after.chars().take_while(|c| c.is_ascii_digit() || *c == '-').collect();

@@ -7,11 +7,11 @@ async fn main() -> Result<(), Error> {
     let docker = Docker::connect_with_defaults()?;
     let filters = HashMap::from([("event", vec!["die"])]);
     let mut died = BTreeMap::new();
-    'anew: loop {
+    'reconnect: loop {
         let options = EventsOptionsBuilder::new().since("0").filters(&filters).build();
         let mut events = docker.events(Some(options));
         while let Some(event) = events.next().await {
-            let Ok(event) = event else { continue 'anew }; // what it knows is not counted twice
+            let Ok(event) = event else { continue 'reconnect }; // no event counts twice
             let container = event.actor.unwrap_or_default();
             let code = container.attributes.unwrap_or_default().remove("exitCode");
             died.insert((event.time_nano, container.id), code.unwrap_or_default());

@@ -1,0 +1,166 @@
+//! Blocks of consecutive events, each with its minimum and maximum time, in place of an index on time.
+//!
+//! Events arrive nearly in the order of time. So a period covers few blocks, and the event of one instant is found in
+//! one block. A clock that steps, a second engine or an import of old days only makes blocks overlap.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, params};
+
+/// Number of events in a block.
+pub(super) const BLOCK_EVENTS: i64 = 4_096;
+
+/// Maximum number of event kinds that are listed for a block. A block with more of them may contain any kind.
+const MAX_BLOCK_KINDS: usize = 256;
+
+/// Number of blocks whose instants are cached for lookups.
+const CACHED_BLOCKS: usize = 4;
+
+/// One block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    pub(super) first_seq: i64,
+    pub(super) last_seq: i64,
+    pub(super) events: i64,
+    pub(super) min_nano: i64,
+    pub(super) max_nano: i64,
+}
+
+/// All blocks, and the event kinds of the last one.
+#[derive(Debug, Default)]
+pub(super) struct BlockIndex {
+    blocks: Vec<Block>,
+    /// Event kinds of the last block; `None` if they are too many.
+    last_kinds: Option<BTreeSet<i64>>,
+    /// Index of the first block that is not stored in its current state.
+    first_unstored: Option<usize>,
+    /// Event kinds of the blocks that were completed since the last commit.
+    completed: Vec<(usize, Option<BTreeSet<i64>>)>,
+    /// Instants and sequences of the blocks searched last, by the index of the block.
+    cached_times: Vec<(usize, Vec<(i64, i64)>)>,
+}
+
+impl BlockIndex {
+    pub(super) fn load(db: &Connection) -> rusqlite::Result<Self> {
+        let blocks = load_after(db, 0)?;
+        let kinds_json: Option<String> = match blocks.last() {
+            Some(last) => db
+                .prepare_cached("SELECT shapes FROM stretch WHERE first_seq = ?1")?
+                .query_row([last.first_seq], |row| row.get(0))?,
+            None => None,
+        };
+        let last_kinds = kinds_json.map(|json| parse_ids(&json).collect());
+        Ok(BlockIndex { blocks, last_kinds, ..BlockIndex::default() })
+    }
+
+    /// Adds an event to the last block, or to a new one if that is full.
+    pub(super) fn add(&mut self, seq: i64, time_nano: i64, kind_id: i64) {
+        let is_full = self.blocks.last().is_none_or(|last| last.events >= BLOCK_EVENTS);
+        if is_full {
+            if let Some(completed) = self.blocks.len().checked_sub(1) {
+                self.completed.push((completed, self.last_kinds.take()));
+            }
+            self.last_kinds = Some(BTreeSet::new());
+            self.blocks.push(Block {
+                first_seq: seq,
+                last_seq: seq,
+                events: 0,
+                min_nano: time_nano,
+                max_nano: time_nano,
+            });
+        }
+        let index = self.blocks.len() - 1;
+        let last = &mut self.blocks[index];
+        last.last_seq = seq;
+        last.events += 1;
+        last.min_nano = last.min_nano.min(time_nano);
+        last.max_nano = last.max_nano.max(time_nano);
+        self.last_kinds =
+            self.last_kinds.take().filter(|shapes| shapes.len() < MAX_BLOCK_KINDS || shapes.contains(&kind_id));
+        if let Some(kinds) = &mut self.last_kinds {
+            kinds.insert(kind_id);
+        }
+        self.first_unstored = Some(self.first_unstored.map_or(index, |first| first.min(index)));
+        if let Some((_, times)) = self.cached_times.iter_mut().find(|held| held.0 == index) {
+            times.push((time_nano, seq));
+        }
+    }
+
+    /// Stores the blocks that changed.
+    pub(super) fn store(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        let Some(first) = self.first_unstored.take() else { return Ok(()) };
+        let mut upsert = db.prepare_cached(
+            "INSERT INTO stretch (first_seq, last_seq, events, min_nano, max_nano, shapes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (first_seq) DO UPDATE
+             SET last_seq = ?2, events = ?3, min_nano = ?4, max_nano = ?5, shapes = ?6",
+        )?;
+        let last = self.blocks.len() - 1;
+        for index in first..=last {
+            let kinds = match self.completed.iter().find(|ended| ended.0 == index) {
+                Some((_, kinds)) => kinds.as_ref(),
+                None => self.last_kinds.as_ref(),
+            };
+            let kinds_json =
+                kinds.map(|shapes| format!("[{}]", shapes.iter().map(i64::to_string).collect::<Vec<_>>().join(",")));
+            let s = &self.blocks[index];
+            upsert.execute(params![s.first_seq, s.last_seq, s.events, s.min_nano, s.max_nano, kinds_json])?;
+        }
+        self.completed.clear();
+        Ok(())
+    }
+
+    /// Returns the sequences of the events at an instant.
+    pub(super) fn seqs_at(&mut self, db: &Connection, time_nano: i64) -> rusqlite::Result<Vec<i64>> {
+        let mut found = Vec::new();
+        for index in (0..self.blocks.len()).rev() {
+            let block = &self.blocks[index];
+            if !(block.min_nano..=block.max_nano).contains(&time_nano) {
+                continue;
+            }
+            let times = self.times(db, index)?;
+            found.extend(times.iter().filter(|(time, _)| *time == time_nano).map(|(_, seq)| *seq));
+        }
+        Ok(found)
+    }
+
+    /// Returns the instants and sequences of one block, including events that were just added.
+    fn times(&mut self, db: &Connection, index: usize) -> rusqlite::Result<&[(i64, i64)]> {
+        let cached = match self.cached_times.iter().position(|held| held.0 == index) {
+            Some(position) => self.cached_times.remove(position),
+            None => {
+                let Block { first_seq, last_seq, .. } = self.blocks[index];
+                let mut statement =
+                    db.prepare_cached("SELECT time_nano, seq FROM event WHERE seq BETWEEN ?1 AND ?2")?;
+                let times = statement.query_map([first_seq, last_seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                (index, times.collect::<rusqlite::Result<Vec<_>>>()?)
+            }
+        };
+        self.cached_times.truncate(CACHED_BLOCKS - 1);
+        self.cached_times.insert(0, cached);
+        Ok(&self.cached_times[0].1)
+    }
+}
+
+/// Returns the stored blocks in order, starting with the block of the sequence after `after`.
+pub(super) fn load_after(db: &Connection, after: i64) -> rusqlite::Result<Vec<Block>> {
+    let mut statement = db.prepare_cached(
+        "SELECT first_seq, last_seq, events, min_nano, max_nano FROM stretch
+         WHERE first_seq >= ifnull((SELECT max(first_seq) FROM stretch WHERE first_seq <= ?1 + 1), 0)
+         ORDER BY first_seq",
+    )?;
+    let rows = statement.query_map([after], |row| {
+        Ok(Block {
+            first_seq: row.get(0)?,
+            last_seq: row.get(1)?,
+            events: row.get(2)?,
+            min_nano: row.get(3)?,
+            max_nano: row.get(4)?,
+        })
+    })?;
+    rows.collect()
+}
+
+/// Parses a JSON array of numbers.
+pub(super) fn parse_ids(json: &str) -> impl Iterator<Item = i64> {
+    json.split(['[', ',', ']']).filter_map(|number| number.parse().ok())
+}

@@ -1,0 +1,241 @@
+//! Decodes rows: restores the exact line of an event that [`super::encode`] stored.
+//!
+//! Reads only, and caches what many events share. After a transaction that failed, the caches must be cleared.
+
+use std::rc::Rc;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, Row};
+
+use super::blocks::parse_ids;
+use super::dedupe::GenerationalCache;
+use super::encode::HEALTHCHECK_EXEC;
+use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue};
+
+/// Columns of the table `event`, in the order that [`EventRow::read`] expects.
+pub(super) const EVENT_COLUMNS: &str =
+    "seq, time_nano, late_nano, shape, actor, container, exec_duration, exec_id, exit_code, signal";
+
+/// Sizes of the caches of event kinds and line templates, and of actors; an actor takes about 2 KB.
+const KIND_CACHE_SIZE: usize = 4_096;
+const ACTOR_CACHE_SIZE: usize = 2_048;
+
+/// Size of the cache of labels; a label takes about 150 bytes.
+const LABEL_CACHE_SIZE: usize = 8_192;
+
+/// Size of the cache of exec IDs.
+const EXEC_CACHE_SIZE: usize = 4_096;
+
+/// Row of the table `event`.
+#[derive(Clone, Debug)]
+pub(super) struct EventRow {
+    pub(super) seq: i64,
+    pub(super) time_nano: i64,
+    late_nano: Option<i64>,
+    pub(super) kind_id: i64,
+    pub(super) actor: i64,
+    varying: VaryingAttributes<'static>,
+}
+
+impl EventRow {
+    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let mut varying = VaryingAttributes::default();
+        for (index, value) in varying.0.iter_mut().enumerate() {
+            *value = match row.get_ref(5 + index)? {
+                ValueRef::Null => None,
+                ValueRef::Integer(number) => Some(VaryingValue::Number(number)),
+                ValueRef::Blob(bytes) => match bytes.try_into() {
+                    Ok(digest) => Some(VaryingValue::Digest(digest)),
+                    Err(_) => Some(VaryingValue::Text(String::from_utf8_lossy(bytes).into_owned().into())),
+                },
+                ValueRef::Text(text) => Some(VaryingValue::Text(String::from_utf8_lossy(text).into_owned().into())),
+                ValueRef::Real(number) => Some(VaryingValue::Text(number.to_string().into())),
+            };
+        }
+        Ok(EventRow {
+            seq: row.get(0)?,
+            time_nano: row.get(1)?,
+            late_nano: row.get(2)?,
+            kind_id: row.get(3)?,
+            actor: row.get(4)?,
+            varying,
+        })
+    }
+}
+
+impl EventRow {
+    pub(super) fn exec_id(&self) -> Option<&VaryingValue<'static>> {
+        self.varying.exec_id()
+    }
+
+    /// Returns true if the event has an exec ID.
+    pub(super) fn has_exec_id(&self) -> bool {
+        self.varying.exec_id().is_some()
+    }
+}
+
+/// Event kind: a row of the table `shape`.
+#[derive(Debug)]
+struct EventKind {
+    event_type: String,
+    action: String,
+    template: Option<Rc<LineTemplate>>,
+    is_healthcheck: bool,
+}
+
+/// Restores the lines of events, with caches.
+#[derive(Debug)]
+pub(super) struct EventDecoder {
+    kinds: GenerationalCache<i64, Rc<EventKind>>,
+    templates: GenerationalCache<i64, Rc<LineTemplate>>,
+    actors: GenerationalCache<i64, (i64, Rc<Actor>)>,
+    labels: GenerationalCache<i64, Rc<(String, String)>>,
+    execs: GenerationalCache<i64, [u8; 32]>,
+    /// The shared time of arrival used last: first sequence, the sequence after the last one, and the time.
+    arrival: (i64, i64, i64),
+}
+
+impl EventDecoder {
+    pub(super) fn new() -> Self {
+        EventDecoder {
+            kinds: GenerationalCache::new(KIND_CACHE_SIZE),
+            templates: GenerationalCache::new(KIND_CACHE_SIZE),
+            actors: GenerationalCache::new(ACTOR_CACHE_SIZE),
+            labels: GenerationalCache::new(LABEL_CACHE_SIZE),
+            execs: GenerationalCache::new(EXEC_CACHE_SIZE),
+            arrival: (0, 0, 0),
+        }
+    }
+
+    /// Clears the caches, because they may not match the tables any more.
+    pub(super) fn clear_caches(&mut self) {
+        *self = EventDecoder::new();
+    }
+
+    /// Returns the row ID of the source of an event.
+    pub(super) fn source(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
+        Ok(self.actor(db, row.actor)?.0)
+    }
+
+    /// Returns true if an event has the health-check flag.
+    pub(super) fn is_healthcheck(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<bool> {
+        Ok(self.kind(db, row.kind_id)?.is_healthcheck)
+    }
+
+    /// Returns the time of arrival of an event, in nanoseconds since the epoch.
+    pub(super) fn received_nano(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
+        if let Some(late_nano) = row.late_nano {
+            return Ok(row.time_nano.wrapping_add(late_nano));
+        }
+        if !(self.arrival.0..self.arrival.1).contains(&row.seq) {
+            let mut statement = db.prepare_cached(
+                "SELECT first_seq, received_nano,
+                    (SELECT ifnull(min(first_seq), ?2) FROM arrival WHERE first_seq > ?1)
+                 FROM arrival WHERE first_seq <= ?1 ORDER BY first_seq DESC LIMIT 1",
+            )?;
+            self.arrival =
+                statement.query_row([row.seq, i64::MAX], |found| Ok((found.get(0)?, found.get(2)?, found.get(1)?)))?;
+        }
+        Ok(self.arrival.2)
+    }
+
+    /// Writes the exact line of an event into `line`.
+    pub(super) fn decode(&mut self, db: &Connection, row: &EventRow, line: &mut Vec<u8>) -> rusqlite::Result<()> {
+        line.clear();
+        let kind = self.kind(db, row.kind_id)?;
+        match &kind.template {
+            Some(template) => {
+                let (_, actor) = self.actor(db, row.actor)?;
+                let mut varying = row.varying.clone();
+                match varying.exec_id_mut() {
+                    Some(exec_id @ VaryingValue::Number(_)) => *exec_id = self.exec_id(db, exec_id, row.seq)?,
+                    Some(VaryingValue::Digest(digest)) => self.execs.insert(row.seq, *digest),
+                    _ => {}
+                }
+                template.render(&kind.event_type, &kind.action, &actor, &varying, row.time_nano, line);
+            }
+            None => {
+                let mut verbatim = db.prepare_cached("SELECT raw FROM verbatim WHERE seq = ?1")?;
+                verbatim.query_row([row.seq], |raw| {
+                    line.extend_from_slice(raw.get_ref(0)?.as_bytes()?);
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the exec ID of the event that `reference` refers to. If that event was pruned in between, the exec ID is
+    /// in the row of `referring_seq` itself.
+    fn exec_id(
+        &mut self,
+        db: &Connection,
+        reference: &VaryingValue<'_>,
+        referring_seq: i64,
+    ) -> rusqlite::Result<VaryingValue<'static>> {
+        let VaryingValue::Number(seq) = reference else { return Ok(VaryingValue::Text("".into())) };
+        if let Some(digest) = self.execs.get(seq) {
+            return Ok(VaryingValue::Digest(*digest));
+        }
+        let mut found = db.prepare_cached("SELECT exec_id FROM event WHERE seq IN (?1, ?2) ORDER BY seq LIMIT 1")?;
+        let digest = found.query_row([*seq, referring_seq], |row| row.get(0))?;
+        self.execs.insert(*seq, digest);
+        Ok(VaryingValue::Digest(digest))
+    }
+
+    fn kind(&mut self, db: &Connection, id: i64) -> rusqlite::Result<Rc<EventKind>> {
+        if let Some(kind) = self.kinds.get(&id) {
+            return Ok(kind.clone());
+        }
+        let (event_type, action, template_id, exec): (_, _, Option<i64>, i64) = db
+            .prepare_cached("SELECT type, action, form, exec FROM shape WHERE id = ?1")?
+            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        let template = template_id.map(|form| self.template(db, form)).transpose()?;
+        let kind = Rc::new(EventKind { event_type, action, template, is_healthcheck: exec == HEALTHCHECK_EXEC });
+        self.kinds.insert(id, kind.clone());
+        Ok(kind)
+    }
+
+    fn template(&mut self, db: &Connection, id: i64) -> rusqlite::Result<Rc<LineTemplate>> {
+        if let Some(template) = self.templates.get(&id) {
+            return Ok(template.clone());
+        }
+        let text: String =
+            db.prepare_cached("SELECT text FROM form WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
+        let template = Rc::new(LineTemplate::parse(&text));
+        self.templates.insert(id, template.clone());
+        Ok(template)
+    }
+
+    /// Returns the row ID of an actor's source, and the actor.
+    pub(super) fn actor(&mut self, db: &Connection, id: i64) -> rusqlite::Result<(i64, Rc<Actor>)> {
+        if let Some(actor) = self.actors.get(&id) {
+            return Ok(actor.clone());
+        }
+        let (source, actor_id, name, labels): (i64, String, Option<String>, String) = db
+            .prepare_cached("SELECT source, actor_id, name, labels FROM actor WHERE id = ?1")?
+            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+        let mut label_pairs = Vec::with_capacity(16);
+        for id in parse_ids(&labels) {
+            label_pairs.push(self.label(db, id)?);
+        }
+        let mut attributes: Vec<(&str, &str)> = label_pairs.iter().map(|label| (&*label.0, &*label.1)).collect();
+        attributes.extend(name.as_deref().map(|name| ("name", name)));
+        attributes.sort_unstable();
+        let actor = (source, Rc::new(Actor::new(&actor_id, attributes.into_iter())));
+        self.actors.insert(id, actor.clone());
+        Ok(actor)
+    }
+
+    fn label(&mut self, db: &Connection, id: i64) -> rusqlite::Result<Rc<(String, String)>> {
+        if let Some(label) = self.labels.get(&id) {
+            return Ok(label.clone());
+        }
+        let label: (String, String) = db
+            .prepare_cached("SELECT key, value FROM label WHERE id = ?1")?
+            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let label = Rc::new(label);
+        self.labels.insert(id, label.clone());
+        Ok(label)
+    }
+}

@@ -1,0 +1,75 @@
+//! Identity of a file at a path, to detect that a file was moved, deleted or replaced while it is open.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// A file at a path, identified by device and inode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl FileIdentity {
+    /// Identifies the file that is at `path` now.
+    ///
+    /// # Errors
+    /// The file does not exist, or its metadata cannot be read.
+    pub fn of(path: &Path) -> io::Result<FileIdentity> {
+        let found = path.metadata()?;
+        Ok(FileIdentity { path: path.into(), device: found.dev(), inode: found.ino() })
+    }
+
+    /// Path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns true if the path still leads to the file. While the file is open, no other file can have its inode.
+    pub fn is_current(&self) -> bool {
+        match self.path.metadata() {
+            Ok(found) => (found.dev(), found.ino()) == (self.device, self.inode),
+            // Any other error does not show that the file was removed.
+            Err(e) => !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
+        }
+    }
+
+    /// Returns true if the path does not exist.
+    pub fn is_missing(&self) -> bool {
+        !self.path.exists()
+    }
+
+    /// Removes the name if it still leads to the file.
+    pub(super) fn remove_if_current(&self) {
+        if FileIdentity::of(&self.path).is_ok_and(|found| found == *self) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_is_not_mistaken_for_the_original() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, there) = (folder.path().join("here"), folder.path().join("there"));
+        let file = std::fs::File::create(&here).unwrap();
+        let identity = FileIdentity::of(&here).unwrap();
+        assert!(identity.is_current());
+        std::fs::rename(&here, &there).unwrap();
+        assert!(!identity.is_current() && identity.is_missing());
+        std::fs::write(&here, "another").unwrap();
+        assert!(!identity.is_current() && !identity.is_missing());
+        identity.remove_if_current();
+        assert!(here.exists(), "the name of another file is not removed");
+        std::fs::rename(&there, &here).unwrap();
+        assert!(identity.is_current());
+        identity.remove_if_current();
+        assert!(!here.exists());
+        drop(file);
+    }
+}
