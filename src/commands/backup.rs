@@ -18,8 +18,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
-    let store = Reader::open(&shared.db_path()?)?;
+    // First: an open store has files that a killed process would leave behind.
     let interrupt = interrupt::watch()?;
+    let store = Reader::open(&shared.db_path()?)?;
     let progress = Progress::new(shared, None);
     let copy = store.copy_to(&args.file, args.force, |copied_bytes, total_bytes| {
         progress.set_total(total_bytes);

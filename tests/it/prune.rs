@@ -295,7 +295,8 @@ fn event_with_unique_strings(n: u64, nano: i64) -> String {
 fn events_with_strings_in(folder: &TestDir) -> BTreeSet<u64> {
     let mut wal = folder.db().into_os_string();
     wal.push("-wal");
-    let bytes = [fs::read(folder.db()).unwrap(), fs::read(wal).unwrap_or_default()].concat();
+    // The WAL first: a checkpoint in between moves its pages into the file, which is read after it.
+    let bytes = [fs::read(wal).unwrap_or_default(), fs::read(folder.db()).unwrap()].concat();
     let mut numbers = BTreeSet::new();
     for prefix in [&b"p4ss-"[..], b"t0ken-"] {
         for at in memchr::memmem::find_iter(&bytes, prefix) {
@@ -345,8 +346,8 @@ fn no_string_of_a_pruned_event_stays_in_the_file() {
         let more: Vec<u64> = events_with_strings_in(&folder).difference(&left).copied().collect();
         if more.is_empty() { Ok(()) } else { Err(format!("{} events, {:?}", more.len(), more.first())) }
     });
-    assert_eq!(events_with_strings_in(&folder), left);
     recorder.stop();
+    assert_eq!(events_with_strings_in(&folder), left);
     assert_eq!(unreferenced_rows(&folder), [0; 4]);
     folder.verify(&[]);
     let copy = folder.path("copy.db");
@@ -519,8 +520,15 @@ proptest! {
             }
             let found = read_all(&Reader::open(&folder.db()).unwrap());
             let lines = lines.lock().unwrap();
-            prop_assert!(lines.ends_with(&found));
-            prop_assert!(small || !found.is_empty());
+            if small {
+                // The recorder prunes while this reads: what it read first can be gone before it reads on.
+                prop_assert!(found.last().is_none_or(|newest| lines.last() == Some(newest)));
+                let mut lines = lines.iter();
+                prop_assert!(found.iter().all(|line| lines.any(|stored| stored == line)), "unchanged and in order");
+            } else {
+                prop_assert!(lines.ends_with(&found));
+                prop_assert!(!found.is_empty());
+            }
         }
         queue.close();
         prop_assert!(writer.join().unwrap().error.is_none());
