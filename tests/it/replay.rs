@@ -135,9 +135,9 @@ fn assert_paced(start: Instant, mut line: impl FnMut() -> String, expected: &[St
         let (due, taken) = (REPLAY_DURATION.mul_f64(n as f64 / 9.0), *at - start);
         assert!(line == expected && taken + Duration::from_millis(1) >= due, "{line} after {taken:?}, due {due:?}");
     }
-    // Half a second more, because the machine may be busy.
+    // At a tenth of the pace it would take 20 seconds; a busy machine may double it.
     let taken = received[9].1 - received[0].1;
-    assert!(taken <= REPLAY_DURATION.mul_f64(1.1) + Duration::from_millis(500), "{taken:?}");
+    assert!(taken < REPLAY_DURATION * 5, "{taken:?}");
 }
 
 #[test]

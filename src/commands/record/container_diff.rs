@@ -18,6 +18,9 @@ pub(super) const LIFECYCLE_ACTIONS: [&str; 7] = ["create", "start", "die", "paus
 /// Separator between the reason in a gap's detail and the container diff.
 const DETAIL_SEPARATOR: &str = "; in the gap: ";
 
+/// The separator in gaps that version 0.1.0 stored.
+const OLD_DETAIL_SEPARATOR: &str = "; meanwhile: ";
+
 /// Maximum length of a gap's detail, in bytes.
 const DETAIL_LIMIT: usize = 64 * 1024;
 
@@ -228,7 +231,7 @@ impl ContainerDiff<'_> {
         match (&*expected.state, &*current.state) {
             _ if !is_changed => {}
             (_, "paused") => parts.push("was paused".into()),
-            ("paused", "running") if !has_times => parts.push("is not paused any more".into()),
+            ("paused", "running") if !has_times => parts.push("is no longer paused".into()),
             (_, "running" | "exited" | "created" | "dead") if inspected.times.is_none() => {
                 parts.push(format!("is now {}", current.state));
             }
@@ -246,7 +249,7 @@ fn display_name(container: &Container) -> String {
 /// Adds the differences to the detail of a gap. Keeps those that were found before for the same gap.
 pub(super) fn gap_detail(reason: &str, previous: Option<&str>, differences: Vec<String>) -> Option<String> {
     let mut all: Vec<String> = previous
-        .and_then(|detail| detail.split_once(DETAIL_SEPARATOR))
+        .and_then(|detail| detail.split_once(DETAIL_SEPARATOR).or_else(|| detail.split_once(OLD_DETAIL_SEPARATOR)))
         .map_or(Vec::new(), |(_, previous_differences)| previous_differences.split("; ").map(str::to_owned).collect());
     for difference in differences {
         if !all.contains(&difference) {
@@ -357,6 +360,8 @@ mod tests {
         let again = gap_detail("why now", Some(&first), vec!["a was removed".into(), "b was removed".into()]).unwrap();
         assert_eq!(again, "why now; in the gap: a was removed; b was removed");
         assert_eq!(gap_detail("why now", Some(&again), Vec::new()), Some(again));
+        let old = gap_detail("why", Some("why; meanwhile: a was removed"), Vec::new());
+        assert_eq!(old.as_deref(), Some("why; in the gap: a was removed"));
 
         let many: Vec<String> = (0..5000).map(|n| format!("container number {n:05} was removed")).collect();
         let long = gap_detail("why", None, many).unwrap();
