@@ -12,9 +12,9 @@ use crate::error::chain;
 /// The options of `install-docs`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Install below DIR/share
+    /// Install under DIR/share
     ///
-    /// The default is ~/.local, for root /usr/local.
+    /// The default is ~/.local, or /usr/local for root.
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,
 }

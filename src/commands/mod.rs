@@ -35,7 +35,7 @@ use tracing::level_filters::LevelFilter;
 
 pub use failure::{Exit, Failure};
 
-/// Record Docker Engine events in SQLite, report gaps, and query or replay the events
+/// Record Docker Engine events in SQLite, report gaps, and query or replay events
 #[derive(Debug, Parser)]
 #[command(name = "events", version, max_term_width = 100, disable_help_subcommand = true)]
 struct Cli {
@@ -48,7 +48,7 @@ struct Cli {
 /// The options of every command.
 #[derive(Debug, clap::Args)]
 pub struct Shared {
-    /// Path of the store, a SQLite file
+    /// Path of the store, an SQLite file
     ///
     /// The default is $XDG_STATE_HOME/events/events.db, usually ~/.local/state/events/events.db. For root it is
     /// /var/lib/events/events.db.
@@ -76,27 +76,26 @@ pub enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Record the events of engines until stopped
+    /// Record events of Docker Engines until stopped
     ///
     /// Stores the backlog of each engine, its last 256 events, then follows its event stream. After a restart it
     /// resumes, stores each event once, and reports missed periods as gaps. Stop it with SIGINT or SIGTERM.
     Record(record::Args),
     /// Print recorded events
     ///
-    /// Prints the selected events, oldest first, by default as the bytes that the engine sent. Warns on stderr if the
-    /// selected time contains a gap. Exits with 0 even if no event matches.
+    /// Prints the selected events, oldest first. By default, each line is the JSON that the engine sent. Warns on stderr
+    /// if the time window overlaps a gap. Exits with 0 even if no event matches.
     Query(query::Args),
     /// Import events from files or from another store
     ///
-    /// Skips events that are stored already, so an import can be repeated. Another store is verified before it is
-    /// imported.
+    /// Skips events that are already stored, so an import can be repeated. Verifies another store before importing it.
     Import(import::Args),
     /// Serve recorded events as a read-only Docker Engine
     ///
-    /// Clients read /events as from an engine, without its limit of 256 events. New events in the store are served as
-    /// they are recorded. Example: `events serve --listen unix:///run/events.sock`.
+    /// Clients read /events as they do from an engine, without its limit of 256 past events. The server sends new events
+    /// as they are recorded. Example: `events serve --listen unix:///run/events.sock`.
     Serve(serve::Args),
-    /// Play recorded events at their own pace
+    /// Replay recorded events at their original pace
     ///
     /// Plays the store or files to stdout. With `-- CMD`, runs CMD with DOCKER_HOST set to a private engine that plays
     /// the events, and exits with the status of CMD. Example: `events replay --since 7d --speed max -- pytest tests/`.
@@ -115,25 +114,25 @@ enum Command {
     Rejected(rejected::Args),
     /// Verify the hash chain of the store
     ///
-    /// Prints each entry that was edited, removed, inserted or moved, then the head of the chain. Exits with 1 if there
-    /// is any such entry.
+    /// Prints each entry that was edited, removed, inserted or moved, then the head of the chain. Exits with 1 if it
+    /// finds any.
     Verify(verify::Args),
     /// Delete the oldest events from the store
     ///
-    /// Can run beside `events record`. Needs `--retain` or `--max-size`.
+    /// Can run while `events record` is running. Needs `--retain` or `--max-size`.
     Prune(prune::Args),
     /// Make a consistent copy of the store
     ///
-    /// Can run beside `events record`. Logs the head of the hash chain of the copy.
+    /// Can run while `events record` is running. Logs the head of the hash chain of the copy.
     Backup(backup::Args),
     /// Check engines and the store, and suggest fixes
     ///
-    /// Checks each step from the socket of an engine to the disk under the store, and prints what to do about each
-    /// failure. Exits with 1 if a check failed. Changes nothing without `--exercise`.
+    /// Checks each step from the socket of an engine to the disk under the store, and prints a fix for each failure.
+    /// Exits with 1 if a check failed. Changes nothing without `--exercise`.
     Doctor(doctor::Args),
-    /// Record and query a sample, without a Docker Engine
+    /// Record and query sample events, without a Docker Engine
     ///
-    /// An embedded engine plays a recorded deployment. It is recorded into a temporary store and queried.
+    /// Plays a recorded deployment from an embedded engine, records it into a temporary store, and queries that store.
     Demo(demo::Args),
     /// Install man pages and shell completions
     InstallDocs(install_docs::Args),

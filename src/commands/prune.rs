@@ -34,7 +34,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         let excess = used_before.saturating_sub(max_bytes);
         let by_size = (u128::from(total) * u128::from(excess)).div_ceil(u128::from(used_before.max(1))) as u64;
         let about = if by_size > by_age { "about " } else { "" };
-        let block_note = "; deletion ends at a multiple of 64 entries, so a few older events may remain";
+        let block_note = "; prune deletes whole groups of 64 entries, so a few older events may remain";
         let note = if retention.max_age.is_some() && by_size <= by_age { block_note } else { "" };
         tracing::info!("{about}{} of {total} events would be deleted{note}", by_age.max(by_size));
         return Ok(());
@@ -52,10 +52,10 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     }
     store.collect_garbage(now, pause)?;
     let used_after = store.used_bytes()?;
-    tracing::info!("{events} events were deleted; {used_after} bytes are used, {used_before} before");
+    tracing::info!("deleted {events} events; the file uses {used_after} bytes, {used_before} before");
     if used_after > max_bytes {
-        return Err(Failure::failed(format!("the file still has {used_after} bytes, more than --max-size"))
-            .hint("raise --max-size: the newest entries and some others cannot be deleted"));
+        return Err(Failure::failed(format!("the file still uses {used_after} bytes, more than --max-size"))
+            .hint("raise --max-size: prune never deletes the newest entries"));
     }
     Ok(())
 }

@@ -38,24 +38,24 @@ pub(super) struct Args {
     /// Print only the number of events
     #[arg(long, help_heading = "Output options", conflicts_with = "follow")]
     count: bool,
-    /// Continue with new events, in order of arrival
+    /// Keep printing new events, in order of arrival
     #[arg(long, help_heading = "Output options")]
     follow: bool,
     /// Output format: json, text, table, csv or a Go template
     ///
-    /// json: each event as the engine sent it. text: as `docker events` prints it. table: columns, as wide as the
+    /// json: each event as the engine sent it. text: as `docker events` prints it. table: columns that fit the
     /// terminal. csv: for spreadsheets. A Go template: as `docker events --format` prints it, such as
     /// '{{.Type}} {{.Actor.ID}}'.
     #[arg(long, value_name = "FORMAT", default_value = "json", value_parser = FormatParser, help_heading = "Output options")]
     #[arg(allow_hyphen_values = true, hide_possible_values = true)]
     format: String,
-    /// Add the sequence number, source and time of arrival of each event
+    /// Add the sequence number, source and arrival time of each event
     ///
     /// json: {"seq":…,"source":…,"received":…,"event":…}. csv: as columns. table: only sequence number and source.
     /// Not available for text and templates.
     #[arg(long, help_heading = "Output options")]
     envelope: bool,
-    /// Print how the store is searched instead of events
+    /// Print the search plan instead of the events
     #[arg(long, help_heading = "Output options", conflicts_with = "follow")]
     explain: bool,
 }

@@ -8,8 +8,8 @@ use crate::event::Redaction;
 pub(super) struct RedactionArgs {
     /// Remove secrets from events before they are stored; repeatable
     ///
-    /// exec: the command lines of exec events. REGEX: each match of this regular expression in commands and in the
-    /// values of attributes. Example: `--redact exec --redact 'token=[^ ]+'`.
+    /// exec: the command lines of exec events. REGEX: each match of this regular expression in command lines and in
+    /// attribute values. Example: `--redact exec --redact 'token=[^ ]+'`.
     #[arg(long, value_name = "exec|REGEX")]
     redact: Vec<String>,
 }

@@ -42,12 +42,13 @@ pub(super) struct Args {
     retime: bool,
     /// Break the streams of the engine on purpose; repeatable
     ///
-    /// cut@N: the connection ends inside the event after event N. stall@N:SECONDS: nothing is sent for this time after
-    /// event N. garbage@N: a line that is not an event follows event N. restart@N: the connection ends after event N,
-    /// and the first N events are lost. Each occurs once. split: all events arrive in pieces. Needs `-- CMD`.
+    /// cut@N: the connection ends inside the event after event N. stall@N:SECONDS: the engine sends nothing for this
+    /// time after event N. garbage@N: a line that is not an event follows event N. restart@N: the connection ends after
+    /// event N, and the engine loses the first N events. Each of these occurs once. split: all events arrive in pieces.
+    /// Needs `-- CMD`.
     #[arg(long = "fault", value_name = "FAULT", help_heading = "Playback options")]
     faults: Vec<FaultKind>,
-    /// Seed for the random part of faults
+    /// Seed for the random choices of `--fault`
     ///
     /// The same seed gives the same streams.
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Playback options")]
@@ -62,9 +63,10 @@ pub(super) struct Args {
     last: Option<u64>,
     /// Command to run with DOCKER_HOST set to a private engine
     ///
-    /// Each subscriber of the engine gets the events from the first one on. `events replay` exits with the status of
+    /// Each request for /events starts at the first event. `events replay` exits with the status of
     /// the command, or with 128 plus the signal that killed it.
-    #[arg(last = true, value_name = "CMD")]
+    // Listed under "Arguments", not under the heading of the options above.
+    #[arg(last = true, value_name = "CMD", help_heading = None::<&str>)]
     command: Vec<OsString>,
 }
 

@@ -16,14 +16,14 @@ pub(super) struct FilterArgs {
     /// Example: `--filter type=container --filter event=die`.
     #[arg(short, long = "filter", value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// Leave out events that match; repeatable
+    /// Exclude events that match; repeatable
     ///
-    /// Takes the same keys and values as `--filter`. An event is left out if any one of them matches.
+    /// Takes the same keys and values as `--filter`. An event is excluded if it matches any of them.
     #[arg(long, value_name = "KEY=VALUE")]
     exclude: Vec<String>,
-    /// Leave out the exec events of health checks
+    /// Exclude the exec events of health checks
     ///
-    /// They are recognized by the health check command in the configuration of the container.
+    /// An exec is a health check if it runs the health check command of the container's configuration.
     #[arg(long)]
     no_healthchecks: bool,
     /// Select by type: container, image, network, volume, daemon, …
@@ -74,13 +74,13 @@ pub(super) struct FilterArgs {
 pub(super) struct WindowArgs {
     /// Select events at or after this time
     ///
-    /// A date or time (RFC 3339 or the beginning of it, local without a zone), Unix seconds, a duration back from now
+    /// An RFC 3339 time or the beginning of one (local time if it has no zone), Unix seconds, a duration before now
     /// (10m, 1h30m, 7d), or `now`. Example: `--since 2026-11-24T15:04`.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     since: Option<String>,
     /// Select events at or before this time
     ///
-    /// Takes the same forms as `--since`. A negative duration is in the future: `--until=-10m`.
+    /// Takes the same formats as `--since`. A negative duration is in the future: `--until=-10m`.
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     until: Option<String>,
 }
@@ -92,7 +92,7 @@ pub(super) struct SelectionArgs {
     filters: FilterArgs,
     #[command(flatten)]
     window: WindowArgs,
-    /// Select events of this source only, by name or engine ID
+    /// Select only events of this source, by name or engine ID
     #[arg(long, value_name = "NAME", help_heading = "Selection options")]
     pub source: Option<String>,
 }

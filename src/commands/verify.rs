@@ -13,7 +13,7 @@ const MAX_PRINTED_FAULTS: u64 = 1_000;
 pub(super) struct Args {
     /// Check that this head is still part of the chain; repeatable
     ///
-    /// A head noted earlier: the last line of `events verify`, or what `record`, `backup` or `import` logged.
+    /// A head from earlier: printed by `events verify`, or logged by `record`, `backup` or `import`.
     #[arg(long = "head", value_name = "SEQ:HASH", help_heading = "Verification options")]
     heads: Vec<Head>,
 }
@@ -39,7 +39,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     writeln!(out, "head {}", verified.head)?;
     out.flush()?;
     if verified.faults > 0 {
-        return Err(Failure::failed(format!("{} failed verification: {} faults", path.display(), verified.faults)));
+        return Err(Failure::failed(format!("{} failed verification; faults: {}", path.display(), verified.faults)));
     }
     tracing::info!("{} entries verified", verified.entries);
     Ok(())

@@ -103,7 +103,7 @@ impl HostError {
             HostError::Tls(TlsError::KeyMismatch { .. }) => "pass the key that belongs to the certificate",
             HostError::Tls(TlsError::InvalidCa { .. }) => "pass a file with certificates in PEM",
             HostError::Tls(TlsError::NoTrustedCa { .. }) => {
-                "pass a CA with --tlscacert FILE, or install the system's, such as Debian's package ca-certificates"
+                "pass a CA with --tlscacert FILE, or install the system's CAs, such as the Debian package ca-certificates"
             }
         }
     }

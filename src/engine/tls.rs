@@ -32,9 +32,9 @@ pub enum TlsError {
     File { path: PathBuf, source: io::Error },
     #[error("cannot read {}: {source}", path.display())]
     Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
-    #[error("cannot use {}: the key is encrypted, and a passphrase cannot be entered", path.display())]
+    #[error("cannot use {}: the key is encrypted, and passphrases are not supported", path.display())]
     EncryptedKey { path: PathBuf },
-    #[error("cannot use {} with {}", certificate.display(), key.display())]
+    #[error("cannot use certificate {} with key {}", certificate.display(), key.display())]
     KeyMismatch { certificate: PathBuf, key: PathBuf, source: RustlsError },
     #[error("cannot use the CA certificates in {}: {why}", path.display())]
     InvalidCa { path: PathBuf, why: String },
@@ -255,7 +255,7 @@ pub(super) fn transport_error(error: &io::Error) -> Option<TransportError> {
         RustlsError::AlertReceived(alert) => describe_alert(*alert),
         RustlsError::InvalidMessage(_) => ("the response of the server is not TLS".into(), PLAINTEXT_HINT),
         RustlsError::PeerIncompatible(what) => {
-            (format!("the server supports no secure TLS ({what:?})"), TLS_VERSION_HINT)
+            (format!("the server supports no secure version of TLS ({what:?})"), TLS_VERSION_HINT)
         }
         other => (other.to_string(), ""),
     };
@@ -285,8 +285,8 @@ fn describe_certificate_error(error: &CertificateError) -> (String, &'static str
             (format!("the server certificate is for {names}, not for {}", expected.to_str()), NAME_MISMATCH_HINT)
         }
         E::Other(what) if format!("{what:?}").contains("CaUsedAsEndEntity") => (
-            "the server certificate is that of an authority, not of a server".into(),
-            "create a certificate for the engine, signed by that authority",
+            "the server certificate is a CA certificate".into(),
+            "create a certificate for the engine, signed by that CA",
         ),
         other => (format!("the server certificate cannot be used: {other}"), "renew the certificate on the engine"),
     }

@@ -167,7 +167,7 @@ impl Store {
         };
         match checkpoint() {
             Ok(true) => {}
-            Ok(false) => tracing::error!("{} was moved, but its WAL could not be written back", self.path.display()),
+            Ok(false) => tracing::error!("cannot copy the WAL into {} after the file was moved", self.path.display()),
             Err(e) => tracing::error!("{}", crate::error::chain(&sqlite_error("write", &self.path)(e))),
         }
         drop(self.connection);

@@ -52,7 +52,7 @@ impl Display for UnknownHealthchecks {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let containers = count_noun(self.containers.len() as u64, "container");
         let events = count_noun(self.events, "exec event");
-        write!(f, "cannot leave out the health checks of {containers}: no configuration was seen ({events} kept)")
+        write!(f, "cannot exclude the health checks of {containers}: no configuration is stored ({events} kept)")
     }
 }
 

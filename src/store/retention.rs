@@ -126,7 +126,7 @@ impl Retainer {
         let is_over_limit =
             with_suffix(&self.path, "-wal").metadata().is_ok_and(|wal| wal.len() > MAX_WAL_BYTES + MAX_WAL_BYTES / 4);
         if is_over_limit && !self.blocked_by_reader {
-            tracing::info!("{}: retention waits: a reader keeps the WAL from being reset", self.path.display());
+            tracing::info!("{}: retention is paused while a reader prevents the reset of the WAL", self.path.display());
         }
         self.blocked_by_reader = is_over_limit;
         if is_over_limit {

@@ -73,7 +73,7 @@ fn an_unreachable_engine_is_reported_with_a_remedy() {
         let output = doctor(&folder, path).assert_exit_code(1);
         let mut problems = problems(&output);
         assert_eq!(problems.len(), 1, "{}", output.report());
-        assert_eq!(output.stderr, "events: 1 check failed (hint: follow the → below the ✗)\n");
+        assert_eq!(output.stderr, "events: 1 check failed (hint: apply the fix after → below the ✗)\n");
         problems.remove(0)
     };
     let (line, hint) = only_problem(&socket);
@@ -82,7 +82,7 @@ fn an_unreachable_engine_is_reported_with_a_remedy() {
     fs::create_dir(&socket).unwrap();
     let (line, hint) = only_problem(&socket);
     assert_eq!(line, format!("{} is not a socket", socket.display()));
-    assert!(hint.contains("mount its directory"), "{hint}");
+    assert!(hint.contains("mount the directory of the socket"), "{hint}");
     fs::remove_dir(&socket).unwrap();
     drop(UnixListener::bind(&socket).unwrap());
     let (line, hint) = only_problem(&socket);

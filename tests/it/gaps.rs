@@ -97,7 +97,7 @@ fn a_gap_lists_the_container_changes_during_it() {
         &format!(
             "{OVERRUN}; in the gap: web ({}) exited with 137 at {}; db ({}) exited at {} and was started at {}; \
              job ({}) was started at {} and exited with 3 (out of memory) at {}; \
-             new ({}) was created at {} and was started at {}; box ({}) is not paused any more; old ({}) was removed",
+             new ({}) was created at {} and was started at {}; box ({}) is no longer paused; old ({}) was removed",
             short("web"),
             event_time(5),
             short("db"),
@@ -259,6 +259,6 @@ fn an_unreachable_metrics_page_is_logged_once_and_recording_continues() {
         engine.emit(&event(2 * n + 1));
         folder.eventually_lines(&["query"], &events(0..2 * n + 2));
     }
-    assert_eq!(recorder.log().matches("the recorder compares the engine's counter").count(), 1, "{}", recorder.log());
+    assert_eq!(recorder.log().matches("until it can read the engine's counter").count(), 1, "{}", recorder.log());
     recorder.stop();
 }

@@ -138,7 +138,7 @@ fn a_health_check_learned_later_applies_to_earlier_events() {
     emit_all(&engine, &before);
     let recorder = folder.record(&engine.host(), &[]);
     folder.eventually_lines(&["query"], &before);
-    let warning = "cannot leave out the health checks of 1 container: no configuration was seen (3 exec events kept)";
+    let warning = "cannot exclude the health checks of 1 container: no configuration is stored (3 exec events kept)";
     folder.eventually("the query warns", || {
         let output = folder.run(&["query", "--no-healthchecks"]);
         if output.stderr.contains(warning) && output.lines() == before { Ok(()) } else { Err(output.report()) }
@@ -182,7 +182,7 @@ fn imported_health_checks_are_kept_with_a_warning() {
     folder.run(&["import", "-q", "day.ndjson"]).assert_success();
     let output = folder.run(&["query", "--no-healthchecks"]).assert_exit_code(0);
     assert_eq!(output.lines().len(), 7);
-    let warnings = output.stderr.matches("cannot leave out the health checks of 2 containers").count();
+    let warnings = output.stderr.matches("cannot exclude the health checks of 2 containers").count();
     assert_eq!(warnings, 1, "{}", output.stderr);
     assert!(output.stderr.contains("(6 exec events kept)"), "{}", output.stderr);
     // The warning covers only printed events.

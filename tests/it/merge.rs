@@ -154,9 +154,9 @@ fn an_edited_store_is_not_imported() {
     db.execute("UPDATE label SET value = 'alpine' WHERE key = 'image'", []).unwrap();
     let path = from.db().display().to_string();
     let output = into.run(&["import", &path]).assert_exit_code(1);
-    let expected = format!("events: {path} failed verification: ");
+    let expected = format!("events: {path} failed verification; faults: ");
     assert!(
-        output.stderr.starts_with(&expected) && output.stderr.contains(" faults (hint: see `events verify --db "),
+        output.stderr.starts_with(&expected) && output.stderr.contains(" (hint: see `events verify --db "),
         "{}",
         output.stderr
     );

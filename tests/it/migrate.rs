@@ -87,7 +87,7 @@ fn a_store_of_schema_3_is_migrated_with_its_chain() {
     // Schema 3 has no health checks of containers.
     let output = folder.run(&["query", "--no-healthchecks", "--source", "engine"]).assert_exit_code(0);
     assert_eq!(output.lines().len(), 248);
-    assert!(output.stderr.contains("no configuration was seen"), "{}", output.stderr);
+    assert!(output.stderr.contains("no configuration is stored"), "{}", output.stderr);
 }
 
 /// Schema 4: a day of Docker 26.1.5 was imported and pruned, a day of 28.5.2 was imported, and an engine was recorded
@@ -111,7 +111,7 @@ fn a_store_of_schema_4_is_migrated_and_garbage_collected() {
     );
     let output = folder.run(&["query", "--no-healthchecks", "--source", "vm"]).assert_exit_code(0);
     assert_eq!(
-        (output.lines().len(), output.stderr.contains("no configuration was seen")),
+        (output.lines().len(), output.stderr.contains("no configuration is stored")),
         (13, false),
         "{}",
         output.stderr

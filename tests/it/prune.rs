@@ -401,7 +401,7 @@ fn a_size_limit_that_cannot_be_met_is_reported() {
     fs::write(folder.path("junk"), format!("{}\n", "x".repeat(50_000)).repeat(60)).unwrap();
     folder.run(&["import", "-q", "junk"]).assert_exit_code(0);
     let output = folder.run(&["prune", "--max-size", "600kB"]).assert_exit_code(1);
-    let hint = "more than --max-size (hint: raise --max-size: the newest entries and some others cannot be deleted)\n";
+    let hint = "more than --max-size (hint: raise --max-size: prune never deletes the newest entries)\n";
     assert!(output.stderr.ends_with(hint), "{}", output.stderr);
     let recorder = folder.start(&["record", "-H", "unix:///nowhere.sock", "--max-size", "600kB"]);
     let warning =

@@ -26,7 +26,7 @@ fn invalid_arguments_exit_with_2() {
         ("query --filter name=x", format!("unknown filter key 'name': expected one of {KEYS}")),
         (
             "record --metrics tcp://0.0.0.0:9324",
-            "--metrics tcp://0.0.0.0:9324 is reachable from other machines without authentication (hint: pass --allow-remote to allow it)"
+            "--metrics tcp://0.0.0.0:9324 can be reached from other machines without authentication (hint: pass --allow-remote to allow it)"
                 .into(),
         ),
         (
@@ -139,7 +139,7 @@ fn invalid_arguments_exit_with_2() {
         ),
         (
             "record -H a=tcp://a -H b=tcp://b --engine-metrics http://box:9323",
-            "--engine-metrics http://box:9323: the name of one of the 2 hosts is missing (hint: write NAME=http://box:9323, and name the host with -H NAME=URL)"
+            "--engine-metrics http://box:9323: with 2 hosts, the URL needs the name of its host (hint: write NAME=http://box:9323, and name the host with -H NAME=URL)"
                 .into(),
         ),
         (
@@ -148,7 +148,7 @@ fn invalid_arguments_exit_with_2() {
         ),
         (
             "record --look-again 0 --engine-metrics http://box:9323",
-            "--engine-metrics needs the backlog check, which --look-again 0 turns off (hint: leave out --look-again or --engine-metrics)"
+            "--engine-metrics needs the backlog check, which --look-again 0 turns off (hint: omit --look-again or --engine-metrics)"
                 .into(),
         ),
         ("record --buffer lots", "--buffer 'lots' is not a size (hint: write a size such as 64MiB, 500kB or 1GiB)".into()),

@@ -61,7 +61,7 @@ fn faults(folder: &TestDir, sql: &str) -> Vec<String> {
     let text = String::from_utf8(output.stdout).unwrap();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     assert!(lines.pop().unwrap().starts_with("head "), "{text}");
-    let number = format!("failed verification: {} fault", lines.len());
+    let number = format!("failed verification; faults: {}", lines.len());
     assert!(output.stderr.contains(&number), "{}{text}", output.stderr);
     lines
 }

@@ -34,7 +34,7 @@ pub(super) async fn check(host: &Host, findings: &mut Findings) -> io::Result<Op
     }
     let api_text = |client: &Client| match client.api_version() {
         Some(api) => format!("the engine answers, with API version {api}"),
-        None => "the engine answers, without an API version".into(),
+        None => "the engine answers, but reports no API version".into(),
     };
     let Some(client) = findings.report(Client::negotiate(host).await, api_text)? else {
         findings.skip("version, clock and events")?;
@@ -47,7 +47,7 @@ pub(super) async fn check(host: &Host, findings: &mut Findings) -> io::Result<Op
         match skew.map(|skew| skew.nano) {
             Some(nano) if nano.unsigned_abs() > MAX_CLOCK_SKEW_NANOS => findings.fail(
                 &Failure::failed(format!("the engine's clock is {} this machine's", skew_text(nano)))
-                    .hint("run NTP on both machines: events have the time of the engine"),
+                    .hint("run NTP on both machines: the engine's clock sets the times of events"),
             )?,
             Some(nano) => findings.pass(&format!("the engine's clock is {} this machine's", skew_text(nano)))?,
             None => findings.pass("the engine does not report its time")?,
@@ -65,7 +65,7 @@ fn check_socket_exists(path: &Path) -> Result<(), Failure> {
     match path.metadata() {
         Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
         Ok(_) => Err(Failure::failed(format!("{} is not a socket", path.display()))
-            .hint("in a container, mount its directory: Docker mounts a missing socket as a directory")),
+            .hint("pass the path of a socket; in a container, mount the directory of the socket")),
         Err(e) => {
             Err(Failure::failed(format!("cannot find the socket {}: {}", path.display(), crate::error::chain(&e)))
                 .hint(hint))

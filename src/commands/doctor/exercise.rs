@@ -89,7 +89,7 @@ async fn run_steps(
         container_ids.push(id.clone());
         let inspected = client.container_times(&id).await.map_err(Failure::from);
         let inspected = inspected.and_then(|times| {
-            times.ok_or_else(|| Failure::failed("cannot inspect the container: the engine does not find it"))
+            times.ok_or_else(|| Failure::failed("cannot inspect the container: the engine does not have it"))
         });
         findings.report(inspected, |_| "inspected the container".into())?;
         let exit_code = run_container(client, &id).await;
@@ -163,7 +163,7 @@ async fn read_logs(client: &Client, id: &str, tty: bool) -> Result<(), Failure> 
         }
         frames.finish().map_err(|e| Failure::failed(format!("the logs are incomplete: {e}")))
     };
-    timeout(LOGS_TIMEOUT, read_frames).await.map_err(|_| Failure::failed("the logs do not end in time"))??;
+    timeout(LOGS_TIMEOUT, read_frames).await.map_err(|_| Failure::failed("the logs did not end in time"))??;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("\r\n", "\n");
     let expected = match tty {
         true => ["this is stdout\nthis is stderr\n", ""],

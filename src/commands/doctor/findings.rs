@@ -58,8 +58,8 @@ impl Findings {
     pub(super) fn result(&self) -> Result<(), Failure> {
         match self.failures {
             0 => Ok(()),
-            1 => Err(Failure::failed("1 check failed").hint("follow the → below the ✗")),
-            count => Err(Failure::failed(format!("{count} checks failed")).hint("follow the → below each ✗")),
+            1 => Err(Failure::failed("1 check failed").hint("apply the fix after → below the ✗")),
+            count => Err(Failure::failed(format!("{count} checks failed")).hint("apply the fix after → below each ✗")),
         }
     }
 }

@@ -57,6 +57,6 @@ fn dir_or_current(path: &Path) -> &Path {
 }
 
 fn low_space_failure(free_bytes: u64) -> Failure {
-    Failure::failed(format!("only {} are free on the disk", format_size(free_bytes)))
+    Failure::failed(format!("the disk has only {} free", format_size(free_bytes)))
         .hint("delete the oldest events with `events prune --max-size`")
 }

@@ -38,14 +38,14 @@ pub(super) struct Args {
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
     /// Name of the source for events from files [default: imported]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Import options")]
     source: Option<String>,
     /// Exit with 1 if any line is not an event
     ///
-    /// The other lines are imported all the same.
-    #[arg(long)]
+    /// The other lines are imported anyway.
+    #[arg(long, help_heading = "Import options")]
     strict: bool,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Import options")]
     redact: RedactionArgs,
 }
 

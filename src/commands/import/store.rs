@@ -57,7 +57,7 @@ impl VerifiedStore {
         let verified = reader.verify(&[], |_| {})?;
         progress.finish();
         if verified.faults > 0 {
-            return Err(Failure::failed(format!("{name} failed verification: {} faults", verified.faults)).hint(
+            return Err(Failure::failed(format!("{name} failed verification; faults: {}", verified.faults)).hint(
                 format!(
                     "see `events verify --db {name}`; to import only its events, run \
                      `events query --db {name} | events import`"
@@ -117,7 +117,7 @@ impl VerifiedStore {
         tracing::info!("{path} was verified and imported up to its head {head}");
         if let Some(pruned) = self.reader.latest_checkpoint()? {
             tracing::info!(
-                "{path} lacks {} pruned events; the last pruning was at {}",
+                "{} events were pruned from {path} before the import; the last pruning was at {}",
                 pruned.events,
                 rfc3339(pruned.created_nano)
             );

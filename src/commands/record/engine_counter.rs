@@ -44,7 +44,9 @@ impl EngineCounter {
                 Some(readings)
             }
             Err(reason) if !std::mem::replace(&mut self.failure_logged, true) => {
-                tracing::warn!("{reason}; the recorder compares the engine's counter once it can be read");
+                tracing::warn!(
+                    "{reason}; the recorder cannot detect dropped events until it can read the engine's counter"
+                );
                 None
             }
             Err(reason) => {

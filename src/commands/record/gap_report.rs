@@ -84,7 +84,7 @@ impl GapReport {
         let result =
             timeout(REPORT_TIMEOUT, self.collect()).await.unwrap_or_else(|_| Err("the report timed out".into()));
         let delivery = result.unwrap_or_else(|reason| {
-            tracing::debug!("no report on the containers of {name}: {reason}");
+            tracing::debug!("cannot report on the containers of {name}: {reason}");
             None
         });
         (gap, delivery)

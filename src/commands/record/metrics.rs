@@ -1,6 +1,6 @@
 //! Prometheus metrics and health endpoints, served by `--metrics`.
 //!
-//! Every figure is one that the recorder keeps anyway. A page is made when it is requested.
+//! The recorder counts these values even without `--metrics`. Each request encodes a new page.
 
 use std::fmt;
 use std::sync::Arc;
@@ -108,13 +108,13 @@ impl MetricsWriter<'_, '_> {
             })
         });
         self.counter("events_stored", "Events stored", stored)?;
-        self.counter("events_known", "Events that arrived and were stored already", per_source(|it| it.duplicates))?;
+        self.counter("events_known", "Events that arrived and were already stored", per_source(|it| it.duplicates))?;
         self.counter(
             "events_healed",
-            "Events that the stream had left out, found by the backlog check",
+            "Events missing from the stream that the backlog check found",
             per_source(|it| it.recovered),
         )?;
-        let help = "Health check events that --no-healthchecks did not store";
+        let help = "Health check events excluded by --no-healthchecks";
         self.counter("events_healthchecks_left_out", help, per_source(|it| it.excluded_healthchecks))?;
         self.counter("events_rejected", "Lines that were not events", per_source(|it| it.rejected))?;
         let reasons =
@@ -123,9 +123,9 @@ impl MetricsWriter<'_, '_> {
             let count = |reason| counted.gaps.get(reason).copied().unwrap_or(0);
             reasons.clone().map(move |reason| ([&labels[..], &[("reason", reason)]].concat(), count(reason)))
         });
-        self.counter("events_gaps", "Gaps that became known", gaps)?;
+        self.counter("events_gaps", "Gaps reported", gaps)?;
         let last = sources().filter_map(|(labels, counted)| Some((labels, counted.last_nano? as f64 / 1e9)));
-        let help = "Time of the latest event stored, by the engine's clock";
+        let help = "Time of the newest stored event, by the engine's clock";
         self.gauge("events_last_event_timestamp", help, Some(Unit::Seconds), last)?;
         let hosts = health.status.hosts();
         let connected = hosts.iter().map(|host| {
@@ -140,23 +140,23 @@ impl MetricsWriter<'_, '_> {
         let progress = health.progress();
         let Progress { events, bytes, oldest_nano, failing, .. } = progress.unwrap_or_default();
         let lag = oldest_nano.map_or(0.0, |read| (now_nano() - read).max(0) as f64 / 1e9);
-        let help = "Age of the oldest event that is read and not yet stored; 0 if there is none";
+        let help = "Time since the oldest unstored event was read; 0 if all are stored";
         self.single_gauge("events_lag", help, Some(Unit::Seconds), lag)?;
         let writable = bool_value(progress.is_some() && !failing);
         self.single_gauge("events_store_writable", "1 if the store is open and can be written", None, writable)?;
         let size = health.store_bytes() as f64;
         self.single_gauge("events_store_size", "Size of the store with its WAL", Some(Unit::Bytes), size)?;
-        self.single_gauge("events_buffered", "Events read and not yet stored", None, events as f64)?;
+        self.single_gauge("events_buffered", "Events read but not yet stored", None, events as f64)?;
         self.single_gauge(
             "events_buffer",
-            "Memory of events read and not yet stored",
+            "Memory used by events read but not yet stored",
             Some(Unit::Bytes),
             bytes as f64,
         )?;
         let limit = health.buffer_limit as f64;
         self.single_gauge(
             "events_buffer_limit",
-            "Limit for the memory of events read and not yet stored",
+            "Memory limit for events read but not yet stored",
             Some(Unit::Bytes),
             limit,
         )

@@ -67,35 +67,43 @@ pub struct Args {
     hosts: HostArgs,
     #[command(flatten)]
     filters: FilterArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Recording options")]
     redact: RedactionArgs,
     /// Stop at this time; `now` stores the backlog and stops
-    #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Recording")]
+    ///
+    /// Takes the same formats as `events query --until`. A negative duration is in the future: `--until=-1h`.
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, help_heading = "Recording options")]
     until: Option<String>,
-    /// Interval of the backlog check, for events the stream left out; 0 turns it off
-    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Recording")]
+    /// Interval of the backlog check, which finds events missing from the stream
+    ///
+    /// For example 30s; 0 disables the check.
+    #[arg(long, value_name = "DURATION", default_value = "10s", help_heading = "Recording options")]
     look_again: String,
-    /// Metrics page of dockerd (metrics-addr), to find events that the engine dropped:
-    /// http://host:port, or NAME=URL for the host of that name; repeatable
-    #[arg(long, value_name = "URL", help_heading = "Recording")]
+    /// URL of dockerd's metrics, to detect dropped events; repeatable
+    ///
+    /// http://host:port, as set by `metrics-addr` in daemon.json. With several hosts, NAME=URL for the host of that name.
+    #[arg(long, value_name = "URL", help_heading = "Recording options")]
     engine_metrics: Vec<String>,
-    /// Limit for the memory of events that are read and not yet stored
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Recording")]
+    /// Memory limit for events that are read but not yet stored
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", help_heading = "Recording options")]
     buffer: String,
-    /// Maximum length of an event; a longer line is rejected
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Recording")]
+    /// Maximum length of an event; longer lines are rejected
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", help_heading = "Recording options")]
     max_event: String,
-    /// Number of rejected lines kept for each engine; further ones are only counted
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_REJECTED, help_heading = "Recording")]
+    /// Maximum number of rejected lines to store for each engine
+    ///
+    /// Further rejected lines are only counted.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_REJECTED, help_heading = "Recording options")]
     rejected_limit: u64,
     #[command(flatten)]
     retention: RetentionArgs,
-    /// Serve Prometheus metrics at /metrics, and health at /healthz and /readyz:
-    /// tcp://127.0.0.1:9324 or unix:///path
-    #[arg(long, value_name = "ADDRESS", help_heading = "Monitoring")]
+    /// Serve Prometheus metrics and health checks on this address
+    ///
+    /// tcp://127.0.0.1:9324 or unix:///path. The paths are /metrics, /healthz and /readyz.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Monitoring options")]
     metrics: Option<Address>,
-    /// Allow other machines to read --metrics
-    #[arg(long, requires = "metrics", help_heading = "Monitoring")]
+    /// Allow other machines to read `--metrics`
+    #[arg(long, requires = "metrics", help_heading = "Monitoring options")]
     allow_remote: bool,
 }
 
@@ -211,7 +219,7 @@ impl Args {
         let engine_metrics = self.parse_engine_metrics(&hosts)?;
         if backlog_check_interval.is_none() && !engine_metrics.is_empty() {
             return Err(Failure::usage("--engine-metrics needs the backlog check, which --look-again 0 turns off")
-                .hint("leave out --look-again or --engine-metrics"));
+                .hint("omit --look-again or --engine-metrics"));
         }
         Ok(Config {
             metrics_address: self.metrics_address()?,
@@ -233,7 +241,7 @@ impl Args {
     fn metrics_address(&self) -> Result<Option<Address>, Failure> {
         match &self.metrics {
             Some(address) if !address.is_local() && !self.allow_remote => Err(Failure::usage(format!(
-                "--metrics {address} is reachable from other machines without authentication"
+                "--metrics {address} can be reached from other machines without authentication"
             ))
             .hint("pass --allow-remote to allow it")),
             address => Ok(address.clone()),
@@ -253,13 +261,13 @@ impl Args {
                 Some(name) => Failure::usage(format!("--engine-metrics {text}: no host has the name {name}"))
                     .hint(format!("name the host with -H {name}=URL")),
                 None => Failure::usage(format!(
-                    "--engine-metrics {text}: the name of one of the {} hosts is missing",
+                    "--engine-metrics {text}: with {} hosts, the URL needs the name of its host",
                     hosts.len()
                 ))
                 .hint(format!("write NAME={text}, and name the host with -H NAME=URL")),
             })?;
             if metrics.insert(host, page).is_some() {
-                return Err(Failure::usage(format!("--engine-metrics {text}: the host has a metrics page already")));
+                return Err(Failure::usage(format!("--engine-metrics {text}: the host already has a metrics URL")));
             }
         }
         Ok(metrics)
@@ -320,7 +328,7 @@ pub async fn record(config: Config, stop: impl Future<Output = ()>) -> Result<Wr
     };
     let _ = tokio::time::timeout(CLOSE_TIMEOUT, close_hosts).await;
     tracing::info!(
-        "stopped: {} events stored, {} were stored already, {} lines rejected",
+        "stopped: {} events stored, {} already in the store, {} lines rejected",
         stored.events,
         stored.duplicates,
         stored.rejected
@@ -339,8 +347,8 @@ pub async fn record(config: Config, stop: impl Future<Output = ()>) -> Result<Wr
     if let Until::Instant(_) = config.until
         && let Some(host) = (0..config.hosts.len()).find(|host| !status.was_reached(*host))
     {
-        return Err(Failure::failed(format!("{} was never reached", config.hosts[host]))
-            .hint(format!("run `docker -H {} version` for the reason", config.hosts[host])));
+        return Err(Failure::failed(format!("the recorder never connected to {}", config.hosts[host]))
+            .hint(format!("run `docker -H {} version` to find the reason", config.hosts[host])));
     }
     Ok(stored)
 }

@@ -277,7 +277,7 @@ impl Session {
                     let stream_active = self.finish_backlog_check();
                     let result = self.flush();
                     if !stream_active && result.is_ok() {
-                        tracing::debug!("the stream of {} does not send events that are in the backlog", self.source.name);
+                        tracing::debug!("the stream of {} omits events that are in the backlog", self.source.name);
                         return Ok(SessionEnd::StreamEnded);
                     }
                     result
@@ -724,7 +724,7 @@ impl Session {
         if config.selection.no_healthchecks && healthcheck_gate.take_unavailable_warning() {
             let name = &source.name;
             tracing::warn!(
-                "the configuration of some containers of {name} is unknown: none of their exec events is left out"
+                "cannot read the configuration of some containers of {name}: the recorder stores all their exec events"
             );
         }
         let commands = healthcheck_gate.take_unstored_commands().into_iter();
@@ -873,7 +873,7 @@ impl Session {
             *last_warning = Some(Instant::now());
             let name = &self.source.name;
             tracing::warn!(
-                "the buffer is full: events of {name} are discarded, and requested again when there is room"
+                "the buffer is full: the recorder discards events of {name} and requests them again when there is room"
             );
         }
         let queue = self.queue.clone();
@@ -945,7 +945,7 @@ impl Drop for Session {
         }
         self.settle_healthchecks();
         if self.flush().is_err() {
-            tracing::warn!("the buffer is full: the last events are requested from the engine again");
+            tracing::warn!("the buffer is full: the recorder requests the last events from the engine again");
         }
         self.lease.return_healthcheck_gate(std::mem::take(&mut self.healthcheck_gate));
     }
