@@ -1,6 +1,6 @@
 //! TLS and ssh hosts: each problem is one clear line, and certificates changed on disk take effect.
 
-use crate::support::hosts::{EVENT, Server, failures, path_with_ssh, text, with_path};
+use crate::support::hosts::{EVENT, Server, record_errors, path_with_ssh, text, with_path};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -18,9 +18,9 @@ fn each_certificate_problem_is_one_clear_line() {
     let good = ours.issue(&dir, "good", &["127.0.0.1"], 30);
     let client = ours.issue(&dir, "client", &["client"], 30);
     let stranger = theirs.issue(&dir, "stranger", &["client"], 30);
-    let good = Server::under_tls(&folder, &good, &["--tls-ca", text(&ours.file)]);
-    let expired = Server::under_tls(&folder, &ours.issue(&dir, "expired", &["127.0.0.1"], 1), &[]);
-    let elsewhere = Server::under_tls(&folder, &ours.issue(&dir, "elsewhere", &["box.example"], 30), &[]);
+    let good = Server::start_with_tls(&folder, &good, &["--tls-ca", text(&ours.file)]);
+    let expired = Server::start_with_tls(&folder, &ours.issue(&dir, "expired", &["127.0.0.1"], 1), &[]);
+    let elsewhere = Server::start_with_tls(&folder, &ours.issue(&dir, "elsewhere", &["box.example"], 30), &[]);
 
     let closing = server_with_response("");
     let plain = server_with_response("HTTP/1.0 400 Bad Request\r\n\r\nThis is not TLS\n");
@@ -41,22 +41,22 @@ fn each_certificate_problem_is_one_clear_line() {
     let no_tls = "(hint: check that the port uses TLS; for an engine without TLS, use tcp:// and omit --tls)";
     let cases = [
         (
-            &good.at,
-            host_args(&good.at, &theirs, Some(&client)),
+            &good.address,
+            host_args(&good.address, &theirs, Some(&client)),
             "the server certificate is not signed by a trusted authority",
             names_file,
         ),
-        (&good.at, host_args(&good.at, &ours, None), "the server requires a client certificate", shows_one),
+        (&good.address, host_args(&good.address, &ours, None), "the server requires a client certificate", shows_one),
         (
-            &good.at,
-            host_args(&good.at, &ours, Some(&stranger)),
+            &good.address,
+            host_args(&good.address, &ours, Some(&stranger)),
             "the server rejects the client certificate, or requires one",
             shows_one,
         ),
-        (&expired.at, host_args(&expired.at, &ours, None), "the server certificate expired at 20", renew),
+        (&expired.address, host_args(&expired.address, &ours, None), "the server certificate expired at 20", renew),
         (
-            &elsewhere.at,
-            host_args(&elsewhere.at, &ours, None),
+            &elsewhere.address,
+            host_args(&elsewhere.address, &ours, None),
             "the server certificate is for box.example, not for 127.0.0.1",
             in_name,
         ),
@@ -69,13 +69,13 @@ fn each_certificate_problem_is_one_clear_line() {
         (&plain, host_args(&plain, &ours, None), "the response of the server is not TLS", no_tls),
     ];
     let args: Vec<Vec<&str>> = cases.iter().map(|(_, args, ..)| args.iter().map(String::as_str).collect()).collect();
-    let errors = failures(&folder, &args.iter().map(|args| (path_var.as_str(), &args[..])).collect::<Vec<_>>());
+    let errors = record_errors(&folder, &args.iter().map(|args| (path_var.as_str(), &args[..])).collect::<Vec<_>>());
     for (line, (at, _, why, hint)) in errors.iter().zip(&cases) {
         let begins = format!("events: cannot connect to tcp://{at}: {why}");
         assert!(line.starts_with(&begins) && line.ends_with(hint), "{line}\ninstead of {begins}… {hint}");
     }
     // Valid certificates are accepted, with --tlsverify and with --tls.
-    let verified = host_args(&good.at, &ours, Some(&client));
+    let verified = host_args(&good.address, &ours, Some(&client));
     let (host, shown) =
         ([&verified[0][..], &verified[1]], [&verified[5][..], &verified[6], &verified[7], &verified[8]]);
     for (db, args) in [
@@ -107,10 +107,10 @@ fn a_certificate_renewed_on_disk_is_used_without_a_restart() {
     let dir = folder.path("certificates");
     fs::create_dir(&dir).expect("the folder is new");
     let (old, new) = (CertificateAuthority::new(&dir, "old"), CertificateAuthority::new(&dir, "new"));
-    let server = Server::under_tls(&folder, &new.issue(&dir, "server", &["127.0.0.1"], 30), &[]);
+    let server = Server::start_with_tls(&folder, &new.issue(&dir, "server", &["127.0.0.1"], 30), &[]);
     let trusted = folder.path("ca.pem");
     fs::copy(&old.file, &trusted).expect("the folder is writable");
-    let host = format!("https://{}", server.at);
+    let host = format!("https://{}", server.address);
     let recorder = folder.start(&["record", "-H", &host, "--tlscacert", text(&trusted)]);
     recorder.eventually_logs("not signed by a trusted authority (hint: ");
     fs::copy(&new.file, &trusted).expect("the folder is writable");
@@ -129,7 +129,7 @@ fn an_error_message_of_ssh_is_the_error() {
     let no_docker = path_with_ssh(&folder, "no-docker", "echo 'sh: docker: not found' >&2; exit 127");
     let host: &[&str] = &["-H", "ssh://me@box"];
     let errors =
-        failures(&folder, &[(&fails_early, host), (&fails_late, host), (&no_docker, host), ("/nowhere", host)]);
+        record_errors(&folder, &[(&fails_early, host), (&fails_late, host), (&no_docker, host), ("/nowhere", host)]);
     let unknown = "ssh: Could not resolve hostname box: Unknown \
                    (hint: check that `ssh` connects without a password prompt and with a known host key)";
     let no_docker = "sh: docker: not found \

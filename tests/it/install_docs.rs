@@ -1,12 +1,12 @@
 //! `install-docs` installs man pages and completions.
 
-use crate::support::installed_docs::{installed, reader};
+use crate::support::installed_docs::{install, docs_command};
 
 use crate::support::command::{TestDir, run};
 
 #[test]
 fn every_command_has_a_man_page_with_its_flags() {
-    let folder = installed();
+    let folder = install();
     let page = |name: &str| {
         let page = std::fs::read_to_string(folder.path(&format!("usr/share/man/man1/{name}.1"))).expect(name);
         assert!(page.contains(&format!(".TH {name} 1 ")), "{page}");
@@ -29,14 +29,14 @@ fn every_command_has_a_man_page_with_its_flags() {
 
 #[test]
 fn bash_completes_commands_flags_and_values() {
-    let folder = installed();
+    let folder = install();
     let completions = |line: &str| {
         let script = format!(
             "source bash-completion/completions/events; complete -p events >&2 || exit; \
              COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
              _events events \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD - 1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\""
         );
-        let output = run(reader(&folder, "bash", &["--norc", "-c", &script])).assert_exit_code(0);
+        let output = run(docs_command(&folder, "bash", &["--norc", "-c", &script])).assert_exit_code(0);
         assert!(output.stderr.contains("-F _events"), "{}", output.report());
         output.lines()
     };

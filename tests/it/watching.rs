@@ -1,6 +1,6 @@
 //! Monitoring of the recorder: metrics, health endpoints, the service manager, `status`.
 
-use crate::support::watching::{Manager, ask, contrib, figures, get, much_happens, record, sum};
+use crate::support::watching::{Manager, send, contrib, scrape, get, exercise_metrics, record, sum};
 use std::collections::BTreeSet;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
@@ -14,10 +14,10 @@ use crate::support::fixture::imported_store;
 fn metrics_and_status_agree() {
     let (folder, engine) = start_engine();
     let (recorder, socket) = record(&folder, &engine, &[]);
-    much_happens(&folder, &engine);
-    let same = || {
+    exercise_metrics(&folder, &engine);
+    let compare = || {
         let status = folder.json(&["status", "--json"]).remove(0);
-        let (source, shown) = (&status["sources"][0], figures(&socket));
+        let (source, shown) = (&status["sources"][0], scrape(&socket));
         let count = |key: &str| source[key].as_u64().unwrap() as f64;
         let gaps =
             sum(&shown, "events_gaps_total") - shown[r#"events_gaps_total{source="sim",reason="first-contact"}"#];
@@ -38,7 +38,7 @@ fn metrics_and_status_agree() {
         let agree = pairs.iter().all(|(status, expected, metrics)| status == expected && status == metrics);
         if agree && source["last"] == *last { Ok(shown) } else { Err((status, last, shown)) }
     };
-    let shown = eventually("status and the metrics agree", same);
+    let shown = eventually("status and the metrics agree", compare);
     for (name, number) in [
         (r#"events_stored_total{source="sim",type="container",action="create"}"#, 3.0),
         (r#"events_stored_total{source="sim",type="container",action="destroy"}"#, 2.0),
@@ -58,7 +58,7 @@ fn metrics_and_status_agree() {
     );
     engine.stop();
     eventually("the engine is not connected", || {
-        let shown = figures(&socket);
+        let shown = scrape(&socket);
         if sum(&shown, "events_connected") == 0.0 { Ok(()) } else { Err(shown) }
     });
     recorder.stop();
@@ -87,9 +87,9 @@ fn other_paths_and_methods_are_refused() {
     let (recorder, socket) = record(&folder, &engine, &[]);
     assert_eq!(get(&socket, "/", "*/*").unwrap().status, 404);
     let post =
-        ask(&socket, "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+        send(&socket, "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
     assert_eq!(post.status, 405);
-    let head = ask(&socket, "HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let head = send(&socket, "HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     assert_eq!((head.status, &*head.body), (200, ""));
     recorder.stop();
 }
@@ -123,12 +123,12 @@ fn the_recorder_is_ready_once_an_engine_was_tried_and_the_store_is_writable() {
     let recorder = folder.start(&["record", "-H", &engine.host(), "--metrics", &shown]);
     let eventually_returns = |path: &str, status: u16, line: &str| {
         eventually(&format!("{path} returns {line}"), || {
-            let answer = get(&socket, path, "*/*").ok_or_else(|| recorder.log())?;
-            let body = answer.body;
-            if answer.status == status && body == format!("{line}\n") {
+            let response = get(&socket, path, "*/*").ok_or_else(|| recorder.log())?;
+            let body = response.body;
+            if response.status == status && body == format!("{line}\n") {
                 Ok(())
             } else {
-                Err(format!("{} {body}", answer.status))
+                Err(format!("{} {body}", response.status))
             }
         });
     };
@@ -138,15 +138,15 @@ fn the_recorder_is_ready_once_an_engine_was_tried_and_the_store_is_writable() {
     eventually_returns("/readyz", 200, "ok");
 
     // Another program holds the write lock: events wait and are not lost, and the writer is not stuck.
-    let other = rusqlite::Connection::open(folder.db()).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let blocker = rusqlite::Connection::open(folder.db()).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     engine.emit(&event(0));
     eventually_returns("/readyz", 503, &format!("{} cannot be written", folder.db().display()));
     assert_eq!(get(&socket, "/healthz", "*/*").unwrap().status, 200);
-    let shown = figures(&socket);
+    let shown = scrape(&socket);
     assert!(shown["events_lag_seconds"] > 0.0 && shown["events_buffered"] == 1.0, "{shown:#?}");
     assert_eq!(shown["events_store_writable"], 0.0);
-    other.execute_batch("ROLLBACK").unwrap();
+    blocker.execute_batch("ROLLBACK").unwrap();
     eventually_returns("/readyz", 200, "ok");
     folder.eventually_lines(&["query", "-q"], &[event(0)]);
     recorder.stop();
@@ -158,15 +158,15 @@ fn the_service_manager_gets_ready_status_watchdog_and_stopping() {
     let path = folder.path("notify");
     let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap(), path.display().to_string());
     let recorder = manager.start(&folder, &["record", "-H", &engine.host()], "200000");
-    let ready = manager.told_until(|message| message.starts_with("READY=1"));
+    let ready = manager.messages_until(|message| message.starts_with("READY=1"));
     assert!(ready.iter().rev().skip(1).all(|message| message == "WATCHDOG=1"), "{ready:?}");
     assert_eq!(ready.last().unwrap(), "READY=1\nSTATUS=1 of 1 engine connected, 0 events stored, 0 gaps");
-    manager.told_until(|message| message == "WATCHDOG=1");
-    manager.told_until(|message| message == "WATCHDOG=1");
+    manager.messages_until(|message| message == "WATCHDOG=1");
+    manager.messages_until(|message| message == "WATCHDOG=1");
     engine.stop();
-    manager.told_until(|message| message.starts_with("STATUS=0 of 1 engine connected"));
+    manager.messages_until(|message| message.starts_with("STATUS=0 of 1 engine connected"));
     recorder.stop();
-    let last = manager.told_until(|message| message.starts_with("STOPPING=1"));
+    let last = manager.messages_until(|message| message.starts_with("STOPPING=1"));
     assert!(last.iter().all(|message| !message.starts_with("READY")), "{last:?}");
 }
 
@@ -178,10 +178,10 @@ fn the_recorder_is_ready_without_an_engine() {
     let manager = Manager::at(&SocketAddr::from_abstract_name(&name).unwrap(), format!("@{name}"));
     let host = format!("unix://{}", folder.path("nothing.sock").display());
     let recorder = manager.start(&folder, &["record", "-H", &host], "");
-    let ready = manager.told();
+    let ready = manager.next_message();
     assert_eq!(ready, "READY=1\nSTATUS=0 of 1 engine connected, 0 events stored, 0 gaps");
     recorder.stop();
-    assert!(manager.told().starts_with("STOPPING=1"));
+    assert!(manager.next_message().starts_with("STOPPING=1"));
 }
 
 #[test]
@@ -190,15 +190,15 @@ fn the_dashboard_and_the_alerts_use_only_existing_metrics() {
     let (recorder, socket) = record(&folder, &engine, &[]);
     engine.emit(&event(0));
     folder.eventually_lines(&["query", "-q"], &[event(0)]);
-    let shown = figures(&socket);
+    let samples = scrape(&socket);
     for file in ["grafana/events.json", "prometheus/events.yml"] {
         let text = std::fs::read_to_string(contrib(file)).unwrap();
-        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let used: BTreeSet<&str> =
-            words.filter(|word| word.starts_with("events_") || word.ends_with("_seconds")).collect();
+            names.filter(|word| word.starts_with("events_") || word.ends_with("_seconds")).collect();
         assert!(used.len() > 3, "{used:?}");
         for name in used {
-            assert!(shown.keys().any(|shown| shown.split('{').next() == Some(name)), "{file} uses {name}");
+            assert!(samples.keys().any(|samples| samples.split('{').next() == Some(name)), "{file} uses {name}");
         }
     }
     recorder.stop();
@@ -221,7 +221,7 @@ fn status_text(folder: &TestDir, environment: &[(&str, &str)]) -> String {
 fn status_shows_the_recorder_the_connection_and_the_last_gap() {
     let (folder, engine) = start_engine();
     let recorder = folder.record(&engine.host(), &["--look-again", "50ms"]);
-    much_happens(&folder, &engine);
+    exercise_metrics(&folder, &engine);
     let (first, last, gap) = (event_time(0), event_time(10), event_time(9));
     let rest = format!(
         "  engine    7a5c1ed0-0000-4000-8000-000000000001\n  events    11, {first} to {last}\n  \

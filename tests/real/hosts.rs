@@ -1,6 +1,6 @@
 //! Every kind of host that the docker client can reach (TLS, ssh, contexts), and Podman's socket.
 
-use crate::support::hosts::{failures, path_with_ssh, text, with_path};
+use crate::support::hosts::{record_errors, path_with_ssh, text, with_path};
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -20,8 +20,8 @@ struct TlsEngine {
     authority: CertificateAuthority,
     client: Certificate,
     stranger: Certificate,
-    listens: Vec<String>,
-    near: Option<crate::support::docker::NetworkGuard>,
+    listen_args: Vec<String>,
+    network_guard: Option<crate::support::docker::NetworkGuard>,
 }
 
 const TLS_HOST: &str = "tcp://127.0.0.1:2376";
@@ -37,22 +37,22 @@ impl TlsEngine {
         let [ca, cert, key] = [&authority.file, &server.file, &server.key].map(|path| text(path).to_owned());
         let args =
             ["-H", "tcp://0.0.0.0:2376", "--tlsverify", "--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key];
-        let listens = args.map(str::to_owned).to_vec();
+        let listen_args = args.map(str::to_owned).to_vec();
         let engine = Engine::start_with("newest", &args);
-        let near = Some(engine.enter_network());
-        TlsEngine { engine, authority, client, stranger, listens, near }
+        let network_guard = Some(engine.enter_network());
+        TlsEngine { engine, authority, client, stranger, listen_args, network_guard }
     }
 
     /// Starts the stopped engine again. It then has another network namespace.
     fn start_again(&mut self) {
-        self.near = None;
-        let args: Vec<&str> = self.listens.iter().map(String::as_str).collect();
+        self.network_guard = None;
+        let args: Vec<&str> = self.listen_args.iter().map(String::as_str).collect();
         self.engine.start_again(&args);
-        self.near = Some(self.engine.enter_network());
+        self.network_guard = Some(self.engine.enter_network());
     }
 
     /// Flags for a client with a valid certificate.
-    fn words(&self) -> [&str; 7] {
+    fn client_flags(&self) -> [&str; 7] {
         let [ca, cert, key] = [&self.authority.file, &self.client.file, &self.client.key].map(|path| text(path));
         ["--tlsverify", "--tlscacert", ca, "--tlscert", cert, "--tlskey", key]
     }
@@ -68,19 +68,19 @@ fn recorded_id(folder: &TestDir) -> Option<String> {
 fn a_real_engine_behind_tls_is_recorded() {
     let folder = TestDir::new();
     let mut tls = TlsEngine::start(&folder);
-    let info = run(tls.engine.client_for_host(TLS_HOST, &[&tls.words()[..], &["info", "-f", "{{.ID}}"]].concat()));
-    let recorder = folder.record(TLS_HOST, &[&tls.words()[..], &["--look-again", "300ms"]].concat());
+    let info = run(tls.engine.client_for_host(TLS_HOST, &[&tls.client_flags()[..], &["info", "-f", "{{.ID}}"]].concat()));
+    let recorder = folder.record(TLS_HOST, &[&tls.client_flags()[..], &["--look-again", "300ms"]].concat());
     assert_eq!(recorded_id(&folder), info.assert_success().lines().first().cloned());
     tls.engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
     tls.engine.docker(&["network", "create", "team"]);
-    records_the_memory(&folder, &tls.engine);
+    wait_until_backlog_is_recorded(&folder, &tls.engine);
     tls.engine.container(&["--name", "web", "--network", "none"]);
-    records_the_memory(&folder, &tls.engine);
+    wait_until_backlog_is_recorded(&folder, &tls.engine);
     tls.engine.stop();
-    is_away(&folder, &recorder);
+    wait_until_disconnected(&folder, &recorder);
     recorder.stop();
     tls.start_again();
-    let recorder = folder.record(TLS_HOST, &tls.words());
+    let recorder = folder.record(TLS_HOST, &tls.client_flags());
     tls.engine.docker(&["start", "web"]);
     let start = ["query", "-q", "--action", "start", "--container", "web", "--count"];
     folder.eventually_lines(&start, &["2".to_owned()]);
@@ -89,7 +89,7 @@ fn a_real_engine_behind_tls_is_recorded() {
     tls.engine.docker(&["kill", "web"]);
     tls.engine.stop();
     tls.start_again();
-    let recorder = folder.record(TLS_HOST, &tls.words());
+    let recorder = folder.record(TLS_HOST, &tls.client_flags());
     folder.eventually("the gap describes what happened to the container", || {
         let gaps = folder.lines(&["gaps"]);
         if gaps.iter().any(|gap| gap.contains("in the gap: web (")) { Ok(()) } else { Err(gaps) }
@@ -98,7 +98,7 @@ fn a_real_engine_behind_tls_is_recorded() {
 }
 
 /// Waits until the recorder has logged that the engine is unavailable, and reports it as not connected.
-fn is_away(folder: &TestDir, recorder: &Running) {
+fn wait_until_disconnected(folder: &TestDir, recorder: &Running) {
     folder.eventually("the log reports the engine as unavailable", || {
         let log = recorder.log();
         if log.contains("the recorder retries until it succeeds") { Ok(()) } else { Err(log) }
@@ -112,7 +112,7 @@ fn is_away(folder: &TestDir, recorder: &Running) {
 }
 
 /// Waits until the backlog is recorded, each event once, with no gap but the first.
-fn misses_nothing(folder: &TestDir, engine: &Engine) {
+fn wait_until_recorded_without_gap(folder: &TestDir, engine: &Engine) {
     folder.eventually("nothing was missed", || {
         compare_lines(&engine.backlog(), &folder.lines(&["query", "-q"]))?;
         let gaps = folder.json(&["gaps"]);
@@ -124,18 +124,18 @@ fn misses_nothing(folder: &TestDir, engine: &Engine) {
 fn a_silently_dead_connection_to_a_tls_engine_is_detected() {
     let folder = TestDir::new();
     let tls = TlsEngine::start(&folder);
-    let line = TcpProxy::start(|| TcpStream::connect("127.0.0.1:2376"));
-    let recorder = folder.record(&line.host(), &[&tls.words()[..], &["--look-again", "300ms"]].concat());
-    misses_nothing(&folder, &tls.engine);
-    line.blackhole();
+    let proxy = TcpProxy::start(|| TcpStream::connect("127.0.0.1:2376"));
+    let recorder = folder.record(&proxy.host(), &[&tls.client_flags()[..], &["--look-again", "300ms"]].concat());
+    wait_until_recorded_without_gap(&folder, &tls.engine);
+    proxy.blackhole();
     tls.engine.docker(&["network", "create", "unseen"]);
-    is_away(&folder, &recorder);
+    wait_until_disconnected(&folder, &recorder);
     assert_eq!(folder.lines(&["query", "-q", "--network", "unseen", "--count"]), ["0"]);
-    line.restore();
-    misses_nothing(&folder, &tls.engine);
+    proxy.restore();
+    wait_until_recorded_without_gap(&folder, &tls.engine);
     // Events after that arrive on a new stream.
     tls.engine.docker(&["network", "rm", "unseen"]);
-    misses_nothing(&folder, &tls.engine);
+    wait_until_recorded_without_gap(&folder, &tls.engine);
     recorder.stop();
 }
 
@@ -144,14 +144,14 @@ fn each_failed_tls_connection_prints_one_clear_line() {
     let folder = TestDir::new();
     let tls = TlsEngine::start(&folder);
     let ca = text(&tls.authority.file);
-    let shows_one = "(hint: pass --tlscert FILE and --tlskey FILE, or set DOCKER_CERT_PATH)";
-    let by_name = "tcp://127.0.0.2:2376";
+    let client_hint = "(hint: pass --tlscert FILE and --tlskey FILE, or set DOCKER_CERT_PATH)";
+    let other_address = "tcp://127.0.0.2:2376";
     let stranger =
         ["--tlsverify", "--tlscacert", ca, "--tlscert", text(&tls.stranger.file), "--tlskey", text(&tls.stranger.key)];
     let cases: [(&str, &[&str], &[&str]); 5] = [
-        (TLS_HOST, &["--tlsverify", "--tlscacert", ca], &["certificate", shows_one]),
-        (TLS_HOST, &stranger, &["the server rejects the client certificate, or requires one", shows_one]),
-        (by_name, &tls.words(), &["the server certificate is for 127.0.0.1, not for 127.0.0.2 (hint: "]),
+        (TLS_HOST, &["--tlsverify", "--tlscacert", ca], &["certificate", client_hint]),
+        (TLS_HOST, &stranger, &["the server rejects the client certificate, or requires one", client_hint]),
+        (other_address, &tls.client_flags(), &["the server certificate is for 127.0.0.1, not for 127.0.0.2 (hint: "]),
         (
             TLS_HOST,
             &[],
@@ -163,10 +163,10 @@ fn each_failed_tls_connection_prints_one_clear_line() {
             &["cannot connect to tcp://127.0.0.1:2375: Connection refused (hint: check that a Docker Engine is"],
         ),
     ];
-    let usual = std::env::var("PATH").unwrap_or_default();
+    let path_var = std::env::var("PATH").unwrap_or_default();
     let args: Vec<Vec<&str>> = cases.iter().map(|(host, args, _)| [&["-H", *host][..], args].concat()).collect();
-    let tried: Vec<(&str, &[&str])> = args.iter().map(|args| (usual.as_str(), &args[..])).collect();
-    for (line, (host, args, parts)) in failures(&folder, &tried).iter().zip(cases) {
+    let attempts: Vec<(&str, &[&str])> = args.iter().map(|args| (path_var.as_str(), &args[..])).collect();
+    for (line, (host, args, parts)) in record_errors(&folder, &attempts).iter().zip(cases) {
         for part in parts {
             assert!(line.contains(part), "{host} {args:?}: {line}\nwithout {part}");
         }
@@ -194,9 +194,9 @@ fn contexts_select_the_same_engine_as_for_the_docker_client() {
     run(docker(&["context", "use", "safe"])).assert_exit_code(0);
 
     let socket = ["-H", &tls.engine.host];
-    type Words<'a> = &'a [&'a str];
+    type Args<'a> = &'a [&'a str];
     type Variables<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(Words<'_>, Variables<'_>); 15] = [
+    let cases: [(Args<'_>, Variables<'_>); 15] = [
         (&[], &[]),
         (&[], &[("DOCKER_CONTEXT", "unsafe")]),
         (&[], &[("DOCKER_CONTEXT", "nowhere")]),
@@ -213,22 +213,22 @@ fn contexts_select_the_same_engine_as_for_the_docker_client() {
         (&socket, &[("DOCKER_HOST", "unix:///nowhere.sock"), ("DOCKER_CONTEXT", "nowhere")]),
         (&["--context", "safe", "-H", "unix:///nowhere.sock"], &[]),
     ];
-    let tried: Vec<_> = cases
+    let attempts: Vec<_> = cases
         .iter()
         .enumerate()
-        .map(|(at, (args, variables))| {
-            let db = folder.path(&format!("{at}.db"));
-            let with = |mut command: Command| {
+        .map(|(index, (args, variables))| {
+            let db = folder.path(&format!("{index}.db"));
+            let spawn = |mut command: Command| {
                 command.envs(variables.iter().copied());
                 command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
                 command.spawn().expect("the command starts")
             };
-            let theirs = with(docker(&[args, &["version", "-f", "{{.Server.Version}}"][..]].concat()));
+            let theirs = spawn(docker(&[args, &["version", "-f", "{{.Server.Version}}"][..]].concat()));
             let record = [&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat();
-            (theirs, with(folder.command(&record)))
+            (theirs, spawn(folder.command(&record)))
         })
         .collect();
-    for ((theirs, ours), (args, variables)) in tried.into_iter().zip(cases) {
+    for ((theirs, ours), (args, variables)) in attempts.into_iter().zip(cases) {
         let [theirs, ours] = [theirs, ours].map(|child| child.wait_with_output().expect("the command exits"));
         let report = format!("{args:?} {variables:?}:\n{theirs:?}\n{ours:?}");
         assert_eq!(theirs.status.success(), ours.status.success(), "{report}");
@@ -260,7 +260,7 @@ impl Sshd {
             })
             .assert_exit_code(0);
         }
-        let shown = |name: &str| folder.path(name).display().to_string();
+        let path_text = |name: &str| folder.path(name).display().to_string();
         let host_key = fs::read_to_string(folder.path("host_key.pub")).expect("a key");
         fs::write(folder.path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).expect("a file");
         let docker = engine.client_path().parent().expect("the client is in a directory");
@@ -268,9 +268,9 @@ impl Sshd {
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {} {}\nStrictModes no\nUsePAM no\n\
              PasswordAuthentication yes\nPermitRootLogin yes\nPidFile none\nMaxStartups 100\n\
              SetEnv DOCKER_HOST={} PATH={}:/usr/bin:/bin\n",
-            shown("host_key"),
-            shown("own_key.pub"),
-            shown("locked_key.pub"),
+            path_text("host_key"),
+            path_text("own_key.pub"),
+            path_text("locked_key.pub"),
             engine.host,
             docker.display(),
         );
@@ -289,9 +289,9 @@ impl Sshd {
                  Host behind\nProxyJump alias\nHost beyond\nProxyJump locked\nHost locked\nIdentityFile {}\nHost * !locked\nIdentityFile {}\n\
                  Host *\nIdentitiesOnly yes\nUserKnownHostsFile {}\nStrictHostKeyChecking yes\n\
                  Host alias unknown prompts behind beyond locked\nHostName 127.0.0.1\nPort {port}\nUser root\n",
-                shown("locked_key"),
-                shown("own_key"),
-                shown("known_hosts")
+                path_text("locked_key"),
+                path_text("own_key"),
+                path_text("known_hosts")
             ),
         )
         .expect("a file");
@@ -301,24 +301,24 @@ impl Sshd {
     }
 
     /// Number of our ssh processes, including zombies.
-    fn processes(&self, parent: u32) -> usize {
-        let ours = |pid: &u32| {
+    fn process_count(&self, parent: u32) -> usize {
+        let is_ours = |pid: &u32| {
             let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let status = status(*pid);
             is_child(&status, parent) || (cmdline.contains(text(&self.config)) && status.starts_with("Name:\tssh\n"))
         };
-        pids().filter(ours).count()
+        pids().filter(is_ours).count()
     }
 
     /// Stops the processes that serve open connections. Ignores one that exits at that moment.
-    fn stops_connections(&self) {
+    fn suspend_connections(&self) {
         children(self.child.id()).into_iter().for_each(|session| _ = signal(session, "STOP"));
     }
 
     /// Stops the server and its connections.
-    fn stops(&self) {
+    fn suspend(&self) {
         assert!(signal(self.child.id(), "STOP"));
-        self.stops_connections();
+        self.suspend_connections();
     }
 
     /// Resumes the server, which then accepts new connections; open ones stay stopped.
@@ -343,7 +343,7 @@ fn status(pid: u32) -> String {
 }
 
 /// Start time of a process, in clock ticks since boot.
-fn started(pid: u32) -> Option<u64> {
+fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(19)?.parse().ok()
@@ -376,8 +376,8 @@ fn an_engine_is_recorded_through_a_real_sshd() {
 
     for host in [&host, "ssh://alias", &format!("ssh://alias{}", engine.host.trim_start_matches("unix://"))] {
         let db = folder.path(&format!("{}.db", host.len()));
-        let once = ["record", "-q", "--until", "now", "-H", host, "--db", text(&db)];
-        run(with_path(folder.command(&once), &sshd.path)).assert_success();
+        let record_once = ["record", "-q", "--until", "now", "-H", host, "--db", text(&db)];
+        run(with_path(folder.command(&record_once), &sshd.path)).assert_success();
         let ours = folder.lines(&["query", "-q", "--db", text(&db)]);
         compare_lines(&engine.backlog(), &ours).unwrap_or_else(|e| panic!("{host}: {e}"));
     }
@@ -385,13 +385,13 @@ fn an_engine_is_recorded_through_a_real_sshd() {
     let recorder = folder.record_with_path(&sshd.path, &host, &["--look-again", "300ms"]);
     assert_eq!(recorded_id(&folder), info.lines().first().cloned());
     engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
-    records_the_memory(&folder, &engine);
+    wait_until_backlog_is_recorded(&folder, &engine);
     // The ssh of the stream and those of current requests run; those of earlier requests have exited.
     for _ in 0..3 {
         engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
-        records_the_memory(&folder, &engine);
+        wait_until_backlog_is_recorded(&folder, &engine);
         // The recorder also inspects new containers, a few at a time.
-        folder.eventually("only the ssh processes of current requests run", || match sshd.processes(recorder.pid()) {
+        folder.eventually("only the ssh processes of current requests run", || match sshd.process_count(recorder.pid()) {
             1..=4 => Ok(()),
             running => Err(running),
         });
@@ -402,35 +402,35 @@ fn an_engine_is_recorded_through_a_real_sshd() {
     engine.docker(&["network", "create", "team"]);
     folder.eventually_lines(&["query", "-q", "--network", "team", "--count"], &["1".to_owned()]);
     recorder.stop();
-    assert_eq!(sshd.processes(u32::MAX), 0);
+    assert_eq!(sshd.process_count(u32::MAX), 0);
 
     let recorder = folder.record_with_path(&sshd.path, &host, &[]);
-    assert_ne!(sshd.processes(recorder.pid()), 0);
+    assert_ne!(sshd.process_count(recorder.pid()), 0);
     recorder.kill();
-    folder.eventually("no ssh process is left", || match sshd.processes(u32::MAX) {
+    folder.eventually("no ssh process is left", || match sshd.process_count(u32::MAX) {
         0 => Ok(()),
         running => Err(running),
     });
-    what_goes_wrong_is_one_clear_line(&folder, &sshd);
+    check_error_lines(&folder, &sshd);
 }
 
-fn what_goes_wrong_is_one_clear_line(folder: &TestDir, sshd: &Sshd) {
-    let at = format!("127.0.0.1:{}", sshd.port);
+fn check_error_lines(folder: &TestDir, sshd: &Sshd) {
+    let address = format!("127.0.0.1:{}", sshd.port);
     let hosts = [
         (
             format!("ssh://root@127.0.0.1:{}", free_port()),
             "ssh: connect to host 127.0.0.1 port ",
             "Connection refused (hint: ",
         ),
-        (format!("ssh://root@{at}/nowhere.sock"), "", "/nowhere.sock"),
-        (format!("ssh://stranger@{at}"), "stranger@127.0.0.1: Permission denied (", ""),
+        (format!("ssh://root@{address}/nowhere.sock"), "", "/nowhere.sock"),
+        (format!("ssh://stranger@{address}"), "stranger@127.0.0.1: Permission denied (", ""),
         ("ssh://unknown".into(), "Host key verification failed. (hint: ", ""),
     ];
     let args: Vec<[&str; 2]> = hosts.iter().map(|(host, ..)| ["-H", host]).collect();
-    let tried: Vec<(&str, &[&str])> = args.iter().map(|args| (sshd.path.as_str(), &args[..])).collect();
-    for (line, (host, begins, has)) in failures(folder, &tried).iter().zip(&hosts) {
-        let begins = format!("events: cannot connect to {host}: {begins}");
-        assert!(line.starts_with(&begins) && line.contains(has), "{line}\ninstead of {begins}…{has}");
+    let attempts: Vec<(&str, &[&str])> = args.iter().map(|args| (sshd.path.as_str(), &args[..])).collect();
+    for (line, (host, prefix, part)) in record_errors(folder, &attempts).iter().zip(&hosts) {
+        let prefix = format!("events: cannot connect to {host}: {prefix}");
+        assert!(line.starts_with(&prefix) && line.contains(part), "{line}\ninstead of {prefix}…{part}");
     }
     let log = sshd.log();
     assert!(log.contains("stranger") && !log.contains("Failed password"), "a password was tried: {log}");
@@ -441,49 +441,49 @@ fn a_silently_dead_connection_through_ssh_is_detected() {
     let engine = Engine::start("newest");
     // Two machines; the second recorder makes no backlog checks.
     let (folder, without_checks) = (TestDir::new(), TestDir::new());
-    let (machine, other) = (Sshd::start(&folder, &engine), Sshd::start(&without_checks, &engine));
-    let recorder = folder.record_with_path(&machine.path, "ssh://alias", &["--look-again", "300ms"]);
-    let other_recorder = without_checks.record_with_path(&other.path, "ssh://alias", &["--look-again", "0"]);
-    misses_nothing(&folder, &engine);
-    misses_nothing(&without_checks, &engine);
+    let (sshd, other_sshd) = (Sshd::start(&folder, &engine), Sshd::start(&without_checks, &engine));
+    let recorder = folder.record_with_path(&sshd.path, "ssh://alias", &["--look-again", "300ms"]);
+    let other_recorder = without_checks.record_with_path(&other_sshd.path, "ssh://alias", &["--look-again", "0"]);
+    wait_until_recorded_without_gap(&folder, &engine);
+    wait_until_recorded_without_gap(&without_checks, &engine);
 
     // The ssh of the stream is stopped. The recorder detects this soon.
-    let all = children(recorder.pid()).into_iter();
-    let (_, ssh) = all.filter_map(|pid| Some((started(pid)?, pid))).min().expect("the ssh of the stream is the oldest");
+    let processes = children(recorder.pid()).into_iter();
+    let (_, ssh) = processes.filter_map(|pid| Some((start_time(pid)?, pid))).min().expect("the ssh of the stream is the oldest");
     assert!(signal(ssh, "STOP"));
     engine.docker(&["network", "create", "unheard"]);
-    misses_nothing(&folder, &engine);
+    wait_until_recorded_without_gap(&folder, &engine);
     folder.eventually("the stopped ssh exits", || if pids().any(|pid| pid == ssh) { Err(status(ssh)) } else { Ok(()) });
 
     // One machine stops completely; on the other, only the connections stop.
-    misses_nothing(&without_checks, &engine);
-    other.stops_connections();
-    machine.stops();
+    wait_until_recorded_without_gap(&without_checks, &engine);
+    other_sshd.suspend_connections();
+    sshd.suspend();
     engine.docker(&["network", "create", "unseen"]);
-    let seen = |folder: &TestDir| folder.lines(&["query", "-q", "--network", "unseen", "--count"]) == ["1"];
+    let is_recorded = |folder: &TestDir| folder.lines(&["query", "-q", "--network", "unseen", "--count"]) == ["1"];
     let limit = Duration::from_secs(60);
-    std::thread::scope(|side| {
-        let found = side.spawn(|| within(limit, || seen(&without_checks)));
-        is_away(&folder, &recorder);
-        assert!(!seen(&folder));
+    std::thread::scope(|threads| {
+        let found = threads.spawn(|| within(limit, || is_recorded(&without_checks)));
+        wait_until_disconnected(&folder, &recorder);
+        assert!(!is_recorded(&folder));
         // The recorder has ended the ssh processes of abandoned connections.
         folder.eventually("no abandoned ssh is left", || {
-            match (machine.processes(recorder.pid()), children(recorder.pid())) {
-                (all, own) if all <= own.len() => Ok(()),
-                left => Err(left),
+            match (sshd.process_count(recorder.pid()), children(recorder.pid())) {
+                (processes, children_now) if processes <= children_now.len() => Ok(()),
+                running => Err(running),
             }
         });
-        machine.resume();
-        misses_nothing(&folder, &engine);
+        sshd.resume();
+        wait_until_recorded_without_gap(&folder, &engine);
         recorder.stop();
-        folder.eventually("no ssh process is left", || match machine.processes(u32::MAX) {
+        folder.eventually("no ssh process is left", || match sshd.process_count(u32::MAX) {
             0 => Ok(()),
-            left => Err(left),
+            running => Err(running),
         });
         assert!(found.join().expect("the thread does not panic"), "within {limit:?}: {}", other_recorder.log());
     });
-    misses_nothing(&without_checks, &engine);
-    without_checks.eventually("only the ssh of the stream runs", || match other.processes(other_recorder.pid()) {
+    wait_until_recorded_without_gap(&without_checks, &engine);
+    without_checks.eventually("only the ssh of the stream runs", || match other_sshd.process_count(other_recorder.pid()) {
         1 => Ok(()),
         running => Err(running),
     });
@@ -495,30 +495,30 @@ fn ssh_prompts_for_nothing_unless_askpass_is_forced() {
     let (folder, engine) = (TestDir::new(), Engine::start("newest"));
     let sshd = Sshd::start(&folder, &engine);
     // An askpass program as on a desktop. This one would give the right answer.
-    let (prompts, ask) = (folder.path("prompts"), folder.path("askpass"));
-    fs::write(&ask, format!("#!/bin/sh\necho \"$1\" >> {}\necho {PASSPHRASE}\n", prompts.display())).expect("a file");
-    fs::set_permissions(&ask, fs::Permissions::from_mode(0o755)).expect("its mode");
-    let once = |host: &str| {
+    let (prompts, askpass) = (folder.path("prompts"), folder.path("askpass"));
+    fs::write(&askpass, format!("#!/bin/sh\necho \"$1\" >> {}\necho {PASSPHRASE}\n", prompts.display())).expect("a file");
+    fs::set_permissions(&askpass, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let record_once = |host: &str| {
         let db = folder.path(&format!("{host}.db"));
         let host = format!("ssh://{host}");
         let mut command =
             with_path(folder.command(&["record", "-q", "--until", "now", "-H", &host, "--db", text(&db)]), &sshd.path);
-        command.env("SSH_ASKPASS", &ask).env("DISPLAY", ":0");
+        command.env("SSH_ASKPASS", &askpass).env("DISPLAY", ":0");
         command
     };
-    let tried = ["locked", "prompts"].map(|host| folder.start_command(once(host)));
-    let errors = tried.map(|tried| tried.wait().assert_exit_code(1).stderr);
-    for (stderr, why) in errors.iter().zip(["root@127.0.0.1: Permission denied (", "Host key verification failed. ("]) {
-        assert!(stderr.lines().last().is_some_and(|line| line.contains(why)), "{stderr}\nwithout {why}");
+    let attempts = ["locked", "prompts"].map(|host| folder.start_command(record_once(host)));
+    let errors = attempts.map(|attempts| attempts.wait().assert_exit_code(1).stderr);
+    for (stderr, expected) in errors.iter().zip(["root@127.0.0.1: Permission denied (", "Host key verification failed. ("]) {
+        assert!(stderr.lines().last().is_some_and(|line| line.contains(expected)), "{stderr}\nwithout {expected}");
     }
     let log = sshd.log();
     assert!(!log.contains("Failed password"), "a password was tried: {log}");
     // The ssh to a jump host does not prompt either.
-    let stderr = folder.start_command(once("beyond")).wait().assert_exit_code(1).stderr;
+    let stderr = folder.start_command(record_once("beyond")).wait().assert_exit_code(1).stderr;
     assert!(stderr.contains("cannot connect to ssh://beyond: root@127.0.0.1: Permission denied ("), "{stderr}");
     assert!(!prompts.exists(), "{:?}", fs::read_to_string(&prompts));
 
-    let mut forced = once("locked");
+    let mut forced = record_once("locked");
     forced.env("SSH_ASKPASS_REQUIRE", "force");
     run(forced).assert_success();
     assert!(fs::read_to_string(&prompts).is_ok_and(|prompts| prompts.contains("passphrase")));
@@ -548,13 +548,13 @@ fn ssh_gets_the_arguments_of_the_docker_client_after_our_options() {
             &["version", "-f", "{{.Server.Version}}"],
         ));
         let ours = "-oConnectTimeout=8\n-oServerAliveInterval=15\n-oServerAliveCountMax=2\n-oBatchMode=yes\n";
-        let all = ssh_args(folder.command(&["record", "-q", "--until", "now", "-H", host]));
-        assert_eq!(all, format!("{ours}{theirs}"), "{host}");
+        let args = ssh_args(folder.command(&["record", "-q", "--until", "now", "-H", host]));
+        assert_eq!(args, format!("{ours}{theirs}"), "{host}");
     }
 }
 
 /// Waits until the backlog is recorded.
-fn records_the_memory(folder: &TestDir, engine: &Engine) {
+fn wait_until_backlog_is_recorded(folder: &TestDir, engine: &Engine) {
     folder.eventually("the backlog is recorded", || {
         let ours = folder.lines(&["query", "-q"]);
         let theirs = engine.backlog();
@@ -589,11 +589,11 @@ impl Podman {
     }
 
     fn start_again(&mut self) {
-        self.end();
+        self.stop();
         self.service = Podman::serve(&self.args, &self.host);
     }
 
-    fn end(&mut self) {
+    fn stop(&mut self) {
         let _ = self.service.kill();
         let _ = self.service.wait();
         let _ = fs::remove_file(self.host.trim_start_matches("unix://"));
@@ -616,7 +616,7 @@ impl Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }
 
@@ -637,7 +637,7 @@ fn podman_is_recorded_as_an_engine() {
     podman.podman(&["import", text(&image), "busybox:latest"]);
     podman.podman(&["volume", "create", "before"]);
 
-    let same = |podman: &Podman, args: &[&str]| {
+    let wait_until_log_is_recorded = |podman: &Podman, args: &[&str]| {
         folder.eventually("Podman's log is recorded", || {
             let lines = folder.run(&[&["query", "-q"][..], args].concat()).lines();
             compare_lines(&podman.log(), &lines)
@@ -645,7 +645,7 @@ fn podman_is_recorded_as_an_engine() {
     };
     // Podman's backlog is its whole log.
     folder.run(&["record", "-q", "--until", "now", "-H", &podman.host]).assert_success();
-    same(&podman, &[]);
+    wait_until_log_is_recorded(&podman, &[]);
 
     let recorder = folder.record(&podman.host, &["--look-again", "300ms"]);
     let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--network", "none"];
@@ -655,12 +655,12 @@ fn podman_is_recorded_as_an_engine() {
     podman.podman(&["exec", "web", "/bin/busybox", "true"]);
     podman.podman(&["kill", "web"]);
     podman.podman(&["volume", "create", "during"]);
-    same(&podman, &[]);
+    wait_until_log_is_recorded(&podman, &[]);
     // Podman keeps its log across a restart, so no event is missed.
     podman.start_again();
     podman.podman(&["volume", "create", "behind"]);
     podman.podman(&["rm", "-f", "web"]);
-    same(&podman, &[]);
+    wait_until_log_is_recorded(&podman, &[]);
     recorder.stop();
 
     let gaps: Vec<Value> = folder.json(&["gaps"]);

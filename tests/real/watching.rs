@@ -1,7 +1,7 @@
 //! Monitoring of the recorder by real programs: Prometheus and systemd, also with a frozen disk.
 
 use crate::support::engine::start_engine;
-use crate::support::watching::{Manager, contrib, expressions, figures, much_happens};
+use crate::support::watching::{Manager, contrib, expressions, scrape, exercise_metrics};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -53,7 +53,7 @@ fn prometheus_scrapes_the_metrics_and_answers_every_dashboard_query() {
     };
     eventually_answers("up == 1");
     eventually_answers("events_gaps_total");
-    much_happens(&folder, &engine);
+    exercise_metrics(&folder, &engine);
 
     // Prometheus' own lint accepts the metrics page.
     let mut curl = Command::new("curl");
@@ -102,19 +102,19 @@ impl Machine {
     }
 
     /// Properties of the service, as `systemctl show` prints them.
-    fn shows(&self) -> BTreeMap<String, String> {
-        let properties = "--property=ActiveState,StatusText,MainPID,NRestarts,Result,ExecMainStatus";
-        let shown = self.run(&["systemctl", "show", "events", properties]).lines();
+    fn properties(&self) -> BTreeMap<String, String> {
+        let property_arg = "--property=ActiveState,StatusText,MainPID,NRestarts,Result,ExecMainStatus";
+        let shown = self.run(&["systemctl", "show", "events", property_arg]).lines();
         shown.iter().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect()
     }
 
     /// Waits until the service has these properties.
     fn eventually_shows(&self, expected: &[(&str, &str)]) -> BTreeMap<String, String> {
         eventually(&format!("systemd shows {expected:?}"), || {
-            let shown = self.shows();
-            let all = expected.iter().all(|(key, value)| shown.get(*key).is_some_and(|shown| shown == value));
+            let shown = self.properties();
+            let is_shown = expected.iter().is_shown(|(key, value)| shown.get(*key).is_some_and(|shown| shown == value));
             let logs = || (self.run(&["cat", "/run/out", "/dev/kmsg"]).lines(), self.boot.as_ref().map(Running::log));
-            if all { Ok(shown) } else { Err((shown, logs())) }
+            if is_shown { Ok(shown) } else { Err((shown, logs())) }
         })
     }
 }
@@ -122,8 +122,8 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         drop(self.boot.take());
-        let tidied = Command::new(BOOT).args(["tidy", &self.pid]).status();
-        assert!(std::thread::panicking() || tidied.is_ok_and(|status| status.success()), "the machine is removed");
+        let removed = Command::new(BOOT).args(["tidy", &self.pid]).status();
+        assert!(std::thread::panicking() || removed.is_ok_and(|status| status.success()), "the machine is removed");
     }
 }
 
@@ -180,7 +180,7 @@ fn the_unit_is_valid_and_sandboxed() {
 /// A filesystem in an image file; unmounted on drop.
 struct Disk(PathBuf);
 
-fn does(program: &str, args: &[&str]) -> bool {
+fn succeeds(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).status().is_ok_and(|status| status.success())
 }
 
@@ -188,14 +188,14 @@ impl Disk {
     fn mount(image: &Path, at: PathBuf) -> Disk {
         File::create(image).unwrap().set_len(32 << 20).unwrap();
         let (image, mount_point) = (image.display().to_string(), at.display().to_string());
-        assert!(does("mkfs.ext4", &["-q", &image]) && does("mount", &["-o", "loop", &image, &mount_point]));
+        assert!(succeeds("mkfs.ext4", &["-q", &image]) && succeeds("mount", &["-o", "loop", &image, &mount_point]));
         Disk(at)
     }
 
     /// Freezes the filesystem until the result is dropped: writers wait. Drop it before a process that writes there,
     /// because such a process cannot exit.
     fn freeze(&self) -> Frozen<'_> {
-        assert!(does("fsfreeze", &["-f", &self.0.display().to_string()]));
+        assert!(succeeds("fsfreeze", &["-f", &self.0.display().to_string()]));
         Frozen(self)
     }
 }
@@ -204,13 +204,13 @@ struct Frozen<'a>(&'a Disk);
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        does("fsfreeze", &["-u", &self.0.0.display().to_string()]);
+        succeeds("fsfreeze", &["-u", &self.0.0.display().to_string()]);
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        does("umount", &["--lazy", &self.0.display().to_string()]);
+        succeeds("umount", &["--lazy", &self.0.display().to_string()]);
     }
 }
 
@@ -226,7 +226,7 @@ fn a_stuck_writer_stops_the_watchdog_pings() {
     let recorder = manager.start(&folder, &["record", "-H", &engine.host(), "--metrics", &metrics], "500000");
     engine.emit(&event(0));
     folder.eventually_lines(&["query", "-q"], &[event(0)]);
-    manager.told_until(|message| message == "WATCHDOG=1");
+    manager.messages_until(|message| message == "WATCHDOG=1");
 
     let frozen = disk.freeze();
     engine.emit(&event(1));
@@ -239,11 +239,11 @@ fn a_stuck_writer_stops_the_watchdog_pings() {
         }
     });
     // Everything else continues.
-    let figures = figures(&socket);
-    assert!(figures["events_buffered"] == 1.0 && figures["events_lag_seconds"] > 0.5, "{figures:#?}");
+    let scrape = scrape(&socket);
+    assert!(scrape["events_buffered"] == 1.0 && scrape["events_lag_seconds"] > 0.5, "{scrape:#?}");
 
     drop(frozen);
-    manager.told_until(|message| message == "WATCHDOG=1");
+    manager.messages_until(|message| message == "WATCHDOG=1");
     folder.eventually_lines(&["query", "-q"], &events(0..2));
     recorder.stop();
 }

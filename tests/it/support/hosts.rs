@@ -14,24 +14,24 @@ use crate::support::command::{Running, TestDir, eventually, free_port};
 /// `events serve` with one event, behind TLS.
 pub(crate) struct Server {
     pub _running: Running,
-    pub at: String,
+    pub address: String,
 }
 
 impl Server {
     pub(crate) fn start(folder: &TestDir, args: &[&str]) -> Server {
         let port = free_port();
-        let at = format!("127.0.0.1:{port}");
+        let address = format!("127.0.0.1:{port}");
         let day = folder.path("day.ndjson");
         fs::write(&day, format!("{EVENT}\n")).expect("a file");
-        let listen = format!("tcp://{at}");
+        let listen = format!("tcp://{address}");
         let running =
             folder.start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], args].concat());
-        eventually("the server listens", || TcpStream::connect(&at).map(drop));
-        Server { _running: running, at }
+        eventually("the server listens", || TcpStream::connect(&address).map(drop));
+        Server { _running: running, address }
     }
 
-    pub(crate) fn under_tls(folder: &TestDir, own: &Certificate, extra_args: &[&str]) -> Server {
-        Server::start(folder, &[&["--tls-cert", text(&own.file), "--tls-key", text(&own.key)][..], extra_args].concat())
+    pub(crate) fn start_with_tls(folder: &TestDir, certificate: &Certificate, extra_args: &[&str]) -> Server {
+        Server::start(folder, &[&["--tls-cert", text(&certificate.file), "--tls-key", text(&certificate.key)][..], extra_args].concat())
     }
 }
 
@@ -57,14 +57,14 @@ pub(crate) fn with_path(mut command: Command, path: &str) -> Command {
 }
 
 /// Runs `record` for unreachable hosts in parallel, each with its PATH. Returns the last line of each stderr.
-pub(crate) fn failures(folder: &TestDir, tried: &[(&str, &[&str])]) -> Vec<String> {
-    let one = |(at, (path, args)): (usize, &(&str, &[&str]))| {
-        let db = folder.path(&format!("{at}.db"));
+pub(crate) fn record_errors(folder: &TestDir, attempts: &[(&str, &[&str])]) -> Vec<String> {
+    let start = |(index, (path, args)): (usize, &(&str, &[&str]))| {
+        let db = folder.path(&format!("{index}.db"));
         folder.start_with_path(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat())
     };
-    let tried: Vec<Running> = tried.iter().enumerate().map(one).collect();
-    let errors = tried.into_iter().map(|tried| {
-        let output = tried.wait().assert_exit_code(1);
+    let attempts: Vec<Running> = attempts.iter().enumerate().map(start).collect();
+    let errors = attempts.into_iter().map(|attempts| {
+        let output = attempts.wait().assert_exit_code(1);
         output.stderr.lines().last().unwrap_or_default().to_owned()
     });
     errors.collect()

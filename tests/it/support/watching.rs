@@ -11,13 +11,13 @@ use crate::support::command::{Running, TIMEOUT, TestDir};
 use crate::support::engine::{Engine, event, events};
 
 /// A response of the metrics server.
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
-pub(crate) fn ask(socket: &Path, request: &str) -> Option<Answer> {
+pub(crate) fn send(socket: &Path, request: &str) -> Option<Response> {
     let mut stream = UnixStream::connect(socket).ok()?;
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream.write_all(request.as_bytes()).unwrap();
@@ -25,15 +25,15 @@ pub(crate) fn ask(socket: &Path, request: &str) -> Option<Answer> {
     stream.read_to_string(&mut response).unwrap();
     let (head, body) = response.split_once("\r\n\r\n").expect("a response has a head");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a response has a status");
-    Some(Answer { status, head: head.into(), body: body.into() })
+    Some(Response { status, head: head.into(), body: body.into() })
 }
 
-pub(crate) fn get(socket: &Path, path: &str, accept: &str) -> Option<Answer> {
-    ask(socket, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"))
+pub(crate) fn get(socket: &Path, path: &str, accept: &str) -> Option<Response> {
+    send(socket, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"))
 }
 
 /// Values of the metrics page, by name and labels as printed there.
-pub(crate) fn figures(socket: &Path) -> BTreeMap<String, f64> {
+pub(crate) fn scrape(socket: &Path) -> BTreeMap<String, f64> {
     let page = get(socket, "/metrics", "*/*").expect("the page is served");
     let lines = page.body.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -42,8 +42,8 @@ pub(crate) fn figures(socket: &Path) -> BTreeMap<String, f64> {
         .collect()
 }
 
-pub(crate) fn sum(figures: &BTreeMap<String, f64>, prefix: &str) -> f64 {
-    figures.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, number)| number).sum()
+pub(crate) fn sum(scrape: &BTreeMap<String, f64>, prefix: &str) -> f64 {
+    scrape.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, number)| number).sum()
 }
 
 pub(crate) fn record(folder: &TestDir, engine: &Engine, extra_args: &[&str]) -> (Running, PathBuf) {
@@ -54,7 +54,7 @@ pub(crate) fn record(folder: &TestDir, engine: &Engine, extra_args: &[&str]) -> 
 }
 
 /// Makes an engine do what the metrics count: events, a missed event, a line that is not an event, a restart.
-pub(crate) fn much_happens(folder: &TestDir, engine: &Engine) {
+pub(crate) fn exercise_metrics(folder: &TestDir, engine: &Engine) {
     events(0..8).iter().for_each(|event| engine.emit(event));
     engine.emit_to_backlog(&event(8));
     engine.emit(&event(9));
@@ -85,21 +85,21 @@ impl Manager {
     }
 
     /// Receives the next notification.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn next_message(&self) -> String {
         let mut buffer = [0; 4096];
         let length = self.socket.recv(&mut buffer).expect("a notification arrives");
         String::from_utf8(buffer[..length].into()).unwrap()
     }
 
     /// Receives notifications up to and including the first one that `found` accepts.
-    pub(crate) fn told_until(&self, found: impl Fn(&str) -> bool) -> Vec<String> {
-        let mut all = Vec::new();
+    pub(crate) fn messages_until(&self, is_last: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut messages = Vec::new();
         loop {
-            all.push(self.told());
-            if all.last().is_some_and(|message| found(message)) {
-                return all;
+            messages.push(self.next_message());
+            if messages.last().is_some_and(|message| is_last(message)) {
+                return messages;
             }
-            assert!(all.len() < 1000, "{all:?}");
+            assert!(messages.len() < 1000, "{messages:?}");
         }
     }
 }
