@@ -12,7 +12,7 @@ use std::rc::Rc;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::EventRow;
-use super::dedupe::GenerationalCache;
+use super::cache::GenerationalCache;
 use super::encode::{EXEC_ID_LOOKBACK, HEALTHCHECK_EXEC};
 use super::layout::VaryingValue;
 use crate::error::count_noun;

@@ -18,7 +18,7 @@ use super::backlog_check::{BacklogCheck, ReceivedEvents};
 use super::drop_counter::{CounterReadings, DroppedEvents};
 use super::engine_counter::{self, BacklogReply, EngineCounter};
 use super::gap_report::{GapReport, PendingGap};
-use super::healthcheck_gate::{Answer, Classification, ContainerRequests, HealthcheckGate};
+use super::healthcheck_gate::{ContainerReply, Classification, ContainerRequests, HealthcheckGate};
 use super::sources::Lease;
 use crate::commands::now_nano;
 use crate::engine::{ByteStream, Client, EngineError};
@@ -288,8 +288,8 @@ impl Session {
                     request_backlog(&mut backlog_requests);
                     Ok(())
                 }
-                Some(answer) = gap_reports.join_next() => self.on_gap_report(answer.expect("the request does not panic")),
-                Some(answer) = container_requests.next_answer() => self.on_container_answer(answer),
+                Some(reply) = gap_reports.join_next() => self.on_gap_report(reply.expect("the request does not panic")),
+                Some(reply) = container_requests.next_reply() => self.on_container_reply(reply),
                 () = sleep_until(hold_deadline.unwrap_or(verdict_deadline)), if hold_deadline.is_some() => self.flush(),
             };
             if let Err(Full(delivery)) = result {
@@ -531,11 +531,11 @@ impl Session {
     }
 
     fn push_backlog(&mut self, events: EventBatch, known_index: Option<usize>) -> Result<(), Full> {
-        let (again, events) = self.select_backlog(events, known_index, true);
-        if again.is_empty() && events.is_empty() {
+        let (replayed, events) = self.select_backlog(events, known_index, true);
+        if replayed.is_empty() && events.is_empty() {
             return Ok(());
         }
-        self.queue.push(Delivery { replayed: again, events, ..empty_delivery(self.source.clone()) })
+        self.queue.push(Delivery { replayed, events, ..empty_delivery(self.source.clone()) })
     }
 
     fn count_events(&mut self, identities: &[Identity]) {
@@ -632,23 +632,23 @@ impl Session {
 
     /// Handles a gap report. Queues it, unless the gap was withdrawn or replaced by another. If the report failed, the
     /// next session requests it again.
-    fn on_gap_report(&mut self, (gap, answer): (Option<PendingGap>, Option<Delivery>)) -> Result<(), Full> {
+    fn on_gap_report(&mut self, (gap, report): (Option<PendingGap>, Option<Delivery>)) -> Result<(), Full> {
         if gap != self.lease.pending_gap() {
             self.should_list_containers = true;
             return Ok(());
         }
-        let Some(answer) = answer else { return Ok(()) };
+        let Some(report) = report else { return Ok(()) };
         self.lease.set_pending_gap(None);
-        self.queue.push(answer)
+        self.queue.push(report)
     }
 
     /// Puts the events of a backlog before those of the stream. Events up to and including `known_index` were in an
     /// earlier backlog.
     fn prepend_backlog(&mut self, events: EventBatch, known_index: Option<usize>, should_count: bool) {
-        let (again, events) = self.select_backlog(events, known_index, should_count);
-        let Delivery { replayed: outbox_again, events: outbox_events, .. } = &mut self.outbox;
+        let (replayed, events) = self.select_backlog(events, known_index, should_count);
+        let Delivery { replayed: outbox_replayed, events: outbox_events, .. } = &mut self.outbox;
         self.backlog_events = events.len();
-        *outbox_again = std::mem::take(outbox_again).append_to(again);
+        *outbox_replayed = std::mem::take(outbox_replayed).append_to(replayed);
         *outbox_events = std::mem::take(outbox_events).append_to(events);
     }
 
@@ -661,10 +661,10 @@ impl Session {
         should_count: bool,
     ) -> (EventBatch, EventBatch) {
         let newer = events.split_off(known_index.map_or(0, |known| known + 1));
-        let ((again, again_left_out), (events, newer_left_out)) =
+        let ((replayed, replayed_left_out), (events, newer_left_out)) =
             (self.select(events, should_count), self.select(newer, should_count));
-        self.outbox.excluded_healthchecks += again_left_out + newer_left_out;
-        (again, events)
+        self.outbox.excluded_healthchecks += replayed_left_out + newer_left_out;
+        (replayed, events)
     }
 
     /// Returns the events to store, redacted, and the number of health check events that are left out and count. The
@@ -689,8 +689,8 @@ impl Session {
     }
 
     /// Handles an answer about containers.
-    fn on_container_answer(&mut self, answer: Answer) -> Result<(), Full> {
-        self.healthcheck_gate.on_answer(answer);
+    fn on_container_reply(&mut self, reply: ContainerReply) -> Result<(), Full> {
+        self.healthcheck_gate.on_reply(reply);
         let should_flush = self.hold_until.is_some() || self.healthcheck_gate.has_unstored_commands();
         if should_flush && self.continuity.is_none() { self.flush() } else { Ok(()) }
     }
@@ -767,8 +767,8 @@ impl Session {
         let inspect_all = async {
             loop {
                 requests.send(client, &mut self.healthcheck_gate);
-                let Some(answer) = requests.next_answer().await else { return };
-                self.healthcheck_gate.on_answer(answer);
+                let Some(reply) = requests.next_reply().await else { return };
+                self.healthcheck_gate.on_reply(reply);
             }
         };
         if timeout(BACKLOG_ONLY_CONTAINERS_TIMEOUT, inspect_all).await.is_err() {
