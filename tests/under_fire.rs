@@ -100,7 +100,8 @@ fn enter_private_mount_namespace() {
     let allowed = Command::new("unshare").args(args).arg("true").output().is_ok_and(|output| output.status.success());
     if allowed && std::env::var_os(INSIDE).is_none() {
         let program = std::env::current_exe().expect("the path of this program");
-        let error = Command::new("unshare").args(args).arg(program).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
+        let error =
+            Command::new("unshare").args(args).arg(program).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
         panic!("unshare: {error}");
     }
 }
@@ -135,7 +136,8 @@ impl Row {
 
     fn failure(&self) -> Option<String> {
         let Row { emitted, lost, doubled, unexplained, peak, .. } = self;
-        (*emitted == 0 || lost + doubled + unexplained > 0 || *peak > MAX_PEAK_MEMORY || *peak == 0).then(|| self.line())
+        (*emitted == 0 || lost + doubled + unexplained > 0 || *peak > MAX_PEAK_MEMORY || *peak == 0)
+            .then(|| self.line())
     }
 }
 
@@ -145,7 +147,7 @@ impl Row {
 struct Scene {
     fault: &'static str,
     rounds: u32,
-    folder: TestDir,
+    test_dir: TestDir,
     engine: Arc<Engine>,
     recorder: Option<Running>,
     /// The number of the next event.
@@ -157,9 +159,9 @@ struct Scene {
 
 impl Scene {
     fn new(fault: &'static str, rounds: u32) -> Scene {
-        let folder = TestDir::with_store_subdir("store");
-        let engine = Arc::new(Engine::start(folder.path("docker.sock")));
-        Scene { fault, rounds, folder, engine, recorder: None, next: Arc::default(), peak: 0, retention_args: &[] }
+        let test_dir = TestDir::with_store_subdir("store");
+        let engine = Arc::new(Engine::start(test_dir.path("docker.sock")));
+        Scene { fault, rounds, test_dir, engine, recorder: None, next: Arc::default(), peak: 0, retention_args: &[] }
     }
 
     /// Runs the fault, waits until the recorder has caught up, and evaluates the store.
@@ -173,19 +175,19 @@ impl Scene {
         self.stop_recorder();
         self.assert_intact();
         // The hash chain must be intact too.
-        self.folder.run(&["verify"]).assert_exit_code(0);
+        self.test_dir.run(&["verify"]).assert_exit_code(0);
         self.evaluate()
     }
 
     /// Starts a recorder and waits until it is connected.
     fn record(&mut self, args: &[&str]) {
-        self.recorder = Some(self.folder.record(&self.engine.host(), args));
+        self.recorder = Some(self.test_dir.record(&self.engine.host(), args));
     }
 
     /// Starts a recorder.
     fn start_recorder(&mut self) {
         let host = self.engine.host();
-        self.recorder = Some(self.folder.start(&["record", "-H", &host]));
+        self.recorder = Some(self.test_dir.start(&["record", "-H", &host]));
     }
 
     fn recorder(&self) -> &Running {
@@ -270,14 +272,14 @@ impl Scene {
         if self.retention_args.is_empty() {
             return i64::MIN;
         }
-        let status = self.folder.json(&["status", "--json"]);
+        let status = self.test_dir.json(&["status", "--json"]);
         status[0]["db"]["pruned"]["kept_from"].as_str().map_or(i64::MIN, |text| parse_time(text, 0).expect("a time"))
     }
 
     /// Asserts that `status` counts the deleted events correctly. Obtainable events that are missing were certainly
     /// stored and deleted; other missing events may have been.
     fn assert_pruned_count(&self, truth: &Truth, stored_counts: &[usize], kept_from: i64) {
-        let status = &self.folder.json(&["status", "--json"])[0]["db"]["pruned"];
+        let status = &self.test_dir.json(&["status", "--json"])[0]["db"]["pruned"];
         let pruned_count = status["events"].as_u64().expect("events were deleted");
         let deleted_count = |certain: bool| {
             let is_deleted = |n: &usize| {
@@ -299,7 +301,7 @@ impl Scene {
     fn stored_counts(&self, truth: &Truth) -> Vec<usize> {
         let mut counts = vec![0; truth.emitted.len()];
         for line in
-            self.folder.run(&["query", "-q"]).stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+            self.test_dir.run(&["query", "-q"]).stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
         {
             let number = truth.number(line);
             let number = number.unwrap_or_else(|| panic!("no engine emitted {}", String::from_utf8_lossy(line)));
@@ -310,16 +312,16 @@ impl Scene {
 
     /// Waits until the file is at most this large: deleted events must free their space.
     fn wait_until_at_most(&self, bytes: u64) {
-        let size = || self.folder.db().metadata().map_or(0, |metadata| metadata.len());
+        let size = || self.test_dir.db().metadata().map_or(0, |metadata| metadata.len());
         assert!(within(Duration::from_secs(30), || size() <= bytes), "{}: {} bytes", self.fault, size());
     }
 
     /// Asserts that SQLite finds no damage in the store.
     fn assert_intact(&self) {
-        if !self.folder.db().exists() {
+        if !self.test_dir.db().exists() {
             return;
         }
-        let store = Connection::open(self.folder.db()).expect("the store is opened");
+        let store = Connection::open(self.test_dir.db()).expect("the store is opened");
         let result: String = store.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("a result");
         assert_eq!(result, "ok", "{}", self.fault);
     }
@@ -355,7 +357,7 @@ impl Scene {
     }
 
     fn gaps(&self) -> Vec<Gap> {
-        let gaps = self.folder.json(&["gaps"]);
+        let gaps = self.test_dir.json(&["gaps"]);
         let instant = |value: &serde_json::Value, open: i64| {
             value.as_str().map_or(open, |text| parse_time(text, 0).unwrap_or_else(|e| panic!("{text}: {e}")))
         };
@@ -373,7 +375,7 @@ impl Scene {
         const KEPT: usize = 64 * 1024;
         let mut sent: HashMap<Vec<u8>, usize> = HashMap::new();
         truth.junk.iter().for_each(|line| *sent.entry(line[..line.len().min(KEPT)].into()).or_default() += 1);
-        for rejected in self.folder.json(&["rejected"]) {
+        for rejected in self.test_dir.json(&["rejected"]) {
             let bytes = rejected["bytes"].as_str().expect("bytes");
             let bytes = base64::prelude::BASE64_STANDARD.decode(bytes).expect("base64");
             match sent.get_mut(&bytes).filter(|times| **times > 0) {
@@ -450,7 +452,7 @@ fn kill_at_random_moments(scene: &mut Scene) {
 fn kill_during_creation(scene: &mut Scene) {
     for round in 0..scene.rounds {
         for file in ["events.db", "events.db-wal", "events.db-shm", "events.db.lock"] {
-            let _ = std::fs::remove_file(scene.folder.db().with_file_name(file));
+            let _ = std::fs::remove_file(scene.test_dir.db().with_file_name(file));
         }
         scene.emit(10);
         scene.start_recorder();
@@ -725,7 +727,7 @@ fn set_clock_back(scene: &mut Scene) {
 
 /// Locks the store until the connection is dropped.
 fn lock(scene: &Scene) -> Connection {
-    let other = Connection::open(scene.folder.db()).expect("the store is opened");
+    let other = Connection::open(scene.test_dir.db()).expect("the store is opened");
     other.execute_batch("PRAGMA busy_timeout = 20000; BEGIN EXCLUSIVE").expect("the store is locked");
     other
 }
@@ -757,7 +759,7 @@ fn lock_store_repeatedly(scene: &mut Scene) {
 
 /// Fills a disk of 8 MB with another file than the store.
 fn fill_disk(scene: &mut Scene) {
-    let disk = scene.folder.db().with_file_name("");
+    let disk = scene.test_dir.db().with_file_name("");
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&disk).output();
     let mounted = mounted.expect("mount is started");
     let stderr = String::from_utf8_lossy(&mounted.stderr);
@@ -791,7 +793,7 @@ fn fill_disk(scene: &mut Scene) {
 /// Fills the disk while retention limits the store to one megabyte.
 fn fill_disk_while_pruning(scene: &mut Scene) {
     scene.retention_args = &["--max-size", "1MB"];
-    let disk = scene.folder.db().with_file_name("");
+    let disk = scene.test_dir.db().with_file_name("");
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&disk).status();
     assert!(mounted.is_ok_and(|status| status.success()), "mounting a small disk needs root and the right to mount");
     scene.record(scene.retention_args);
@@ -805,7 +807,7 @@ fn fill_disk_while_pruning(scene: &mut Scene) {
         scene.wait(3000..=3000);
         scene.assert_intact();
         let copy = disk.join("copy.db");
-        let output = scene.folder.run(&["backup", &copy.display().to_string()]).assert_exit_code(1);
+        let output = scene.test_dir.run(&["backup", &copy.display().to_string()]).assert_exit_code(1);
         assert!(output.stderr.contains(" bytes are needed, and 0 are free"), "{}", output.stderr);
         assert!(!copy.exists());
         std::fs::remove_file(&ballast).expect("the ballast is deleted");
@@ -822,7 +824,7 @@ fn kill_while_pruning(scene: &mut Scene) {
     for round in 0..scene.rounds {
         scene.record(scene.retention_args);
         let reader = (round % 3 == 1).then(|| {
-            let reader = Connection::open(scene.folder.db()).expect("the store is opened");
+            let reader = Connection::open(scene.test_dir.db()).expect("the store is opened");
             reader.execute_batch("BEGIN; SELECT count(*) FROM event").expect("the store is read");
             reader
         });
@@ -846,15 +848,15 @@ fn prune_under_load(scene: &mut Scene) {
     // With the entry for the name of their source, they end at a stored link of the chain, so all can be deleted.
     const OLD: u64 = 200_063;
     let old: Vec<String> = (0..OLD).map(|n| event_at(n, now() - 2 * DAY + n as i64 * 1000)).collect();
-    let file = scene.folder.path("old.ndjson");
+    let file = scene.test_dir.path("old.ndjson");
     std::fs::write(&file, old.join("\n")).expect("the file is written");
-    scene.folder.run(&["import", "-q", "old.ndjson"]).assert_success();
+    scene.test_dir.run(&["import", "-q", "old.ndjson"]).assert_success();
     scene.next.store(1_000_000, Ordering::Relaxed);
     scene.record(&["--retain", "1d"]);
-    let mut follower = scene.folder.start(&["query", "-q", "--follow", "--since", "now"]);
+    let mut follower = scene.test_dir.start(&["query", "-q", "--follow", "--since", "now"]);
     let lines = follower.stdout_lines();
     let flow = scene.start_flow(2000);
-    let deleted = || scene.folder.json(&["status", "--json"])[0]["db"]["pruned"]["events"].as_u64().unwrap_or(0);
+    let deleted = || scene.test_dir.json(&["status", "--json"])[0]["db"]["pruned"]["events"].as_u64().unwrap_or(0);
     let mut delays: Vec<i64> = Vec::new();
     let start = Instant::now();
     while deleted() < OLD {

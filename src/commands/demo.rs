@@ -50,8 +50,10 @@ pub(super) fn run(_: &Shared, _: &Args) -> Result<(), Failure> {
     runtime.block_on(record_sample(&socket, &db))?;
     verify(&db)?;
 
-    print_line("\nVersion 1.5 of web makes api run out of memory. Without api, worker crashes in\n\
-         a loop and web becomes unhealthy, until version 1.4 is deployed again.\n")?;
+    print_line(
+        "\nVersion 1.5 of web makes api run out of memory. Without api, worker crashes in\n\
+         a loop and web becomes unhealthy, until version 1.4 is deployed again.\n",
+    )?;
     run_in_process(db.as_os_str(), QUERY)?;
     print_line("\nTry next, on a machine with a Docker Engine:")?;
     print_command("  events record &")?;

@@ -13,8 +13,8 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, param
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::blocks::BlockIndex;
-use super::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
 use super::cache::GenerationalCache;
+use super::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
 use super::file::head;
 use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue, extract_template, is_varying};
 use super::prune::ExecIdReferences;
@@ -382,8 +382,8 @@ impl EventEncoder {
         exec_flag: i64,
         event: &Event<'_>,
     ) -> rusqlite::Result<(i64, bool)> {
-        let hash =
-            self.hash_key([template_id.unwrap_or(0), exec_flag], [&event.kind, &event.scope, &event.action].into_iter());
+        let hash = self
+            .hash_key([template_id.unwrap_or(0), exec_flag], [&event.kind, &event.scope, &event.action].into_iter());
         if let Some(row) = self.kinds.get(&hash) {
             return Ok((*row, template_id.is_some()));
         }
@@ -400,7 +400,14 @@ impl EventEncoder {
                 db.prepare_cached(
                     "INSERT INTO shape (id, type, action, scope, exec, form) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 )?
-                .execute(params![row, event.kind, event.action, event.scope, exec_flag, template_id])?;
+                .execute(params![
+                    row,
+                    event.kind,
+                    event.action,
+                    event.scope,
+                    exec_flag,
+                    template_id
+                ])?;
                 row
             }
         };

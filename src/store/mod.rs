@@ -6,10 +6,10 @@
 
 mod backup;
 mod blocks;
+mod cache;
 mod chain;
 mod counters;
 mod decode;
-mod cache;
 mod encode;
 mod file;
 mod filesystem;

@@ -211,7 +211,10 @@ impl Retainer {
         self.limit_unreachable = stuck || self.limit_unreachable && self.shrinking;
         self.needs_wal_checkpoint |= !is_idle;
         self.next_step_at = Instant::now() + if is_idle { CHECK_INTERVAL } else { STEP_INTERVAL };
-        if is_idle && self.deleted_events > 0 && self.last_logged.is_none_or(|logged_at| logged_at.elapsed() > LOG_INTERVAL) {
+        if is_idle
+            && self.deleted_events > 0
+            && self.last_logged.is_none_or(|logged_at| logged_at.elapsed() > LOG_INTERVAL)
+        {
             tracing::info!("retention deleted {} of the oldest events", std::mem::take(&mut self.deleted_events));
             self.last_logged = Some(Instant::now());
         }

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
+use super::cache::GenerationalCache;
 use super::chain::EntryKind;
 use super::counters::{CommitCounters, SourceDelta};
 use super::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
-use super::cache::GenerationalCache;
 use super::encode::{EventEncoder, InsertStatements, SHARED_ARRIVAL_MIN_EVENTS};
 use super::file::sqlite_error;
 use super::prune;
@@ -588,8 +588,9 @@ impl DeliveryWriter<'_, '_> {
         }
         let mut received_nanos = event_received_nanos.iter();
         let lists = [(&self.delivery.replayed, true), (&self.delivery.events, false)].into_iter();
-        let events =
-            lists.flat_map(|(list, is_replayed)| list.iter().zip(list.healthcheck_flags()).map(move |event| (event, is_replayed)));
+        let events = lists.flat_map(|(list, is_replayed)| {
+            list.iter().zip(list.healthcheck_flags()).map(move |event| (event, is_replayed))
+        });
         for (((event, digest), is_healthcheck), is_replayed) in events {
             let received = *received_nanos.next().unwrap_or(received_nano);
             let was_pruned =

@@ -51,28 +51,28 @@ struct EngineAndServer {
     served: String,
     _server: Running,
     _recorder: Running,
-    folder: TestDir,
+    test_dir: TestDir,
 }
 
 impl EngineAndServer {
     /// Runs a scenario and waits until it is recorded; then starts the server. The recorder keeps running.
     fn with_scenario(scenario: fn(&Engine)) -> EngineAndServer {
-        let (engine, folder) = (Engine::start(VERSION), TestDir::new());
-        let recorder = folder.record(&engine.host, &[]);
+        let (engine, test_dir) = (Engine::start(VERSION), TestDir::new());
+        let recorder = test_dir.record(&engine.host, &[]);
         scenario(&engine);
-        folder.eventually("the backlog is recorded", || {
-            compare_lines(&engine.backlog(), &folder.lines(&["query", "-q"]))
+        test_dir.eventually("the backlog is recorded", || {
+            compare_lines(&engine.backlog(), &test_dir.lines(&["query", "-q"]))
         });
         // The server reads the engine's version from the store when it starts.
-        folder.eventually("the engine's version is stored", || {
-            let db = rusqlite::Connection::open(folder.db()).map_err(|e| e.to_string())?;
+        test_dir.eventually("the engine's version is stored", || {
+            let db = rusqlite::Connection::open(test_dir.db()).map_err(|e| e.to_string())?;
             db.query_row("SELECT version FROM source", [], |row| row.get::<_, String>(0)).map_err(|e| e.to_string())
         });
-        let socket = folder.path("serve.sock");
+        let socket = test_dir.path("serve.sock");
         let served = format!("unix://{}", socket.display());
-        let server = folder.start(&["serve", "--listen", &served]);
+        let server = test_dir.start(&["serve", "--listen", &served]);
         eventually("the server listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
-        EngineAndServer { engine, served, _server: server, _recorder: recorder, folder }
+        EngineAndServer { engine, served, _server: server, _recorder: recorder, test_dir }
     }
 
     fn hosts(&self) -> [&str; 2] {
@@ -284,8 +284,8 @@ struct RunningClient {
 }
 
 impl RunningClient {
-    fn start(mut command: Command, folder: &TestDir) -> RunningClient {
-        let output_path = folder.path(&format!("printed-{}", fastrand::u64(..)));
+    fn start(mut command: Command, test_dir: &TestDir) -> RunningClient {
+        let output_path = test_dir.path(&format!("printed-{}", fastrand::u64(..)));
         command.stdout(File::create(&output_path).expect("a file")).stderr(Stdio::inherit());
         RunningClient { child: command.spawn().expect("the client starts"), output_path }
     }
@@ -322,12 +322,12 @@ fn every_client_receives_the_same_live_events_from_the_engine_and_from_serve() {
     for (client, query) in CLIENTS.iter().flat_map(|client| live.iter().map(move |query| (client, query))) {
         let pair = both.hosts().map(|host| {
             let command = client.commands(engine, host, std::slice::from_ref(query)).remove(0);
-            RunningClient::start(command, &both.folder)
+            RunningClient::start(command, &both.test_dir)
         });
         followers.push((format!("{}, {query:?}", client.name()), pair));
     }
     // An engine does not report the start of a subscription; only the first event shows it.
-    both.folder.eventually("every client has received an event", || {
+    both.test_dir.eventually("every client has received an event", || {
         create_and_remove("are-you-there");
         let without_events = followers.iter().find(|(_, pair)| pair.iter().any(|client| client.lines().is_empty()));
         without_events.map_or(Ok(()), |(name, _)| Err(name.clone()))
@@ -345,7 +345,7 @@ fn every_client_receives_the_same_live_events_from_the_engine_and_from_serve() {
     engine.docker(&["rmi", "live:1"]);
     create_and_remove("live-ends");
     create_and_remove("over");
-    both.folder.eventually("every client has received the last event", || {
+    both.test_dir.eventually("every client has received the last event", || {
         let waiting = followers.iter().find(|(_, pair)| pair.iter().any(|client| !client.has("over")));
         waiting.map_or(Ok(()), |(name, [engine, served])| {
             Err(format!("{name}: {:?}; {:?}", engine.lines(), served.lines()))
@@ -364,7 +364,9 @@ fn every_client_receives_the_same_live_events_from_the_engine_and_from_serve() {
 
 #[test]
 fn a_response_ends_at_its_until_time() {
-    let both = EngineAndServer::with_scenario(|engine| drop(engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"])));
+    let both = EngineAndServer::with_scenario(|engine| {
+        drop(engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]))
+    });
     let soon = chrono::Utc::now().timestamp_nanos_opt().expect("in range") + 5_000_000_000;
     let query = [Query { since: Some("0".into()), until: Some(unix_time(soon)), filters: vec![] }];
     std::thread::scope(|scope| {
@@ -391,11 +393,11 @@ fn serve_reports_the_identity_of_the_engine() {
 
 #[test]
 fn the_documented_programs_count_every_death_under_every_fault() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = std::fs::read_to_string(root.join("docs/serving-and-replaying.md")).expect("the page");
     let block = |begin: &str| page.split(begin).nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
-    std::fs::write(folder.path("crashes.py"), block("```python\n")).expect("a file");
+    std::fs::write(test_dir.path("crashes.py"), block("```python\n")).expect("a file");
     let rust = std::fs::read_to_string(root.join("tests/programs/bollard/src/bin/crashes.rs")).expect("the source");
     assert_eq!(block("```rust,ignore\n"), rust);
     let expected = page.lines().find_map(|line| line.strip_prefix("# ").filter(|line| line.contains(" died, ")));
@@ -407,7 +409,7 @@ fn the_documented_programs_count_every_death_under_every_fault() {
             args.extend(faults.iter().flat_map(|fault| ["--fault", fault]));
             args.push("--");
             args.extend(command.iter().map(String::as_str));
-            assert_eq!(folder.lines(&args), [expected.expect("the documented output")], "{args:?}");
+            assert_eq!(test_dir.lines(&args), [expected.expect("the documented output")], "{args:?}");
         }
     }
 }

@@ -53,13 +53,13 @@ on_engines! {
 on_engines! { under_fire is "newest"; [twenty_kills_of_the_engine_lose_no_event_that_it_sent] }
 
 fn doctor_exercises_a_container_and_removes_it(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
     let exercise = ["doctor", "-H", &engine.host, "--exercise", "busybox"];
     let steps = |output: &crate::support::command::Output| -> Vec<String> {
         let lines = output.lines().into_iter().filter_map(|line| Some(line.strip_prefix("  ✓ ")?.to_owned()));
         lines.skip_while(|line| !line.starts_with("the engine lists its containers: ")).collect()
     };
-    let output = run(folder.command(&exercise)).assert_success();
+    let output = run(test_dir.command(&exercise)).assert_success();
     let steps_without_recorder = steps(&output);
     assert_eq!(steps_without_recorder[1], "started a recorder with a temporary store");
     let expected_steps = [
@@ -76,30 +76,34 @@ fn doctor_exercises_a_container_and_removes_it(version: &'static str) {
         "removed the container ",
         "removed the container ",
     ];
-    assert!(expected_steps.iter().zip(&steps_without_recorder[2..]).all(|(step, line)| line.starts_with(step)), "{}", output.report());
-    assert!(!folder.db().exists(), "the store is not touched");
+    assert!(
+        expected_steps.iter().zip(&steps_without_recorder[2..]).all(|(step, line)| line.starts_with(step)),
+        "{}",
+        output.report()
+    );
+    assert!(!test_dir.db().exists(), "the store is not touched");
     assert_eq!(engine.docker(&["ps", "-aq"]), "");
 
-    let recorder = folder.record(&engine.host, &[]);
-    folder.eventually("the recorder is connected", || match folder.json(&["status", "--json"]) {
+    let recorder = test_dir.record(&engine.host, &[]);
+    test_dir.eventually("the recorder is connected", || match test_dir.json(&["status", "--json"]) {
         status if status[0]["sources"][0]["connected"] == true => Ok(()),
         status => Err(status),
     });
-    let output = run(folder.command(&exercise)).assert_success();
-    assert_eq!(steps(&output)[1], format!("a running recorder stores its events in {}", folder.db().display()));
+    let output = run(test_dir.command(&exercise)).assert_success();
+    assert_eq!(steps(&output)[1], format!("a running recorder stores its events in {}", test_dir.db().display()));
     recorder.stop();
     let died = ["query", "-q", "--label", "events.doctor=1", "--action", "die", "--label", "exitCode=7", "--count"];
-    assert_eq!(folder.lines(&died), ["4"]);
+    assert_eq!(test_dir.lines(&died), ["4"]);
     assert_eq!(engine.docker(&["ps", "-aq"]), "");
 }
 
 fn doctor_reports_the_problem_with_an_image(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    std::fs::write(folder.path("empty.tar"), [0; 1024]).expect("a file");
-    engine.docker(&["import", &folder.path("empty.tar").display().to_string(), "nothing"]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    std::fs::write(test_dir.path("empty.tar"), [0; 1024]).expect("a file");
+    engine.docker(&["import", &test_dir.path("empty.tar").display().to_string(), "nothing"]);
     for (image, hint) in [("no-such-image", "`docker pull no-such-image`"), ("nothing", "an image with `sh`")] {
         let output =
-            run(folder.command(&["doctor", "-q", "-H", &engine.host, "--exercise", image])).assert_exit_code(1);
+            run(test_dir.command(&["doctor", "-q", "-H", &engine.host, "--exercise", image])).assert_exit_code(1);
         let lines = output.lines();
         assert_eq!(lines.len(), 2, "{}", output.report());
         assert!(lines[0].starts_with("  ✗ ") && lines[1].contains(hint), "{}", output.report());
@@ -108,28 +112,28 @@ fn doctor_reports_the_problem_with_an_image(version: &'static str) {
 }
 
 fn records_the_same_events_as_curl(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
     // With a short interval between backlog checks, recorded events arrive again and again.
-    let recorder = folder.record(&engine.host, &["--look-again", "1s"]);
-    let curl = engine.follow(&folder);
+    let recorder = test_dir.record(&engine.host, &["--look-again", "1s"]);
+    let curl = engine.follow(&test_dir);
     run_full_scenario(&engine);
-    wait_until_recorded_as_by_curl(&engine, &folder, &curl);
+    wait_until_recorded_as_by_curl(&engine, &test_dir, &curl);
     recorder.stop();
 
-    let name = only_source(&folder)["name"].as_str().expect("a source has a name").to_owned();
-    let ours = folder.lines(&["query", "--source", &name]);
+    let name = only_source(&test_dir)["name"].as_str().expect("a source has a name").to_owned();
+    let ours = test_dir.lines(&["query", "--source", &name]);
     compare_lines(&curl.lines(), &ours).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(sorted_by_time(ours.clone()), ours, "query prints by time");
     assert_every_kind_occurred(&ours);
-    assert_eq!(gaps(&folder), [] as [Value; 0]);
-    assert_eq!(folder.lines(&["rejected"]), [] as [&str; 0]);
+    assert_eq!(gaps(&test_dir), [] as [Value; 0]);
+    assert_eq!(test_dir.lines(&["rejected"]), [] as [&str; 0]);
 }
 
 fn filters_agree_with_the_engine(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     run_full_scenario(&engine);
-    wait_until_backlog_is_recorded(&engine, &folder);
+    wait_until_backlog_is_recorded(&engine, &test_dir);
     recorder.stop();
     let backlog = engine.backlog();
     let end = backlog.iter().map(|line| time_nano(line)).max().expect("there are events") + 10;
@@ -138,8 +142,9 @@ fn filters_agree_with_the_engine(version: &'static str) {
     let combinations: Vec<Combination> = combinations().into_iter().chain(random).collect();
     for (index, combination) in combinations.iter().enumerate() {
         let theirs = sorted_by_time(engine.events(&combination.parameters(index % 2 == 0, end)));
-        let ours =
-            sorted_by_time(folder.lines(&combination.query_args(index % 3 == 0).iter().map(|w| &**w).collect::<Vec<_>>()));
+        let ours = sorted_by_time(
+            test_dir.lines(&combination.query_args(index % 3 == 0).iter().map(|w| &**w).collect::<Vec<_>>()),
+        );
         hits += usize::from(!theirs.is_empty());
         if theirs != ours {
             let difference = compare_lines(&theirs, &ours).err().unwrap_or_else(|| "the order differs".into());
@@ -148,14 +153,17 @@ fn filters_agree_with_the_engine(version: &'static str) {
     }
     assert_eq!(engine.backlog(), backlog, "no event happened during the comparison");
     let count = combinations.len();
-    print_to_stderr(&format!("{count} combinations of filters compared, {hits} with hits, over {} events", backlog.len()));
+    print_to_stderr(&format!(
+        "{count} combinations of filters compared, {hits} with hits, over {} events",
+        backlog.len()
+    ));
     assert!(mismatches.is_empty(), "{} of {count} differ:\n{}", mismatches.len(), mismatches.join("\n"));
     assert!(hits >= count / 3 && count - hits >= 20, "{hits} of {count} have hits: one case is hardly tested");
 }
 
 fn query_start_shows_exactly_the_started_containers(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     let mut expected = Vec::new();
     for name in ["one", "two", "three"] {
         expected.push(engine.container(&["--name", name]));
@@ -164,35 +172,35 @@ fn query_start_shows_exactly_the_started_containers(version: &'static str) {
     }
     engine.docker(&["rm", "-f", "two"]);
     let args = ["query", "--type", "container", "--action", "start"];
-    folder.eventually("the started containers are shown", || {
-        let started = actor_ids(&folder.lines(&args));
+    test_dir.eventually("the started containers are shown", || {
+        let started = actor_ids(&test_dir.lines(&args));
         if started == expected { Ok(()) } else { Err(format!("{started:?} instead of {expected:?}")) }
     });
     recorder.stop();
-    assert_eq!(actor_ids(&folder.lines(&args)), expected);
+    assert_eq!(actor_ids(&test_dir.lines(&args)), expected);
 }
 
 fn a_killed_recorder_neither_loses_nor_duplicates_events(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let curl = engine.follow(&folder);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let curl = engine.follow(&test_dir);
     // Without backlog checks: an event missed when the recorder reconnects stays missed.
-    let record = || folder.record(&engine.host, &["--look-again", "0"]);
+    let record = || test_dir.record(&engine.host, &["--look-again", "0"]);
     let mut recorder = record();
     let loads = [engine.keep_busy(), engine.keep_busy()];
     for round in 0..5 {
         // In every other round the recorder is killed right after its start.
         if round % 2 == 0 {
-            wait_for_growth("the store", || folder.lines(&["query"]).len(), 10);
+            wait_for_growth("the store", || test_dir.lines(&["query"]).len(), 10);
         }
         recorder.kill();
         wait_for_growth("the output of curl", || curl.lines().len(), 10);
         recorder = record();
     }
     loads.into_iter().for_each(crate::support::docker::BackgroundLoad::stop);
-    wait_until_recorded_as_by_curl(&engine, &folder, &curl);
+    wait_until_recorded_as_by_curl(&engine, &test_dir, &curl);
     recorder.stop();
-    compare_lines(&curl.lines(), &folder.lines(&["query"])).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(gaps(&folder), [] as [Value; 0]);
+    compare_lines(&curl.lines(), &test_dir.lines(&["query"])).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(gaps(&test_dir), [] as [Value; 0]);
 }
 
 fn an_engine_restart_leaves_one_gap(version: &'static str) {
@@ -207,15 +215,15 @@ fn a_killed_engine_leaves_one_gap(version: &'static str) {
 /// start and exit. An event is obtainable if the engine sent it to the recorder; a proxy between them records this.
 fn twenty_kills_of_the_engine_lose_no_event_that_it_sent(version: &'static str) {
     const ROUNDS: usize = 20;
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let proxy = RecordingProxy::start(&engine, &folder);
-    let recorder = folder.record(&proxy.host(), &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let proxy = RecordingProxy::start(&engine, &test_dir);
+    let recorder = test_dir.record(&proxy.host(), &[]);
     let mut emitted = BTreeSet::new();
     for round in 0..ROUNDS {
         let load = engine.keep_busy_unchecked();
         // At a random moment: after a random number of events.
         let min_events = fastrand::usize(6..30);
-        folder.eventually("enough events are emitted", || {
+        test_dir.eventually("enough events are emitted", || {
             let now = engine.backlog();
             if now.len() >= min_events { Ok(()) } else { Err(now.len()) }
         });
@@ -224,8 +232,8 @@ fn twenty_kills_of_the_engine_lose_no_event_that_it_sent(version: &'static str) 
         load.stop();
         engine.start_again(&[]);
         engine.docker(&["run", "--rm", "--name", &format!("after-{round}"), "--network", "none", "busybox", "true"]);
-        folder.eventually("events after the restart are recorded", || {
-            let stored = folder.lines(&["query", "-q"]);
+        test_dir.eventually("events after the restart are recorded", || {
+            let stored = test_dir.lines(&["query", "-q"]);
             let missing = engine.backlog().into_iter().find(|line| !stored.contains(line));
             missing.map_or(Ok(()), Err)
         });
@@ -236,9 +244,9 @@ fn twenty_kills_of_the_engine_lose_no_event_that_it_sent(version: &'static str) 
     let sent_events = proxy.events();
     emitted.extend(sent_events.iter().cloned());
 
-    let stored = folder.lines(&["query", "-q"]);
+    let stored = test_dir.lines(&["query", "-q"]);
     let stored_set: BTreeSet<_> = stored.iter().cloned().collect();
-    let gaps = gaps(&folder);
+    let gaps = gaps(&test_dir);
     let is_in_gap = |line: &String| {
         let at = json!(rfc3339(time_nano(line)));
         let (at, bound) = (at.as_str(), |gap: &Value, key| gap[key].as_str().map(str::to_owned));
@@ -266,52 +274,52 @@ fn twenty_kills_of_the_engine_lose_no_event_that_it_sent(version: &'static str) 
 }
 
 fn check_one_gap_after_engine_stop(version: &'static str, stop_engine: fn(&Engine)) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     engine.container(&["--name", "before"]);
-    wait_until_recorded(&folder, &engine.backlog());
+    wait_until_recorded(&test_dir, &engine.backlog());
     let backlog_before = engine.backlog();
 
     stop_engine(&engine);
-    wait_until_connected(&folder, &recorder, false);
-    let open = folder.eventually("a gap is open", || one_gap(&folder));
+    wait_until_connected(&test_dir, &recorder, false);
+    let open = test_dir.eventually("a gap is open", || one_gap(&test_dir));
     assert_eq!(open["to"], Value::Null, "{open}");
-    let before = folder.lines(&["query", "-q"]);
-    let last_seen = last_stored_time(&folder);
+    let before = test_dir.lines(&["query", "-q"]);
+    let last_seen = last_stored_time(&test_dir);
     assert_eq!(open["from"], rfc3339(last_seen), "{open}");
     assert!(backlog_before.iter().all(|line| before.contains(line)), "events from before the end are stored");
 
     engine.start_again(&[]);
-    wait_until_connected(&folder, &recorder, true);
+    wait_until_connected(&test_dir, &recorder, true);
     engine.docker(&["run", "--rm", "--name", "after", "busybox", "true"]);
-    folder.eventually("events from before and after are stored once", || {
+    test_dir.eventually("events from before and after are stored once", || {
         let expected = [before.clone(), engine.backlog()].concat();
-        compare_lines(&expected, &folder.lines(&["query", "-q"]))
+        compare_lines(&expected, &test_dir.lines(&["query", "-q"]))
     });
-    let gap = one_gap(&folder).unwrap_or_else(|e| panic!("{e}"));
+    let gap = one_gap(&test_dir).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((&gap["reason"], &gap["from"]), (&json!("engine-restart"), &json!(rfc3339(last_seen))), "{gap}");
     let (to, first_after) = (gap["to"].as_str().expect("the gap is closed"), engine.backlog()[0].clone());
     assert!(*rfc3339(last_seen) < *to && *to <= *rfc3339(time_nano(&first_after)), "{gap}, then {first_after}");
-    assert_eq!(only_source(&folder)["gaps"], 1);
+    assert_eq!(only_source(&test_dir)["gaps"], 1);
 
     recorder.stop();
     // A container diff may have been added to the detail.
     let bounds = |gap: &Value| json!([gap["from"], gap["to"], gap["reason"]]);
-    assert_eq!(one_gap(&folder).as_ref().map(bounds), Ok(bounds(&gap)));
+    assert_eq!(one_gap(&test_dir).as_ref().map(bounds), Ok(bounds(&gap)));
     let expected = [before, engine.backlog()].concat();
-    compare_lines(&expected, &folder.lines(&["query", "-q"])).unwrap_or_else(|e| panic!("{e}"));
+    compare_lines(&expected, &test_dir.lines(&["query", "-q"])).unwrap_or_else(|e| panic!("{e}"));
 }
 
 fn a_gap_describes_what_happened_to_the_containers(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
     let network_args = ["--network", "none"];
     let run = |name: &str| engine.container(&[&["--name", name][..], &network_args].concat());
     let (web, db, calm) = (run("web"), run("db"), run("calm"));
     let old = engine.docker(&["create", "--name", "old", "busybox"]);
-    let recorder = folder.record(&engine.host, &[]);
-    wait_until_recorded(&folder, &engine.backlog());
-    folder.eventually("a snapshot of the containers is stored", || {
-        let db = rusqlite::Connection::open(folder.db()).map_err(|e| e.to_string())?;
+    let recorder = test_dir.record(&engine.host, &[]);
+    wait_until_recorded(&test_dir, &engine.backlog());
+    test_dir.eventually("a snapshot of the containers is stored", || {
+        let db = rusqlite::Connection::open(test_dir.db()).map_err(|e| e.to_string())?;
         db.query_row("SELECT taken_nano FROM snapshot", [], |row| row.get::<_, i64>(0)).map_err(|e| e.to_string())
     });
     recorder.kill();
@@ -334,10 +342,10 @@ fn a_gap_describes_what_happened_to_the_containers(version: &'static str) {
     }
     // The events of this container are still in the backlog.
     let seen = run("seen");
-    let recorder = folder.record(&engine.host, &[]);
-    wait_until_recorded(&folder, &engine.backlog());
-    let gap = folder.eventually("the gap has a container diff", || {
-        let gap = one_gap(&folder)?;
+    let recorder = test_dir.record(&engine.host, &[]);
+    wait_until_recorded(&test_dir, &engine.backlog());
+    let gap = test_dir.eventually("the gap has a container diff", || {
+        let gap = one_gap(&test_dir)?;
         let has_diff = gap["detail"].as_str().is_some_and(|detail| detail.contains("; in the gap: "));
         if has_diff { Ok(gap) } else { Err(format!("{gap}\n{}", recorder.log())) }
     });
@@ -374,7 +382,7 @@ fn a_gap_describes_what_happened_to_the_containers(version: &'static str) {
 }
 
 fn health_checks_are_left_out_and_manual_execs_are_kept(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
     let check_args = ["--network", "none", "--health-interval", "1s", "--health-cmd"];
     let start = |name: &str, args: &[&str]| {
         engine.docker(&[&["run", "-d", "--stop-signal", "KILL", "--name", name][..], args, &["sleep", "1000"]].concat())
@@ -383,14 +391,14 @@ fn health_checks_are_left_out_and_manual_execs_are_kept(version: &'static str) {
     // One container was started before the recorder, one is started after it, and one has a check from its image, which
     // has its own shell.
     let before = start("before", &[&check_args[..], &[check, "busybox"]].concat());
-    folder.eventually("the health check runs", || {
+    test_dir.eventually("the health check runs", || {
         if engine.backlog().iter().any(|line| line.contains("exec_die")) { Ok(()) } else { Err(()) }
     });
-    let recorder = folder.record(&engine.host, &[]);
-    let (filtered_dir, db) = (TestDir::new(), folder.db());
+    let recorder = test_dir.record(&engine.host, &[]);
+    let (filtered_dir, db) = (TestDir::new(), test_dir.db());
     let filtering_recorder = filtered_dir.record(&engine.host, &["--no-healthchecks"]);
     let later = start("later", &[&check_args[..], &["true", "busybox"]].concat());
-    let context = folder.path("checked");
+    let context = test_dir.path("checked");
     std::fs::create_dir(&context).expect("the directory is created");
     let lines =
         ["FROM busybox", r#"SHELL ["/bin/busybox", "sh", "-c"]"#, "HEALTHCHECK --interval=1s CMD echo of the image"];
@@ -407,17 +415,18 @@ fn health_checks_are_left_out_and_manual_execs_are_kept(version: &'static str) {
     // the events of the two do not differ.
     engine.docker(&["exec", "calm", "/bin/sh", "-c", "true"]);
     engine.docker(&["exec", "later", "/bin/sh", "-c", "true"]);
-    let execs = |folder: &TestDir, args: &[&str]| -> Vec<(String, String)> {
-        let lines = folder.json(&[&["query", "-q", "--type", "container"], args].concat());
+    let execs = |test_dir: &TestDir, args: &[&str]| -> Vec<(String, String)> {
+        let lines = test_dir.json(&[&["query", "-q", "--type", "container"], args].concat());
         let exec = |line: &Value| {
             let (action, id) = (line["Action"].as_str()?, line["Actor"]["ID"].as_str()?);
             action.starts_with("exec_").then(|| (id.to_owned(), action.to_owned()))
         };
         lines.iter().filter_map(exec).collect()
     };
-    folder.eventually("every health check runs several times", || {
-        let all = execs(&folder, &[]);
-        let checks = |id: &String| all.iter().filter(|(container, action)| container == id && action == "exec_die").count();
+    test_dir.eventually("every health check runs several times", || {
+        let all = execs(&test_dir, &[]);
+        let checks =
+            |id: &String| all.iter().filter(|(container, action)| container == id && action == "exec_die").count();
         let counts = [&before, &later, &image].map(checks);
         if counts.iter().all(|count| *count > 3) { Ok(()) } else { Err(counts) }
     });
@@ -433,7 +442,7 @@ fn health_checks_are_left_out_and_manual_execs_are_kept(version: &'static str) {
         echo(&before, "echo before").chain(echo(&later, "echo later")).chain(echo(&image, "echo image")).collect();
     expected.extend(echo(&calm, "echo calm"));
     expected.extend(echo(&calm, "/bin/sh -c true"));
-    let mut without_checks = execs(&folder, &["--no-healthchecks"]);
+    let mut without_checks = execs(&test_dir, &["--no-healthchecks"]);
     // A check that ran when the recorder stopped has no end, and one that ran when it started has no beginning.
     without_checks.sort();
     expected.sort();
@@ -441,29 +450,29 @@ fn health_checks_are_left_out_and_manual_execs_are_kept(version: &'static str) {
     let mut stored = execs(&filtered_dir, &[]);
     stored.sort();
     assert_eq!(stored, expected);
-    let all = execs(&folder, &[]).len();
+    let all = execs(&test_dir, &[]).len();
     let left_out = only_source(&filtered_dir)["healthchecks_left_out"].as_u64().expect("a number") as usize;
     // The two recorders do not stop at the same moment.
     assert!(left_out > 30 && left_out.abs_diff(all - expected.len()) <= 20, "{left_out} of {all}");
-    let healthy = |folder: &TestDir| folder.lines(&["query", "-q", "--action", "health_status"]).len();
-    assert_eq!((healthy(&folder), healthy(&filtered_dir)), (3, 3));
-    for folder in [&folder, &filtered_dir] {
-        folder.run(&["verify", "-q"]).assert_success();
+    let healthy = |test_dir: &TestDir| test_dir.lines(&["query", "-q", "--action", "health_status"]).len();
+    assert_eq!((healthy(&test_dir), healthy(&filtered_dir)), (3, 3));
+    for test_dir in [&test_dir, &filtered_dir] {
+        test_dir.run(&["verify", "-q"]).assert_success();
     }
 }
 
 fn text_output_equals_that_of_the_docker_client(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     run_full_scenario(&engine);
-    wait_until_backlog_is_recorded(&engine, &folder);
+    wait_until_backlog_is_recorded(&engine, &test_dir);
     recorder.stop();
     let until = unix_time(time_nano(engine.backlog().last().expect("there are events")));
     for zone in ["UTC", "Asia/Kolkata", "America/St_Johns"] {
         let mut client = engine.client(&["events", "--since", "0", "--until", &until]);
         client.env("TZ", zone);
         let theirs = run(client).assert_success().lines();
-        let mut ours = folder.command(&["query", "-q", "--format", "text", "--since", "0", "--until", &until]);
+        let mut ours = test_dir.command(&["query", "-q", "--format", "text", "--since", "0", "--until", &until]);
         ours.env("TZ", zone);
         let ours = run(ours).assert_success().lines();
         assert!(theirs.len() > 100, "{} lines", theirs.len());
@@ -472,58 +481,58 @@ fn text_output_equals_that_of_the_docker_client(version: &'static str) {
 }
 
 fn history_follows_an_engine_to_another_socket(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     engine.container(&["--name", "here"]);
-    wait_until_recorded(&folder, &engine.backlog());
+    wait_until_recorded(&test_dir, &engine.backlog());
     recorder.stop();
-    let source_before = only_source(&folder);
+    let source_before = only_source(&test_dir);
     assert_eq!(source_before["host"], engine.host);
     engine.stop();
 
-    let new_host = format!("unix://{}", folder.path("other.sock").display());
+    let new_host = format!("unix://{}", test_dir.path("other.sock").display());
     engine.start_again(&["-H", &new_host]);
-    let recorder = folder.record(&new_host, &[]);
+    let recorder = test_dir.record(&new_host, &[]);
     let second_container = engine.container(&["--name", "there"]);
-    wait_until_recorded(&folder, &engine.backlog());
+    wait_until_recorded(&test_dir, &engine.backlog());
     recorder.stop();
 
-    let source = only_source(&folder);
+    let source = only_source(&test_dir);
     assert_eq!(source["host"], new_host);
     assert_eq!((&source["engine_id"], &source["name"]), (&source_before["engine_id"], &source_before["name"]));
     let name = source["name"].as_str().expect("a source has a name");
-    let started = folder.lines(&["query", "-q", "--source", name, "--action", "start"]);
+    let started = test_dir.lines(&["query", "-q", "--source", name, "--action", "start"]);
     assert_eq!(actor_ids(&started).last(), Some(&second_container));
     assert_eq!(actor_ids(&started).len(), 2, "{started:?}");
-    assert_eq!(one_gap(&folder).unwrap_or_else(|e| panic!("{e}"))["reason"], "engine-restart");
+    assert_eq!(one_gap(&test_dir).unwrap_or_else(|e| panic!("{e}"))["reason"], "engine-restart");
 }
 
 /// Waits until curl has received the last event and the store contains exactly what curl received.
-fn wait_until_recorded_as_by_curl(engine: &Engine, folder: &TestDir, curl: &Follower) {
+fn wait_until_recorded_as_by_curl(engine: &Engine, test_dir: &TestDir, curl: &Follower) {
     engine.docker(&["volume", "create", "the-end"]);
-    folder.eventually("the store contains what curl received", || {
+    test_dir.eventually("the store contains what curl received", || {
         let theirs = curl.lines();
         if !theirs.iter().any(|line| parse_event(line)["Actor"]["ID"] == "the-end") {
             return Err("curl has not received the last event".to_owned());
         }
-        compare_lines(&theirs, &folder.lines(&["query"]))
+        compare_lines(&theirs, &test_dir.lines(&["query"]))
     });
 }
 
 /// Waits until the store contains exactly the backlog.
-fn wait_until_backlog_is_recorded(engine: &Engine, folder: &TestDir) {
+fn wait_until_backlog_is_recorded(engine: &Engine, test_dir: &TestDir) {
     engine.docker(&["volume", "create", "the-end"]);
-    folder.eventually("the store contains the backlog", || {
+    test_dir.eventually("the store contains the backlog", || {
         let backlog = engine.backlog();
         assert!(backlog.len() < 256, "the scenario is too long for the backlog");
-        compare_lines(&backlog, &folder.lines(&["query"]))
+        compare_lines(&backlog, &test_dir.lines(&["query"]))
     });
 }
 
 /// Waits until these lines are recorded.
-fn wait_until_recorded(folder: &TestDir, lines: &[String]) {
-    folder.eventually("all lines are recorded", || {
-        let ours = folder.lines(&["query", "-q"]);
+fn wait_until_recorded(test_dir: &TestDir, lines: &[String]) {
+    test_dir.eventually("all lines are recorded", || {
+        let ours = test_dir.lines(&["query", "-q"]);
         let missing: Vec<&String> = lines.iter().filter(|line| !ours.contains(line)).collect();
         if missing.is_empty() { Ok(()) } else { Err(format!("missing: {missing:?}")) }
     });
@@ -539,9 +548,9 @@ fn wait_for_growth(what: &str, size: impl Fn() -> usize, by: usize) {
 }
 
 /// Waits until `status` reports the only source as connected or not. The recorder must keep running.
-fn wait_until_connected(folder: &TestDir, recorder: &Running, expected: bool) {
-    folder.eventually(&format!("connected is {expected}"), || {
-        let status = status(folder);
+fn wait_until_connected(test_dir: &TestDir, recorder: &Running, expected: bool) {
+    test_dir.eventually(&format!("connected is {expected}"), || {
+        let status = status(test_dir);
         assert_eq!(
             (&status["recorder"]["running"], &status["recorder"]["pid"]),
             (&json!(true), &json!(recorder.pid()))
@@ -554,33 +563,33 @@ fn wait_until_connected(folder: &TestDir, recorder: &Running, expected: bool) {
     });
 }
 
-fn status(folder: &TestDir) -> Value {
-    folder.json(&["status", "--json"]).remove(0)
+fn status(test_dir: &TestDir) -> Value {
+    test_dir.json(&["status", "--json"]).remove(0)
 }
 
 /// The only source, as `status` reports it.
-fn only_source(folder: &TestDir) -> Value {
-    let status = status(folder);
+fn only_source(test_dir: &TestDir) -> Value {
+    let status = status(test_dir);
     assert_eq!(status["sources"].as_array().map(Vec::len), Some(1), "{status}");
     status["sources"][0].clone()
 }
 
 /// All gaps but the first, whose reason must be `first-contact`.
-fn gaps(folder: &TestDir) -> Vec<Value> {
-    let mut gaps = folder.json(&["gaps"]);
+fn gaps(test_dir: &TestDir) -> Vec<Value> {
+    let mut gaps = test_dir.json(&["gaps"]);
     assert_eq!(gaps[0]["reason"], "first-contact", "{gaps:?}");
     gaps.remove(0);
     gaps
 }
 
-fn one_gap(folder: &TestDir) -> Result<Value, String> {
-    let mut gaps = gaps(folder);
+fn one_gap(test_dir: &TestDir) -> Result<Value, String> {
+    let mut gaps = gaps(test_dir);
     if gaps.len() == 1 { Ok(gaps.remove(0)) } else { Err(format!("not one gap: {gaps:?}")) }
 }
 
 /// Time of the event that was stored last.
-fn last_stored_time(folder: &TestDir) -> i64 {
-    let stored = folder.json(&["query", "-q", "--envelope"]);
+fn last_stored_time(test_dir: &TestDir) -> i64 {
+    let stored = test_dir.json(&["query", "-q", "--envelope"]);
     let last = stored.iter().max_by_key(|stored| stored["seq"].as_i64()).expect("something is stored");
     last["event"]["timeNano"].as_i64().expect("an event has a time")
 }

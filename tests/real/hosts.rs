@@ -1,6 +1,6 @@
 //! Every kind of host that the docker client can reach (TLS, ssh, contexts), and Podman's socket.
 
-use crate::support::hosts::{record_errors, path_with_ssh, text, with_path};
+use crate::support::hosts::{path_with_ssh, record_errors, text, with_path};
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -27,8 +27,8 @@ struct TlsEngine {
 const TLS_HOST: &str = "tcp://127.0.0.1:2376";
 
 impl TlsEngine {
-    fn start(folder: &TestDir) -> TlsEngine {
-        let dir = folder.path("certificates");
+    fn start(test_dir: &TestDir) -> TlsEngine {
+        let dir = test_dir.path("certificates");
         fs::create_dir(&dir).expect("the directory is created");
         let authority = CertificateAuthority::new(&dir, "ca");
         let server = authority.issue(&dir, "server", &["127.0.0.1"], 30);
@@ -59,90 +59,91 @@ impl TlsEngine {
 }
 
 /// ID of the first recorded engine.
-fn recorded_id(folder: &TestDir) -> Option<String> {
-    let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).ok()?;
+fn recorded_id(test_dir: &TestDir) -> Option<String> {
+    let status: Value = serde_json::from_slice(&test_dir.run(&["status", "--json"]).stdout).ok()?;
     Some(status["sources"].as_array()?.first()?["engine_id"].as_str()?.to_owned())
 }
 
 #[test]
 fn a_real_engine_behind_tls_is_recorded() {
-    let folder = TestDir::new();
-    let mut tls = TlsEngine::start(&folder);
-    let info = run(tls.engine.client_for_host(TLS_HOST, &[&tls.client_flags()[..], &["info", "-f", "{{.ID}}"]].concat()));
-    let recorder = folder.record(TLS_HOST, &[&tls.client_flags()[..], &["--look-again", "300ms"]].concat());
-    assert_eq!(recorded_id(&folder), info.assert_success().lines().first().cloned());
+    let test_dir = TestDir::new();
+    let mut tls = TlsEngine::start(&test_dir);
+    let info =
+        run(tls.engine.client_for_host(TLS_HOST, &[&tls.client_flags()[..], &["info", "-f", "{{.ID}}"]].concat()));
+    let recorder = test_dir.record(TLS_HOST, &[&tls.client_flags()[..], &["--look-again", "300ms"]].concat());
+    assert_eq!(recorded_id(&test_dir), info.assert_success().lines().first().cloned());
     tls.engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
     tls.engine.docker(&["network", "create", "team"]);
-    wait_until_backlog_is_recorded(&folder, &tls.engine);
+    wait_until_backlog_is_recorded(&test_dir, &tls.engine);
     tls.engine.container(&["--name", "web", "--network", "none"]);
-    wait_until_backlog_is_recorded(&folder, &tls.engine);
+    wait_until_backlog_is_recorded(&test_dir, &tls.engine);
     tls.engine.stop();
-    wait_until_disconnected(&folder, &recorder);
+    wait_until_disconnected(&test_dir, &recorder);
     recorder.stop();
     tls.start_again();
-    let recorder = folder.record(TLS_HOST, &tls.client_flags());
+    let recorder = test_dir.record(TLS_HOST, &tls.client_flags());
     tls.engine.docker(&["start", "web"]);
     let start = ["query", "-q", "--action", "start", "--container", "web", "--count"];
-    folder.eventually_lines(&start, &["2".to_owned()]);
+    test_dir.eventually_lines(&start, &["2".to_owned()]);
     recorder.stop();
     // The gap report sends its requests over TLS too.
     tls.engine.docker(&["kill", "web"]);
     tls.engine.stop();
     tls.start_again();
-    let recorder = folder.record(TLS_HOST, &tls.client_flags());
-    folder.eventually("the gap describes what happened to the container", || {
-        let gaps = folder.lines(&["gaps"]);
+    let recorder = test_dir.record(TLS_HOST, &tls.client_flags());
+    test_dir.eventually("the gap describes what happened to the container", || {
+        let gaps = test_dir.lines(&["gaps"]);
         if gaps.iter().any(|gap| gap.contains("in the gap: web (")) { Ok(()) } else { Err(gaps) }
     });
     recorder.stop();
 }
 
 /// Waits until the recorder has logged that the engine is unavailable, and reports it as not connected.
-fn wait_until_disconnected(folder: &TestDir, recorder: &Running) {
-    folder.eventually("the log reports the engine as unavailable", || {
+fn wait_until_disconnected(test_dir: &TestDir, recorder: &Running) {
+    test_dir.eventually("the log reports the engine as unavailable", || {
         let log = recorder.log();
         if log.contains("the recorder retries until it succeeds") { Ok(()) } else { Err(log) }
     });
-    folder.eventually("the gap is open", || {
-        let gaps = folder.json(&["gaps"]);
+    test_dir.eventually("the gap is open", || {
+        let gaps = test_dir.json(&["gaps"]);
         let open = gaps.last().is_some_and(|gap| gap["reason"] == "disconnected" && gap["to"].is_null());
-        let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).expect("JSON");
+        let status: Value = serde_json::from_slice(&test_dir.run(&["status", "--json"]).stdout).expect("JSON");
         if open && status["sources"][0]["connected"] == false { Ok(()) } else { Err((gaps, status)) }
     });
 }
 
 /// Waits until the backlog is recorded, each event once, with no gap but the first.
-fn wait_until_recorded_without_gap(folder: &TestDir, engine: &Engine) {
-    folder.eventually("nothing was missed", || {
-        compare_lines(&engine.backlog(), &folder.lines(&["query", "-q"]))?;
-        let gaps = folder.json(&["gaps"]);
+fn wait_until_recorded_without_gap(test_dir: &TestDir, engine: &Engine) {
+    test_dir.eventually("nothing was missed", || {
+        compare_lines(&engine.backlog(), &test_dir.lines(&["query", "-q"]))?;
+        let gaps = test_dir.json(&["gaps"]);
         if gaps.len() == 1 && gaps[0]["reason"] == "first-contact" { Ok(()) } else { Err(format!("{gaps:?}")) }
     });
 }
 
 #[test]
 fn a_silently_dead_connection_to_a_tls_engine_is_detected() {
-    let folder = TestDir::new();
-    let tls = TlsEngine::start(&folder);
+    let test_dir = TestDir::new();
+    let tls = TlsEngine::start(&test_dir);
     let proxy = TcpProxy::start(|| TcpStream::connect("127.0.0.1:2376"));
-    let recorder = folder.record(&proxy.host(), &[&tls.client_flags()[..], &["--look-again", "300ms"]].concat());
-    wait_until_recorded_without_gap(&folder, &tls.engine);
+    let recorder = test_dir.record(&proxy.host(), &[&tls.client_flags()[..], &["--look-again", "300ms"]].concat());
+    wait_until_recorded_without_gap(&test_dir, &tls.engine);
     proxy.blackhole();
     tls.engine.docker(&["network", "create", "unseen"]);
-    wait_until_disconnected(&folder, &recorder);
-    assert_eq!(folder.lines(&["query", "-q", "--network", "unseen", "--count"]), ["0"]);
+    wait_until_disconnected(&test_dir, &recorder);
+    assert_eq!(test_dir.lines(&["query", "-q", "--network", "unseen", "--count"]), ["0"]);
     proxy.restore();
-    wait_until_recorded_without_gap(&folder, &tls.engine);
+    wait_until_recorded_without_gap(&test_dir, &tls.engine);
     // Events after that arrive on a new stream.
     tls.engine.docker(&["network", "rm", "unseen"]);
-    wait_until_recorded_without_gap(&folder, &tls.engine);
+    wait_until_recorded_without_gap(&test_dir, &tls.engine);
     recorder.stop();
 }
 
 #[test]
 fn each_failed_tls_connection_prints_one_clear_line() {
-    let folder = TestDir::new();
-    let tls = TlsEngine::start(&folder);
+    let test_dir = TestDir::new();
+    let tls = TlsEngine::start(&test_dir);
     let ca = text(&tls.authority.file);
     let client_hint = "(hint: pass --tlscert FILE and --tlskey FILE, or set DOCKER_CERT_PATH)";
     let other_address = "tcp://127.0.0.2:2376";
@@ -166,7 +167,7 @@ fn each_failed_tls_connection_prints_one_clear_line() {
     let path_var = std::env::var("PATH").unwrap_or_default();
     let args: Vec<Vec<&str>> = cases.iter().map(|(host, args, _)| [&["-H", *host][..], args].concat()).collect();
     let attempts: Vec<(&str, &[&str])> = args.iter().map(|args| (path_var.as_str(), &args[..])).collect();
-    for (line, (host, args, parts)) in record_errors(&folder, &attempts).iter().zip(cases) {
+    for (line, (host, args, parts)) in record_errors(&test_dir, &attempts).iter().zip(cases) {
         for part in parts {
             assert!(line.contains(part), "{host} {args:?}: {line}\nwithout {part}");
         }
@@ -175,9 +176,9 @@ fn each_failed_tls_connection_prints_one_clear_line() {
 
 #[test]
 fn contexts_select_the_same_engine_as_for_the_docker_client() {
-    let folder = TestDir::new();
-    let tls = TlsEngine::start(&folder);
-    let home = folder.path("");
+    let test_dir = TestDir::new();
+    let tls = TlsEngine::start(&test_dir);
+    let home = test_dir.path("");
     let docker = |args: &[&str]| tls.engine.client_with_home(&home, args);
     let [ca, cert, key] = [&tls.authority.file, &tls.client.file, &tls.client.key].map(|path| text(path));
     let contexts = [
@@ -217,7 +218,7 @@ fn contexts_select_the_same_engine_as_for_the_docker_client() {
         .iter()
         .enumerate()
         .map(|(index, (args, variables))| {
-            let db = folder.path(&format!("{index}.db"));
+            let db = test_dir.path(&format!("{index}.db"));
             let spawn = |mut command: Command| {
                 command.envs(variables.iter().copied());
                 command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -225,7 +226,7 @@ fn contexts_select_the_same_engine_as_for_the_docker_client() {
             };
             let theirs = spawn(docker(&[args, &["version", "-f", "{{.Server.Version}}"][..]].concat()));
             let record = [&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat();
-            (theirs, spawn(folder.command(&record)))
+            (theirs, spawn(test_dir.command(&record)))
         })
         .collect();
     for ((theirs, ours), (args, variables)) in attempts.into_iter().zip(cases) {
@@ -234,8 +235,8 @@ fn contexts_select_the_same_engine_as_for_the_docker_client() {
         assert_eq!(theirs.status.success(), ours.status.success(), "{report}");
     }
     let id = run(docker(&["--context", "socket", "info", "-f", "{{.ID}}"])).assert_success().lines();
-    folder.run(&["record", "-q", "--until", "now"]).assert_success();
-    assert_eq!(recorded_id(&folder), id.first().cloned());
+    test_dir.run(&["record", "-q", "--until", "now"]).assert_success();
+    assert_eq!(recorded_id(&test_dir), id.first().cloned());
 }
 
 /// Passphrase of the key for the host `locked`.
@@ -250,19 +251,19 @@ struct Sshd {
 }
 
 impl Sshd {
-    fn start(folder: &TestDir, engine: &Engine) -> Sshd {
+    fn start(test_dir: &TestDir, engine: &Engine) -> Sshd {
         let port = free_port();
         for (key, passphrase) in [("host_key", ""), ("own_key", ""), ("locked_key", PASSPHRASE)] {
             let mut keygen = Command::new("ssh-keygen");
             run({
-                keygen.args(["-q", "-t", "ed25519", "-N", passphrase, "-f"]).arg(folder.path(key));
+                keygen.args(["-q", "-t", "ed25519", "-N", passphrase, "-f"]).arg(test_dir.path(key));
                 keygen
             })
             .assert_exit_code(0);
         }
-        let path_text = |name: &str| folder.path(name).display().to_string();
-        let host_key = fs::read_to_string(folder.path("host_key.pub")).expect("a key");
-        fs::write(folder.path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).expect("a file");
+        let path_text = |name: &str| test_dir.path(name).display().to_string();
+        let host_key = fs::read_to_string(test_dir.path("host_key.pub")).expect("a key");
+        fs::write(test_dir.path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).expect("a file");
         let docker = engine.client_path().parent().expect("the client is in a directory");
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {} {}\nStrictModes no\nUsePAM no\n\
@@ -274,14 +275,14 @@ impl Sshd {
             engine.host,
             docker.display(),
         );
-        fs::write(folder.path("sshd_config"), config).expect("a file");
+        fs::write(test_dir.path("sshd_config"), config).expect("a file");
         fs::create_dir_all("/run/sshd").expect("sshd's directory for privilege separation is created");
-        let log = fs::File::create(folder.path("sshd.log")).expect("a file");
+        let log = fs::File::create(test_dir.path("sshd.log")).expect("a file");
         let mut sshd = Command::new("/usr/sbin/sshd");
-        sshd.args(["-D", "-e", "-f"]).arg(folder.path("sshd_config")).stdin(Stdio::null()).stderr(log);
+        sshd.args(["-D", "-e", "-f"]).arg(test_dir.path("sshd_config")).stdin(Stdio::null()).stderr(log);
         let child = sshd.spawn().expect("sshd starts");
         eventually("sshd listens", || TcpStream::connect(("127.0.0.1", port)).map(drop));
-        let config = folder.path("ssh_config");
+        let config = test_dir.path("ssh_config");
         fs::write(
             &config,
             format!(
@@ -296,7 +297,7 @@ impl Sshd {
         )
         .expect("a file");
         // ssh looks for its configuration in the home directory from the password database, not in HOME.
-        let path = path_with_ssh(folder, "bin", &format!("exec /usr/bin/ssh -F {} \"$@\"", config.display()));
+        let path = path_with_ssh(test_dir, "bin", &format!("exec /usr/bin/ssh -F {} \"$@\"", config.display()));
         Sshd { child, path, config, port }
     }
 
@@ -369,52 +370,54 @@ impl Drop for Sshd {
 
 #[test]
 fn an_engine_is_recorded_through_a_real_sshd() {
-    let (folder, engine) = (TestDir::new(), Engine::start("newest"));
-    let sshd = Sshd::start(&folder, &engine);
+    let (test_dir, engine) = (TestDir::new(), Engine::start("newest"));
+    let sshd = Sshd::start(&test_dir, &engine);
     let host = format!("ssh://root@127.0.0.1:{}", sshd.port);
     let info = run(with_path(engine.client_for_host(&host, &["info", "-f", "{{.ID}}"]), &sshd.path)).assert_success();
 
     for host in [&host, "ssh://alias", &format!("ssh://alias{}", engine.host.trim_start_matches("unix://"))] {
-        let db = folder.path(&format!("{}.db", host.len()));
+        let db = test_dir.path(&format!("{}.db", host.len()));
         let record_once = ["record", "-q", "--until", "now", "-H", host, "--db", text(&db)];
-        run(with_path(folder.command(&record_once), &sshd.path)).assert_success();
-        let ours = folder.lines(&["query", "-q", "--db", text(&db)]);
+        run(with_path(test_dir.command(&record_once), &sshd.path)).assert_success();
+        let ours = test_dir.lines(&["query", "-q", "--db", text(&db)]);
         compare_lines(&engine.backlog(), &ours).unwrap_or_else(|e| panic!("{host}: {e}"));
     }
 
-    let recorder = folder.record_with_path(&sshd.path, &host, &["--look-again", "300ms"]);
-    assert_eq!(recorded_id(&folder), info.lines().first().cloned());
+    let recorder = test_dir.record_with_path(&sshd.path, &host, &["--look-again", "300ms"]);
+    assert_eq!(recorded_id(&test_dir), info.lines().first().cloned());
     engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
-    wait_until_backlog_is_recorded(&folder, &engine);
+    wait_until_backlog_is_recorded(&test_dir, &engine);
     // The ssh of the stream and those of current requests run; those of earlier requests have exited.
     for _ in 0..3 {
         engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
-        wait_until_backlog_is_recorded(&folder, &engine);
+        wait_until_backlog_is_recorded(&test_dir, &engine);
         // The recorder also inspects new containers, a few at a time.
-        folder.eventually("only the ssh processes of current requests run", || match sshd.process_count(recorder.pid()) {
-            1..=4 => Ok(()),
-            running => Err(running),
+        test_dir.eventually("only the ssh processes of current requests run", || {
+            match sshd.process_count(recorder.pid()) {
+                1..=4 => Ok(()),
+                running => Err(running),
+            }
         });
     }
     // The engine is stopped and started again, which cuts the connection.
     engine.stop();
     engine.start_again(&[]);
     engine.docker(&["network", "create", "team"]);
-    folder.eventually_lines(&["query", "-q", "--network", "team", "--count"], &["1".to_owned()]);
+    test_dir.eventually_lines(&["query", "-q", "--network", "team", "--count"], &["1".to_owned()]);
     recorder.stop();
     assert_eq!(sshd.process_count(u32::MAX), 0);
 
-    let recorder = folder.record_with_path(&sshd.path, &host, &[]);
+    let recorder = test_dir.record_with_path(&sshd.path, &host, &[]);
     assert_ne!(sshd.process_count(recorder.pid()), 0);
     recorder.kill();
-    folder.eventually("no ssh process is left", || match sshd.process_count(u32::MAX) {
+    test_dir.eventually("no ssh process is left", || match sshd.process_count(u32::MAX) {
         0 => Ok(()),
         running => Err(running),
     });
-    check_error_lines(&folder, &sshd);
+    check_error_lines(&test_dir, &sshd);
 }
 
-fn check_error_lines(folder: &TestDir, sshd: &Sshd) {
+fn check_error_lines(test_dir: &TestDir, sshd: &Sshd) {
     let address = format!("127.0.0.1:{}", sshd.port);
     let hosts = [
         (
@@ -428,7 +431,7 @@ fn check_error_lines(folder: &TestDir, sshd: &Sshd) {
     ];
     let args: Vec<[&str; 2]> = hosts.iter().map(|(host, ..)| ["-H", host]).collect();
     let attempts: Vec<(&str, &[&str])> = args.iter().map(|args| (sshd.path.as_str(), &args[..])).collect();
-    for (line, (host, prefix, part)) in record_errors(folder, &attempts).iter().zip(&hosts) {
+    for (line, (host, prefix, part)) in record_errors(test_dir, &attempts).iter().zip(&hosts) {
         let prefix = format!("events: cannot connect to {host}: {prefix}");
         assert!(line.starts_with(&prefix) && line.contains(part), "{line}\ninstead of {prefix}…{part}");
     }
@@ -440,81 +443,90 @@ fn check_error_lines(folder: &TestDir, sshd: &Sshd) {
 fn a_silently_dead_connection_through_ssh_is_detected() {
     let engine = Engine::start("newest");
     // Two machines; the second recorder makes no backlog checks.
-    let (folder, without_checks) = (TestDir::new(), TestDir::new());
-    let (sshd, other_sshd) = (Sshd::start(&folder, &engine), Sshd::start(&without_checks, &engine));
-    let recorder = folder.record_with_path(&sshd.path, "ssh://alias", &["--look-again", "300ms"]);
+    let (test_dir, without_checks) = (TestDir::new(), TestDir::new());
+    let (sshd, other_sshd) = (Sshd::start(&test_dir, &engine), Sshd::start(&without_checks, &engine));
+    let recorder = test_dir.record_with_path(&sshd.path, "ssh://alias", &["--look-again", "300ms"]);
     let other_recorder = without_checks.record_with_path(&other_sshd.path, "ssh://alias", &["--look-again", "0"]);
-    wait_until_recorded_without_gap(&folder, &engine);
+    wait_until_recorded_without_gap(&test_dir, &engine);
     wait_until_recorded_without_gap(&without_checks, &engine);
 
     // The ssh of the stream is stopped. The recorder detects this soon.
     let processes = children(recorder.pid()).into_iter();
-    let (_, ssh) = processes.filter_map(|pid| Some((start_time(pid)?, pid))).min().expect("the ssh of the stream is the oldest");
+    let (_, ssh) =
+        processes.filter_map(|pid| Some((start_time(pid)?, pid))).min().expect("the ssh of the stream is the oldest");
     assert!(signal(ssh, "STOP"));
     engine.docker(&["network", "create", "unheard"]);
-    wait_until_recorded_without_gap(&folder, &engine);
-    folder.eventually("the stopped ssh exits", || if pids().any(|pid| pid == ssh) { Err(status(ssh)) } else { Ok(()) });
+    wait_until_recorded_without_gap(&test_dir, &engine);
+    test_dir
+        .eventually("the stopped ssh exits", || if pids().any(|pid| pid == ssh) { Err(status(ssh)) } else { Ok(()) });
 
     // One machine stops completely; on the other, only the connections stop.
     wait_until_recorded_without_gap(&without_checks, &engine);
     other_sshd.suspend_connections();
     sshd.suspend();
     engine.docker(&["network", "create", "unseen"]);
-    let is_recorded = |folder: &TestDir| folder.lines(&["query", "-q", "--network", "unseen", "--count"]) == ["1"];
+    let is_recorded = |test_dir: &TestDir| test_dir.lines(&["query", "-q", "--network", "unseen", "--count"]) == ["1"];
     let limit = Duration::from_secs(60);
     std::thread::scope(|threads| {
         let found = threads.spawn(|| within(limit, || is_recorded(&without_checks)));
-        wait_until_disconnected(&folder, &recorder);
-        assert!(!is_recorded(&folder));
+        wait_until_disconnected(&test_dir, &recorder);
+        assert!(!is_recorded(&test_dir));
         // The recorder has ended the ssh processes of abandoned connections.
-        folder.eventually("no abandoned ssh is left", || {
+        test_dir.eventually("no abandoned ssh is left", || {
             match (sshd.process_count(recorder.pid()), children(recorder.pid())) {
                 (processes, children_now) if processes <= children_now.len() => Ok(()),
                 running => Err(running),
             }
         });
         sshd.resume();
-        wait_until_recorded_without_gap(&folder, &engine);
+        wait_until_recorded_without_gap(&test_dir, &engine);
         recorder.stop();
-        folder.eventually("no ssh process is left", || match sshd.process_count(u32::MAX) {
+        test_dir.eventually("no ssh process is left", || match sshd.process_count(u32::MAX) {
             0 => Ok(()),
             running => Err(running),
         });
         assert!(found.join().expect("the thread does not panic"), "within {limit:?}: {}", other_recorder.log());
     });
     wait_until_recorded_without_gap(&without_checks, &engine);
-    without_checks.eventually("only the ssh of the stream runs", || match other_sshd.process_count(other_recorder.pid()) {
-        1 => Ok(()),
-        running => Err(running),
+    without_checks.eventually("only the ssh of the stream runs", || {
+        match other_sshd.process_count(other_recorder.pid()) {
+            1 => Ok(()),
+            running => Err(running),
+        }
     });
     other_recorder.stop();
 }
 
 #[test]
 fn ssh_prompts_for_nothing_unless_askpass_is_forced() {
-    let (folder, engine) = (TestDir::new(), Engine::start("newest"));
-    let sshd = Sshd::start(&folder, &engine);
+    let (test_dir, engine) = (TestDir::new(), Engine::start("newest"));
+    let sshd = Sshd::start(&test_dir, &engine);
     // An askpass program as on a desktop. This one would give the right answer.
-    let (prompts, askpass) = (folder.path("prompts"), folder.path("askpass"));
-    fs::write(&askpass, format!("#!/bin/sh\necho \"$1\" >> {}\necho {PASSPHRASE}\n", prompts.display())).expect("a file");
+    let (prompts, askpass) = (test_dir.path("prompts"), test_dir.path("askpass"));
+    fs::write(&askpass, format!("#!/bin/sh\necho \"$1\" >> {}\necho {PASSPHRASE}\n", prompts.display()))
+        .expect("a file");
     fs::set_permissions(&askpass, fs::Permissions::from_mode(0o755)).expect("its mode");
     let record_once = |host: &str| {
-        let db = folder.path(&format!("{host}.db"));
+        let db = test_dir.path(&format!("{host}.db"));
         let host = format!("ssh://{host}");
-        let mut command =
-            with_path(folder.command(&["record", "-q", "--until", "now", "-H", &host, "--db", text(&db)]), &sshd.path);
+        let mut command = with_path(
+            test_dir.command(&["record", "-q", "--until", "now", "-H", &host, "--db", text(&db)]),
+            &sshd.path,
+        );
         command.env("SSH_ASKPASS", &askpass).env("DISPLAY", ":0");
         command
     };
-    let attempts = ["locked", "prompts"].map(|host| folder.start_command(record_once(host)));
+    let attempts = ["locked", "prompts"].map(|host| test_dir.start_command(record_once(host)));
     let errors = attempts.map(|attempts| attempts.wait().assert_exit_code(1).stderr);
-    for (stderr, expected) in errors.iter().zip(["root@127.0.0.1: Permission denied (", "Host key verification failed. ("]) {
+    for (stderr, expected) in
+        errors.iter().zip(["root@127.0.0.1: Permission denied (", "Host key verification failed. ("])
+    {
         assert!(stderr.lines().last().is_some_and(|line| line.contains(expected)), "{stderr}\nwithout {expected}");
     }
     let log = sshd.log();
     assert!(!log.contains("Failed password"), "a password was tried: {log}");
     // The ssh to a jump host does not prompt either.
-    let stderr = folder.start_command(record_once("beyond")).wait().assert_exit_code(1).stderr;
+    let stderr = test_dir.start_command(record_once("beyond")).wait().assert_exit_code(1).stderr;
     assert!(stderr.contains("cannot connect to ssh://beyond: root@127.0.0.1: Permission denied ("), "{stderr}");
     assert!(!prompts.exists(), "{:?}", fs::read_to_string(&prompts));
 
@@ -526,10 +538,10 @@ fn ssh_prompts_for_nothing_unless_askpass_is_forced() {
 
 #[test]
 fn ssh_gets_the_arguments_of_the_docker_client_after_our_options() {
-    let folder = TestDir::new();
-    let call_log = folder.path("call_log");
+    let test_dir = TestDir::new();
+    let call_log = test_dir.path("call_log");
     let path = path_with_ssh(
-        &folder,
+        &test_dir,
         "recorder",
         &format!("{{ for arg in \"$@\"; do echo \"$arg\"; done; echo; }} >> {}; exit 255", call_log.display()),
     );
@@ -548,15 +560,15 @@ fn ssh_gets_the_arguments_of_the_docker_client_after_our_options() {
             &["version", "-f", "{{.Server.Version}}"],
         ));
         let ours = "-oConnectTimeout=8\n-oServerAliveInterval=15\n-oServerAliveCountMax=2\n-oBatchMode=yes\n";
-        let args = ssh_args(folder.command(&["record", "-q", "--until", "now", "-H", host]));
+        let args = ssh_args(test_dir.command(&["record", "-q", "--until", "now", "-H", host]));
         assert_eq!(args, format!("{ours}{theirs}"), "{host}");
     }
 }
 
 /// Waits until the backlog is recorded.
-fn wait_until_backlog_is_recorded(folder: &TestDir, engine: &Engine) {
-    folder.eventually("the backlog is recorded", || {
-        let ours = folder.lines(&["query", "-q"]);
+fn wait_until_backlog_is_recorded(test_dir: &TestDir, engine: &Engine) {
+    test_dir.eventually("the backlog is recorded", || {
+        let ours = test_dir.lines(&["query", "-q"]);
         let theirs = engine.backlog();
         let missing = theirs.iter().filter(|line| !ours.contains(line)).count();
         if missing == 0 { Ok(()) } else { Err(format!("{missing} lines are missing")) }
@@ -571,8 +583,8 @@ struct Podman {
 }
 
 impl Podman {
-    fn start(folder: &TestDir) -> Podman {
-        let path = |name: &str| folder.path(name).display().to_string();
+    fn start(test_dir: &TestDir) -> Podman {
+        let path = |name: &str| test_dir.path(name).display().to_string();
         let host = format!("unix://{}", path("podman.sock"));
         let mut args: Vec<String> = vec!["--root".into(), path("storage"), "--runroot".into(), path("run")];
         args.extend(["--tmpdir".into(), path("tmp"), "--network-config-dir".into(), path("networks")]);
@@ -622,12 +634,12 @@ impl Drop for Podman {
 
 #[test]
 fn podman_is_recorded_as_an_engine() {
-    let folder = TestDir::new();
-    let mut podman = Podman::start(&folder);
-    let tree = folder.path("tree");
+    let test_dir = TestDir::new();
+    let mut podman = Podman::start(&test_dir);
+    let tree = test_dir.path("tree");
     fs::create_dir_all(tree.join("bin")).expect("the directory is created");
     fs::copy("/bin/busybox", tree.join("bin/busybox")).expect("busybox-static");
-    let image = folder.path("image.tar");
+    let image = test_dir.path("image.tar");
     run({
         let mut tar = Command::new("tar");
         tar.arg("-C").arg(&tree).arg("-cf").arg(&image).arg(".");
@@ -638,16 +650,16 @@ fn podman_is_recorded_as_an_engine() {
     podman.podman(&["volume", "create", "before"]);
 
     let wait_until_log_is_recorded = |podman: &Podman, args: &[&str]| {
-        folder.eventually("Podman's log is recorded", || {
-            let lines = folder.run(&[&["query", "-q"][..], args].concat()).lines();
+        test_dir.eventually("Podman's log is recorded", || {
+            let lines = test_dir.run(&[&["query", "-q"][..], args].concat()).lines();
             compare_lines(&podman.log(), &lines)
         });
     };
     // Podman's backlog is its whole log.
-    folder.run(&["record", "-q", "--until", "now", "-H", &podman.host]).assert_success();
+    test_dir.run(&["record", "-q", "--until", "now", "-H", &podman.host]).assert_success();
     wait_until_log_is_recorded(&podman, &[]);
 
-    let recorder = folder.record(&podman.host, &["--look-again", "300ms"]);
+    let recorder = test_dir.record(&podman.host, &["--look-again", "300ms"]);
     let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--network", "none"];
     let label = ["--label", "markup=<a href=\"x\">&amp;</a> ü"];
     let args = [&["run", "-d", "--name", "web"][..], &limits, &label, &["busybox", "/bin/busybox", "sleep", "1000"]];
@@ -663,13 +675,13 @@ fn podman_is_recorded_as_an_engine() {
     wait_until_log_is_recorded(&podman, &[]);
     recorder.stop();
 
-    let gaps: Vec<Value> = folder.json(&["gaps"]);
+    let gaps: Vec<Value> = test_dir.json(&["gaps"]);
     assert_eq!(gaps.iter().map(|gap| &gap["reason"]).collect::<Vec<_>>(), ["first-contact"]);
-    let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).expect("JSON");
+    let status: Value = serde_json::from_slice(&test_dir.run(&["status", "--json"]).stdout).expect("JSON");
     let sources = status["sources"].as_array().expect("a list");
     assert_eq!((sources.len(), &sources[0]["rejected"]), (1, &Value::from(0)), "{status}");
     // The differences that docs/hosts.md lists.
-    let count = |args: &[&str]| folder.lines(&[&["query", "-q", "--count"][..], args].concat())[0].clone();
+    let count = |args: &[&str]| test_dir.lines(&[&["query", "-q", "--count"][..], args].concat())[0].clone();
     for (args, expected) in [
         (&["--action", "remove", "--type", "container"][..], "1"),
         (&["--action", "destroy"], "0"),
@@ -680,5 +692,5 @@ fn podman_is_recorded_as_an_engine() {
     ] {
         assert_eq!(count(args), expected, "{args:?}");
     }
-    folder.run(&["verify", "-q"]).assert_exit_code(0);
+    test_dir.run(&["verify", "-q"]).assert_exit_code(0);
 }

@@ -23,27 +23,27 @@ fn release_binary() -> PathBuf {
 /// The compose file in a directory of its own, adapted to an engine whose socket is at another path.
 struct Project<'a> {
     engine: &'a Engine,
-    folder: TestDir,
+    test_dir: TestDir,
 }
 
 impl Project<'_> {
     fn new(engine: &Engine) -> Project<'_> {
-        let folder = TestDir::new();
+        let test_dir = TestDir::new();
         let socket = engine.host.strip_prefix("unix://").unwrap();
         let group = std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(socket).unwrap());
         let directory = Path::new(socket).parent().unwrap().display();
-        std::fs::copy(contrib("compose.yaml"), folder.path("compose.yaml")).unwrap();
+        std::fs::copy(contrib("compose.yaml"), test_dir.path("compose.yaml")).unwrap();
         let env = format!("DOCKER_GID={group}\nEVENTS_FLAGS=--retain 90d --max-size 2GiB\n");
-        std::fs::write(folder.path(".env"), env).unwrap();
+        std::fs::write(test_dir.path(".env"), env).unwrap();
         let overrides = format!("services: {{ recorder: {{ volumes: [\"{directory}:/host/run:ro\"] }} }}\n");
-        std::fs::write(folder.path("compose.override.yaml"), overrides).unwrap();
-        Project { engine, folder }
+        std::fs::write(test_dir.path("compose.override.yaml"), overrides).unwrap();
+        Project { engine, test_dir }
     }
 
     fn compose(&self, args: &[&str]) -> Output {
         let mut compose = Command::new(self.engine.client_path().with_file_name("docker-compose"));
-        compose.env_clear().env("DOCKER_HOST", &self.engine.host).env("HOME", self.folder.path("home"));
-        compose.args(args).current_dir(self.folder.path("")).stdin(Stdio::null());
+        compose.env_clear().env("DOCKER_HOST", &self.engine.host).env("HOME", self.test_dir.path("home"));
+        compose.args(args).current_dir(self.test_dir.path("")).stdin(Stdio::null());
         run(compose)
     }
 
@@ -67,14 +67,16 @@ impl Project<'_> {
     fn run_job(&self, job: &str) {
         let args = ["run", "--name", job, "--network", "none", "busybox", "sh", "-c", "exit 7"];
         self.engine.docker_unchecked(&args).assert_exit_code(7);
-        eventually("the job is stored", || if self.is_recorded(job) { Ok(()) } else { Err(self.compose(&["logs"]).report()) });
+        eventually("the job is stored", || {
+            if self.is_recorded(job) { Ok(()) } else { Err(self.compose(&["logs"]).report()) }
+        });
     }
 
     /// Returns true if the job's `die` event is stored. Reads the store in the volume, because an engine that was
     /// started again, in new namespaces, cannot `exec`.
     fn is_recorded(&self, job: &str) -> bool {
         let store = self.engine.docker(&["volume", "inspect", "-f", "{{.Mountpoint}}/events.db", "events_store"]);
-        let lines = self.folder.lines(&["query", "--db", &store, "-q", "--container", job, "--action", "die"]);
+        let lines = self.test_dir.lines(&["query", "--db", &store, "-q", "--container", job, "--action", "die"]);
         lines.len() == 1 && lines[0].contains("\"exitCode\":\"7\"")
     }
 
@@ -88,8 +90,8 @@ fn the_image_records_its_engine_as_an_unprivileged_user() {
     // A group without members, and an engine whose containers keep running when the engine stops.
     let args = ["--group", "4321", "--live-restore"];
     let engine = Engine::start_with("26", &args);
-    let folder = TestDir::new();
-    let root = folder.path("root");
+    let test_dir = TestDir::new();
+    let root = test_dir.path("root");
     let mut build_root = Command::new(contrib("root"));
     build_root.arg(release_binary()).arg(&root);
     run(build_root).assert_success();

@@ -194,14 +194,14 @@ const UNTIL: &str = "1795540000";
 
 /// A store of recordings, and a server of the store.
 struct Served {
-    folder: TestDir,
+    test_dir: TestDir,
     host: String,
     _server: Running,
 }
 
 impl Served {
     fn start() -> Served {
-        let folder = TestDir::new();
+        let test_dir = TestDir::new();
         // Recordings of the newest engine and an old one, and two unusual events.
         let recording = |name: &str| {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
@@ -213,14 +213,14 @@ impl Served {
         lines.retain(|line| !line.contains(r#""Type":"image","Action":"create""#));
         lines.push(r#"{"Type":"container","Action":"exec_start: sh -c \"<a>\u2028\u0007\"","Actor":{"ID":"c1","Attributes":{"a b":"\ud83d\udc33 é","name":"","ünï":"x\ty"}},"time":1795535600,"timeNano":1795535600000000001}"#.into());
         lines.push(r#"{"Type":"daemon","Action":"reload","Actor":{"ID":""},"time":1795535600}"#.into());
-        let file = folder.path("recordings.ndjson");
+        let file = test_dir.path("recordings.ndjson");
         std::fs::write(&file, lines.join("\n")).expect("a file");
-        folder.run(&["import", "-q", &file.display().to_string()]).assert_exit_code(0);
-        let socket = folder.path("serve.sock");
+        test_dir.run(&["import", "-q", &file.display().to_string()]).assert_exit_code(0);
+        let socket = test_dir.path("serve.sock");
         let host = format!("unix://{}", socket.display());
-        let server = folder.start(&["serve", "--listen", &host]);
+        let server = test_dir.start(&["serve", "--listen", &host]);
         eventually("the server listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
-        Served { folder, host, _server: server }
+        Served { test_dir, host, _server: server }
     }
 
     /// Runs the docker client and `query` with a template.
@@ -231,7 +231,7 @@ impl Served {
         let mut docker = Command::new(&run(client).assert_exit_code(0).lines()[0]);
         // Without the user's configuration, which could set another output format.
         docker.env_clear().env("HOME", "/nonexistent").args(["-H", &self.host]).args(args).stdin(Stdio::null());
-        [run(docker), self.folder.run(&["query", "-q", "--until", UNTIL, "--format", template])]
+        [run(docker), self.test_dir.run(&["query", "-q", "--until", UNTIL, "--format", template])]
     }
 
     fn agree(&self, version: &str, template: &str) {

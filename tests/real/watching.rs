@@ -1,7 +1,7 @@
 //! Monitoring of the recorder by real programs: Prometheus and systemd, also with a frozen disk.
 
 use crate::support::engine::start_engine;
-use crate::support::watching::{Manager, contrib, expressions, scrape, exercise_metrics};
+use crate::support::watching::{Manager, contrib, exercise_metrics, expressions, scrape};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -21,11 +21,11 @@ fn watcher(name: &str) -> Command {
 
 #[test]
 fn prometheus_scrapes_the_metrics_and_answers_every_dashboard_query() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     let (port, prometheus) = (free_port(), free_port());
     let metrics = format!("tcp://127.0.0.1:{port}");
-    let recorder = folder.record(&engine.host(), &["--look-again", "50ms", "--metrics", &metrics]);
-    let config = folder.path("prometheus.yml");
+    let recorder = test_dir.record(&engine.host(), &["--look-again", "50ms", "--metrics", &metrics]);
+    let config = test_dir.path("prometheus.yml");
     let rules = contrib("prometheus/events.yml");
     let scrape = format!("scrape_configs: [{{job_name: events, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}]");
     let text = format!("global: {{scrape_interval: 500ms}}\nrule_files: ['{}']\n{scrape}\n", rules.display());
@@ -35,9 +35,9 @@ fn prometheus_scrapes_the_metrics_and_answers_every_dashboard_query() {
     run(check).assert_exit_code(0);
     let mut server = watcher("prometheus");
     server.arg(format!("--config.file={}", config.display()));
-    server.arg(format!("--storage.tsdb.path={}", folder.path("tsdb").display()));
+    server.arg(format!("--storage.tsdb.path={}", test_dir.path("tsdb").display()));
     server.arg(format!("--web.listen-address=127.0.0.1:{prometheus}")).env("GOMAXPROCS", "1");
-    let server = folder.start_command(server);
+    let server = test_dir.start_command(server);
     let url = format!("http://127.0.0.1:{prometheus}");
     let instant_query = |expression: &str| {
         let mut query = watcher("promtool");
@@ -53,12 +53,12 @@ fn prometheus_scrapes_the_metrics_and_answers_every_dashboard_query() {
     };
     eventually_answers("up == 1");
     eventually_answers("events_gaps_total");
-    exercise_metrics(&folder, &engine);
+    exercise_metrics(&test_dir, &engine);
 
     // Prometheus' own lint accepts the metrics page.
     let mut curl = Command::new("curl");
     curl.args(["-sSf", "--noproxy", "*", &format!("http://127.0.0.1:{port}/metrics")]);
-    let page = folder.path("page");
+    let page = test_dir.path("page");
     std::fs::write(&page, run(curl).assert_success().stdout).unwrap();
     let mut lint = watcher("promtool");
     lint.args(["check", "metrics"]).stdin(File::open(&page).unwrap());
@@ -83,11 +83,11 @@ struct Machine {
 const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/boot.sh");
 
 impl Machine {
-    fn boot(folder: &TestDir, engine: &Engine) -> Machine {
+    fn boot(test_dir: &TestDir, engine: &Engine) -> Machine {
         let socket = engine.host().replacen("unix://", "", 1);
         let mut command = Command::new(BOOT);
-        command.arg("start").arg(folder.path("")).arg(env!("CARGO_BIN_EXE_events")).arg(&socket);
-        let boot = folder.start_command({
+        command.arg("start").arg(test_dir.path("")).arg(env!("CARGO_BIN_EXE_events")).arg(&socket);
+        let boot = test_dir.start_command({
             command.arg(contrib("systemd/events.service"));
             command
         });
@@ -129,13 +129,13 @@ impl Drop for Machine {
 
 #[test]
 fn systemd_starts_the_unit_restarts_it_when_it_hangs_and_stops_it() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     // The socket belongs to root and the group docker, as a real engine's does; the service is in that group.
-    let socket = folder.path("docker.sock");
+    let socket = test_dir.path("docker.sock");
     std::os::unix::fs::chown(&socket, Some(0), Some(995)).unwrap();
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o660)).unwrap();
     events(0..3).iter().for_each(|event| engine.emit(event));
-    let machine = Machine::boot(&folder, &engine);
+    let machine = Machine::boot(&test_dir, &engine);
     let connected = "1 of 1 engine connected, 3 events stored, 0 gaps";
     let shown = machine.eventually_shows(&[("ActiveState", "active"), ("StatusText", connected)]);
     let owner = machine.run(&["stat", "--format", "%u", &format!("/proc/{}", shown["MainPID"])]).lines().remove(0);
@@ -162,8 +162,8 @@ fn systemd_starts_the_unit_restarts_it_when_it_hangs_and_stops_it() {
 
 #[test]
 fn the_unit_is_valid_and_sandboxed() {
-    let folder = TestDir::new();
-    let unit = folder.path("events.service");
+    let test_dir = TestDir::new();
+    let unit = test_dir.path("events.service");
     // The test binary replaces the path in the unit, because nothing is installed there.
     let text = std::fs::read_to_string(contrib("systemd/events.service")).unwrap();
     std::fs::write(&unit, text.replace("/usr/local/bin/events", env!("CARGO_BIN_EXE_events"))).unwrap();
@@ -216,16 +216,16 @@ impl Drop for Disk {
 
 #[test]
 fn a_stuck_writer_stops_the_watchdog_pings() {
-    let folder = TestDir::with_store_subdir("disk");
-    let engine = Engine::start(folder.path("docker.sock"));
-    let disk = Disk::mount(&folder.path("image"), folder.path("disk"));
-    let path = folder.path("notify");
+    let test_dir = TestDir::with_store_subdir("disk");
+    let engine = Engine::start(test_dir.path("docker.sock"));
+    let disk = Disk::mount(&test_dir.path("image"), test_dir.path("disk"));
+    let path = test_dir.path("notify");
     let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap(), path.display().to_string());
-    let socket = folder.path("metrics.sock");
+    let socket = test_dir.path("metrics.sock");
     let metrics = format!("unix://{}", socket.display());
-    let recorder = manager.start(&folder, &["record", "-H", &engine.host(), "--metrics", &metrics], "500000");
+    let recorder = manager.start(&test_dir, &["record", "-H", &engine.host(), "--metrics", &metrics], "500000");
     engine.emit(&event(0));
-    folder.eventually_lines(&["query", "-q"], &[event(0)]);
+    test_dir.eventually_lines(&["query", "-q"], &[event(0)]);
     manager.messages_until(|message| message == "WATCHDOG=1");
 
     let frozen = disk.freeze();
@@ -244,6 +244,6 @@ fn a_stuck_writer_stops_the_watchdog_pings() {
 
     drop(frozen);
     manager.messages_until(|message| message == "WATCHDOG=1");
-    folder.eventually_lines(&["query", "-q"], &events(0..2));
+    test_dir.eventually_lines(&["query", "-q"], &events(0..2));
     recorder.stop();
 }

@@ -175,8 +175,8 @@ impl GapReport {
         self.read_store(move |reader| {
             let source = reader.sources()?.into_iter().find(|row| row.engine_id.as_ref() == Some(&engine_id));
             let saved_list = reader.containers(&engine_id)?;
-            let base =
-                saved_list.and_then(|(taken_nano, json)| Some((taken_nano, serde_json::from_str::<Vec<Container>>(&json).ok()?)));
+            let base = saved_list
+                .and_then(|(taken_nano, json)| Some((taken_nano, serde_json::from_str::<Vec<Container>>(&json).ok()?)));
             let base = base.filter(|(taken_nano, _)| *taken_nano <= requested_nano);
             let taken_nano = base.as_ref().map_or(requested_nano, |(taken_nano, _)| *taken_nano);
             let mut expected =

@@ -18,7 +18,7 @@ use super::backlog_check::{BacklogCheck, ReceivedEvents};
 use super::drop_counter::{CounterReadings, DroppedEvents};
 use super::engine_counter::{self, BacklogReply, EngineCounter};
 use super::gap_report::{GapReport, PendingGap};
-use super::healthcheck_gate::{ContainerReply, Classification, ContainerRequests, HealthcheckGate};
+use super::healthcheck_gate::{Classification, ContainerReply, ContainerRequests, HealthcheckGate};
 use super::sources::Lease;
 use crate::commands::now_nano;
 use crate::engine::{ByteStream, Client, EngineError};

@@ -18,20 +18,23 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(folder: &TestDir, args: &[&str]) -> Server {
+    pub(crate) fn start(test_dir: &TestDir, args: &[&str]) -> Server {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
-        let day = folder.path("day.ndjson");
+        let day = test_dir.path("day.ndjson");
         fs::write(&day, format!("{EVENT}\n")).expect("a file");
         let listen = format!("tcp://{address}");
-        let running =
-            folder.start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], args].concat());
+        let running = test_dir
+            .start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], args].concat());
         eventually("the server listens", || TcpStream::connect(&address).map(drop));
         Server { _running: running, address }
     }
 
-    pub(crate) fn start_with_tls(folder: &TestDir, certificate: &Certificate, extra_args: &[&str]) -> Server {
-        Server::start(folder, &[&["--tls-cert", text(&certificate.file), "--tls-key", text(&certificate.key)][..], extra_args].concat())
+    pub(crate) fn start_with_tls(test_dir: &TestDir, certificate: &Certificate, extra_args: &[&str]) -> Server {
+        Server::start(
+            test_dir,
+            &[&["--tls-cert", text(&certificate.file), "--tls-key", text(&certificate.key)][..], extra_args].concat(),
+        )
     }
 }
 
@@ -42,8 +45,8 @@ pub(crate) fn text(path: &Path) -> &str {
 // --- ssh
 
 /// Creates a directory with this script as `ssh`, and returns a PATH that starts with it.
-pub(crate) fn path_with_ssh(folder: &TestDir, name: &str, script: &str) -> String {
-    let bin = folder.path(name);
+pub(crate) fn path_with_ssh(test_dir: &TestDir, name: &str, script: &str) -> String {
+    let bin = test_dir.path(name);
     fs::create_dir(&bin).expect("the directory is created");
     let ssh = bin.join("ssh");
     fs::write(&ssh, format!("#!/bin/sh\n{script}\n")).expect("a file");
@@ -57,10 +60,10 @@ pub(crate) fn with_path(mut command: Command, path: &str) -> Command {
 }
 
 /// Runs `record` for unreachable hosts in parallel, each with its PATH. Returns the last line of each stderr.
-pub(crate) fn record_errors(folder: &TestDir, attempts: &[(&str, &[&str])]) -> Vec<String> {
+pub(crate) fn record_errors(test_dir: &TestDir, attempts: &[(&str, &[&str])]) -> Vec<String> {
     let start = |(index, (path, args)): (usize, &(&str, &[&str]))| {
-        let db = folder.path(&format!("{index}.db"));
-        folder.start_with_path(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat())
+        let db = test_dir.path(&format!("{index}.db"));
+        test_dir.start_with_path(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat())
     };
     let attempts: Vec<Running> = attempts.iter().enumerate().map(start).collect();
     let errors = attempts.into_iter().map(|attempts| {

@@ -46,23 +46,23 @@ pub(crate) fn sum(scrape: &BTreeMap<String, f64>, prefix: &str) -> f64 {
     scrape.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, number)| number).sum()
 }
 
-pub(crate) fn record(folder: &TestDir, engine: &Engine, extra_args: &[&str]) -> (Running, PathBuf) {
-    let socket = folder.path("metrics.sock");
+pub(crate) fn record(test_dir: &TestDir, engine: &Engine, extra_args: &[&str]) -> (Running, PathBuf) {
+    let socket = test_dir.path("metrics.sock");
     let metrics = format!("unix://{}", socket.display());
     let args = ["--look-again", "50ms", "--metrics", &metrics];
-    (folder.record(&engine.host(), &[&args[..], extra_args].concat()), socket)
+    (test_dir.record(&engine.host(), &[&args[..], extra_args].concat()), socket)
 }
 
 /// Makes an engine do what the metrics count: events, a missed event, a line that is not an event, a restart.
-pub(crate) fn exercise_metrics(folder: &TestDir, engine: &Engine) {
+pub(crate) fn exercise_metrics(test_dir: &TestDir, engine: &Engine) {
     events(0..8).iter().for_each(|event| engine.emit(event));
     engine.emit_to_backlog(&event(8));
     engine.emit(&event(9));
     engine.send_junk(b"{\"no\": \"event\"}");
-    folder.eventually_lines(&["query", "-q"], &events(0..10));
+    test_dir.eventually_lines(&["query", "-q"], &events(0..10));
     engine.restart();
     engine.emit(&event(10));
-    folder.eventually_lines(&["query", "-q"], &events(0..11));
+    test_dir.eventually_lines(&["query", "-q"], &events(0..11));
 }
 
 /// Stand-in for systemd: a datagram socket that receives the notifications of the service.
@@ -78,10 +78,10 @@ impl Manager {
         Manager { socket, name }
     }
 
-    pub(crate) fn start(&self, folder: &TestDir, args: &[&str], watchdog: &str) -> Running {
-        let mut command = folder.command(args);
+    pub(crate) fn start(&self, test_dir: &TestDir, args: &[&str], watchdog: &str) -> Running {
+        let mut command = test_dir.command(args);
         command.env("NOTIFY_SOCKET", &self.name).env("WATCHDOG_USEC", watchdog);
-        folder.start_command(command)
+        test_dir.start_command(command)
     }
 
     /// Receives the next notification.
