@@ -261,8 +261,8 @@ impl Scene {
         let stored_counts = self.stored_counts(&truth);
         let kept_from = self.kept_from();
         let is_missing = |n: &usize| {
-            let emitted = &truth.emitted[*n];
-            emitted.is_obtainable() && stored_counts[*n] == 0 && emitted.time_nano >= kept_from
+            let event = &truth.emitted[*n];
+            event.is_obtainable() && stored_counts[*n] == 0 && event.time_nano >= kept_from
         };
         (0..stored_counts.len()).filter(is_missing).count()
     }
@@ -283,8 +283,8 @@ impl Scene {
         let pruned_count = status["events"].as_u64().expect("events were deleted");
         let deleted_count = |certain: bool| {
             let is_deleted = |n: &usize| {
-                let emitted = &truth.emitted[*n];
-                stored_counts[*n] == 0 && emitted.time_nano < kept_from && (emitted.is_obtainable() || !certain)
+                let event = &truth.emitted[*n];
+                stored_counts[*n] == 0 && event.time_nano < kept_from && (event.is_obtainable() || !certain)
             };
             (0..stored_counts.len()).filter(is_deleted).count() as u64
         };
@@ -336,8 +336,8 @@ impl Scene {
         }
         let count = |condition: &dyn Fn(usize) -> bool| (0..stored_counts.len()).filter(|n| condition(*n)).count();
         let is_in_gap = |n: usize| {
-            let emitted = &truth.emitted[n];
-            gaps.iter().any(|gap| gap.source == emitted.engine && (gap.from..=gap.to).contains(&emitted.time_nano))
+            let event = &truth.emitted[n];
+            gaps.iter().any(|gap| gap.source == event.engine && (gap.from..=gap.to).contains(&event.time_nano))
         };
         self.assert_rejected(&truth);
         Row {

@@ -23,7 +23,7 @@ use crate::store::{GapReason, Reader};
 const RECORDING: &str = include_str!("../../fixtures/shop.ndjson");
 
 /// Number of events in the backlog when the recorder connects: those before the deployment. The others arrive live.
-const BACKLOG: usize = 25;
+const BACKLOG_EVENTS: usize = 25;
 
 /// Query for the events that matter in the recording. It leaves out networks, volumes, images, and health checks that
 /// did not change the status.
@@ -68,7 +68,7 @@ async fn record_sample(socket: &Path, db: &Path) -> Result<(), Failure> {
     let identity = EngineIdentity { id, name: "demo".into(), ..EngineIdentity::default() };
     let feed = Feed::default();
     let engine = Arc::new(Engine::new(History::Feed(feed.clone())).with_identity(identity));
-    let (backlog, live) = lines.split_at(BACKLOG);
+    let (backlog, live) = lines.split_at(BACKLOG_EVENTS);
     backlog.iter().for_each(|line| feed.push(line.as_bytes()));
     let server = engine
         .clone()

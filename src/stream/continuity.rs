@@ -222,9 +222,9 @@ mod tests {
             let mut stream = stream.into_iter();
             let mut backlog = Some(backlog);
             let mut order = order.into_iter();
-            let verdict = loop {
-                if let Some(verdict) = c.outcome() {
-                    break verdict;
+            let outcome = loop {
+                if let Some(outcome) = c.outcome() {
+                    break outcome;
                 }
                 if order.next().unwrap_or(true) && let Some(backlog) = backlog.take() {
                     c.on_backlog(backlog);
@@ -234,7 +234,7 @@ mod tests {
                     prop_assert!(false, "no outcome after all events were received");
                 }
             };
-            match verdict {
+            match outcome {
                 ContinuityOutcome::Continuous => prop_assert!(is_in_backlog),
                 ContinuityOutcome::Restarted { .. } => prop_assert!(!is_in_backlog && !full),
                 ContinuityOutcome::Overrun { .. } => prop_assert!(!is_in_backlog && full),

@@ -377,8 +377,8 @@ fn container_configurations_survive_pruning() {
     assert!(rest > 3 && rest < 64, "{rest}");
     assert_eq!(names(), before);
     // Pruning may cut an exec in the middle and leave its end.
-    let query_without_checks = test_dir.lines(&["query", "--no-healthchecks"]);
-    assert!(query_without_checks.len() <= 1, "{query_without_checks:?}");
+    let remaining = test_dir.lines(&["query", "--no-healthchecks"]);
+    assert!(remaining.len() <= 1, "{remaining:?}");
     // The containers no longer exist, and all their events are pruned.
     let text = (0..200).map(event).collect::<Vec<_>>().join("\n");
     fs::write(test_dir.path("more.ndjson"), text).unwrap();

@@ -17,7 +17,7 @@ fn each_certificate_problem_is_one_clear_line() {
     let (ours, theirs) = (CertificateAuthority::new(&dir, "ours"), CertificateAuthority::new(&dir, "theirs"));
     let good = ours.issue(&dir, "good", &["127.0.0.1"], 30);
     let client = ours.issue(&dir, "client", &["client"], 30);
-    let stranger = theirs.issue(&dir, "stranger", &["client"], 30);
+    let untrusted = theirs.issue(&dir, "stranger", &["client"], 30);
     let good = Server::start_with_tls(&test_dir, &good, &["--tls-ca", text(&ours.file)]);
     let expired = Server::start_with_tls(&test_dir, &ours.issue(&dir, "expired", &["127.0.0.1"], 1), &[]);
     let other_name = Server::start_with_tls(&test_dir, &ours.issue(&dir, "elsewhere", &["box.example"], 30), &[]);
@@ -53,7 +53,7 @@ fn each_certificate_problem_is_one_clear_line() {
         (&good.address, host_args(&good.address, &ours, None), "the server requires a client certificate", client_hint),
         (
             &good.address,
-            host_args(&good.address, &ours, Some(&stranger)),
+            host_args(&good.address, &ours, Some(&untrusted)),
             "the server rejects the client certificate, or requires one",
             client_hint,
         ),

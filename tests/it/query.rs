@@ -61,7 +61,7 @@ fn the_window_is_inclusive_to_the_nanosecond() {
 fn limit_last_reverse_and_count_combine() {
     let test_dir = first_ten();
     let query = |args: &str| {
-        let args: Vec<&str> = std::iter::record_once("query").chain(args.split(' ')).collect();
+        let args: Vec<&str> = std::iter::once("query").chain(args.split(' ')).collect();
         test_dir.lines(&args)
     };
     assert_eq!(query("--limit 3"), events(0..3));

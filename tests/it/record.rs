@@ -143,7 +143,7 @@ fn more_events_than_the_backlog_are_an_overrun() {
     recorder.stop();
     events(1..300).iter().for_each(|event| engine.emit(event));
     let recorder = test_dir.record(&engine.host(), &[]);
-    let obtainable: Vec<u64> = std::iter::record_once(0).chain(44..300).collect();
+    let obtainable: Vec<u64> = std::iter::once(0).chain(44..300).collect();
     test_dir.eventually_lines(ALL, &events(obtainable));
     recorder.stop();
     let gap = &test_dir.json(&["gaps"])[1];
@@ -580,7 +580,7 @@ fn a_stream_that_drops_more_than_the_backlog_leaves_a_gap() {
     test_dir.eventually_lines(ALL, &events(0..1));
     // At one moment: a backlog check in between would store the first ones.
     engine.emit_all_to_backlog(&events(1..400));
-    let obtainable: Vec<u64> = std::iter::record_once(0).chain(144..400).collect();
+    let obtainable: Vec<u64> = std::iter::once(0).chain(144..400).collect();
     test_dir.eventually("the backlog is stored", || {
         let lines = test_dir.run(ALL).lines();
         if lines == events(obtainable.iter().copied()) { Ok(()) } else { Err(lines.len()) }

@@ -24,7 +24,7 @@ fn fuzz_dir(dir: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(dir)
 }
 
-/// Returns the paths in a folder, sorted; none if the directory does not exist.
+/// Returns the paths in a directory, sorted; none if the directory does not exist.
 fn entries(dir: &Path) -> BTreeSet<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
     entries.map(|entry| entry.expect("the entry is readable").path()).collect()

@@ -41,12 +41,12 @@ fn tls_requires_a_trusted_client_certificate() {
         let generated = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
         (generated.cert, generated.signing_key)
     };
-    let ((cert, key), (client, client_key), (stranger, stranger_key)) = (self_signed(), self_signed(), self_signed());
+    let ((cert, key), (client, client_key), (untrusted, untrusted_key)) = (self_signed(), self_signed(), self_signed());
     for (name, text) in [
         ("cert", cert.pem()),
         ("key", key.serialize_pem()),
         ("ca", client.pem()),
-        ("other", stranger_key.serialize_pem()),
+        ("other", untrusted_key.serialize_pem()),
     ] {
         fs::write(test_dir.path(name), text).unwrap();
     }
@@ -62,7 +62,7 @@ fn tls_requires_a_trusted_client_certificate() {
     let response = get_over_tls(port, &cert, Some((&client, &client_key))).unwrap();
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     assert!(get_over_tls(port, &cert, None).is_err());
-    assert!(get_over_tls(port, &cert, Some((&stranger, &stranger_key))).is_err());
+    assert!(get_over_tls(port, &cert, Some((&untrusted, &untrusted_key))).is_err());
     // A plain HTTP connection is closed. A unix socket never uses TLS.
     let mut plain = TcpStream::connect(("127.0.0.1", port)).unwrap();
     plain.set_read_timeout(Some(TIMEOUT)).unwrap();

@@ -198,7 +198,7 @@ fn the_dashboard_and_the_alerts_use_only_existing_metrics() {
             names.filter(|word| word.starts_with("events_") || word.ends_with("_seconds")).collect();
         assert!(used.len() > 3, "{used:?}");
         for name in used {
-            assert!(samples.keys().any(|samples| samples.split('{').next() == Some(name)), "{file} uses {name}");
+            assert!(samples.keys().any(|sample| sample.split('{').next() == Some(name)), "{file} uses {name}");
         }
     }
     recorder.stop();

@@ -139,9 +139,9 @@ impl Client {
                 })
                 .collect(),
             Client::Program(args) => {
-                let mut program_command = program_command(args, host);
-                program_command.args(queries.iter().map(Query::to_json));
-                vec![program_command]
+                let mut command = program_command(args, host);
+                command.args(queries.iter().map(Query::to_json));
+                vec![command]
             }
             Client::Curl(path) => queries
                 .iter()
@@ -254,7 +254,7 @@ fn every_client_reads_the_same_history_from_the_engine_and_from_serve() {
         with_filters(&[("label", "com.example.team=Grüße, 世界 🚀")]),
         with_filters(&[("label", "markup=<a href=\"x\">&amp; 'y'</a>")]),
         with_filters(&[("scope", "swarm")]),
-        Query { since: Some(quarter(1)), ..of(&[("event", "exec_die"), ("label", "exitCode=0")]) },
+        Query { since: Some(quarter(1)), ..with_filters(&[("event", "exec_die"), ("label", "exitCode=0")]) },
     ];
     let empty_queries = [
         with_filters(&[("container", "no-such-thing")]),

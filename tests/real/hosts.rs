@@ -19,7 +19,7 @@ struct TlsEngine {
     engine: Engine,
     authority: CertificateAuthority,
     client: Certificate,
-    stranger: Certificate,
+    untrusted: Certificate,
     listen_args: Vec<String>,
     network_guard: Option<crate::support::docker::NetworkGuard>,
 }
@@ -33,14 +33,14 @@ impl TlsEngine {
         let authority = CertificateAuthority::new(&dir, "ca");
         let server = authority.issue(&dir, "server", &["127.0.0.1"], 30);
         let client = authority.issue(&dir, "client", &["client"], 30);
-        let stranger = CertificateAuthority::new(&dir, "other").issue(&dir, "stranger", &["client"], 30);
+        let untrusted = CertificateAuthority::new(&dir, "other").issue(&dir, "stranger", &["client"], 30);
         let [ca, cert, key] = [&authority.file, &server.file, &server.key].map(|path| text(path).to_owned());
         let args =
             ["-H", "tcp://0.0.0.0:2376", "--tlsverify", "--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key];
         let listen_args = args.map(str::to_owned).to_vec();
         let engine = Engine::start_with("newest", &args);
         let network_guard = Some(engine.enter_network());
-        TlsEngine { engine, authority, client, stranger, listen_args, network_guard }
+        TlsEngine { engine, authority, client, untrusted, listen_args, network_guard }
     }
 
     /// Starts the stopped engine again. It then has another network namespace.
@@ -147,11 +147,18 @@ fn each_failed_tls_connection_prints_one_clear_line() {
     let ca = text(&tls.authority.file);
     let client_hint = "(hint: pass --tlscert FILE and --tlskey FILE, or set DOCKER_CERT_PATH)";
     let other_address = "tcp://127.0.0.2:2376";
-    let stranger =
-        ["--tlsverify", "--tlscacert", ca, "--tlscert", text(&tls.stranger.file), "--tlskey", text(&tls.stranger.key)];
+    let untrusted = [
+        "--tlsverify",
+        "--tlscacert",
+        ca,
+        "--tlscert",
+        text(&tls.untrusted.file),
+        "--tlskey",
+        text(&tls.untrusted.key),
+    ];
     let cases: [(&str, &[&str], &[&str]); 5] = [
         (TLS_HOST, &["--tlsverify", "--tlscacert", ca], &["certificate", client_hint]),
-        (TLS_HOST, &stranger, &["the server rejects the client certificate, or requires one", client_hint]),
+        (TLS_HOST, &untrusted, &["the server rejects the client certificate, or requires one", client_hint]),
         (other_address, &tls.client_flags(), &["the server certificate is for 127.0.0.1, not for 127.0.0.2 (hint: "]),
         (
             TLS_HOST,

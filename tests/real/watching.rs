@@ -239,8 +239,8 @@ fn a_stuck_writer_stops_the_watchdog_pings() {
         }
     });
     // Everything else continues.
-    let scrape = scrape(&socket);
-    assert!(scrape["events_buffered"] == 1.0 && scrape["events_lag_seconds"] > 0.5, "{scrape:#?}");
+    let samples = scrape(&socket);
+    assert!(samples["events_buffered"] == 1.0 && samples["events_lag_seconds"] > 0.5, "{samples:#?}");
 
     drop(frozen);
     manager.messages_until(|message| message == "WATCHDOG=1");

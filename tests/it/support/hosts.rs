@@ -66,8 +66,8 @@ pub(crate) fn record_errors(test_dir: &TestDir, attempts: &[(&str, &[&str])]) ->
         test_dir.start_with_path(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat())
     };
     let attempts: Vec<Running> = attempts.iter().enumerate().map(start).collect();
-    let errors = attempts.into_iter().map(|attempts| {
-        let output = attempts.wait().assert_exit_code(1);
+    let errors = attempts.into_iter().map(|attempt| {
+        let output = attempt.wait().assert_exit_code(1);
         output.stderr.lines().last().unwrap_or_default().to_owned()
     });
     errors.collect()

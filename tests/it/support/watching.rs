@@ -42,8 +42,8 @@ pub(crate) fn scrape(socket: &Path) -> BTreeMap<String, f64> {
         .collect()
 }
 
-pub(crate) fn sum(scrape: &BTreeMap<String, f64>, prefix: &str) -> f64 {
-    scrape.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, number)| number).sum()
+pub(crate) fn sum(samples: &BTreeMap<String, f64>, prefix: &str) -> f64 {
+    samples.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, number)| number).sum()
 }
 
 pub(crate) fn record(test_dir: &TestDir, engine: &Engine, extra_args: &[&str]) -> (Running, PathBuf) {
