@@ -474,8 +474,8 @@ fn a_silently_dead_connection_through_ssh_is_detected() {
     engine.docker(&["network", "create", "unseen"]);
     let is_recorded = |test_dir: &TestDir| test_dir.lines(&["query", "-q", "--network", "unseen", "--count"]) == ["1"];
     let limit = Duration::from_secs(60);
-    std::thread::scope(|threads| {
-        let found = threads.spawn(|| within(limit, || is_recorded(&without_checks)));
+    std::thread::scope(|scope| {
+        let found = scope.spawn(|| within(limit, || is_recorded(&without_checks)));
         wait_until_disconnected(&test_dir, &recorder);
         assert!(!is_recorded(&test_dir));
         // The recorder has ended the ssh processes of abandoned connections.
@@ -524,7 +524,7 @@ fn ssh_prompts_for_nothing_unless_askpass_is_forced() {
         command
     };
     let attempts = ["locked", "prompts"].map(|host| test_dir.start_command(record_once(host)));
-    let errors = attempts.map(|attempts| attempts.wait().assert_exit_code(1).stderr);
+    let errors = attempts.map(|attempt| attempt.wait().assert_exit_code(1).stderr);
     for (stderr, expected) in
         errors.iter().zip(["root@127.0.0.1: Permission denied (", "Host key verification failed. ("])
     {

@@ -15,9 +15,9 @@ fn contrib(name: &str) -> PathBuf {
 /// Path of the release binary, which users run; other tests use the debug binary.
 fn release_binary() -> PathBuf {
     let debug = Path::new(env!("CARGO_BIN_EXE_events"));
-    let release_binary = debug.ancestors().nth(2).expect("the target directory").join("release/events");
-    assert!(release_binary.exists(), "{} does not exist: run `cargo build --release`", release_binary.display());
-    release_binary
+    let binary = debug.ancestors().nth(2).expect("the target directory").join("release/events");
+    assert!(binary.exists(), "{} does not exist: run `cargo build --release`", binary.display());
+    binary
 }
 
 /// The compose file in a directory of its own, adapted to an engine whose socket is at another path.

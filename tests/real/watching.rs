@@ -112,7 +112,7 @@ impl Machine {
     fn eventually_shows(&self, expected: &[(&str, &str)]) -> BTreeMap<String, String> {
         eventually(&format!("systemd shows {expected:?}"), || {
             let shown = self.properties();
-            let is_shown = expected.iter().is_shown(|(key, value)| shown.get(*key).is_some_and(|shown| shown == value));
+            let is_shown = expected.iter().all(|(key, value)| shown.get(*key).is_some_and(|shown| shown == value));
             let logs = || (self.run(&["cat", "/run/out", "/dev/kmsg"]).lines(), self.boot.as_ref().map(Running::log));
             if is_shown { Ok(shown) } else { Err((shown, logs())) }
         })
