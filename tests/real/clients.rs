@@ -365,7 +365,7 @@ fn every_client_receives_the_same_live_events_from_the_engine_and_from_serve() {
 #[test]
 fn a_response_ends_at_its_until_time() {
     let both = EngineAndServer::with_scenario(|engine| {
-        drop(engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]))
+        drop(engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]));
     });
     let soon = chrono::Utc::now().timestamp_nanos_opt().expect("in range") + 5_000_000_000;
     let query = [Query { since: Some("0".into()), until: Some(unix_time(soon)), filters: vec![] }];
