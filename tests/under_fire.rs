@@ -30,55 +30,55 @@ use support::command::{Running, TestDir, eventually, within};
 use support::engine::{Behavior, Chunking, Engine, Framing, Truth, event_at};
 
 /// Limit of the recorder's peak memory, in bytes, for every fault.
-const MEMORY: u64 = 200_000_000;
+const MAX_PEAK_MEMORY: u64 = 200_000_000;
 
-type Fault = (&'static str, u32, fn(&mut Scene));
+type FaultCase = (&'static str, u32, fn(&mut Scene));
 
-fn faults() -> Vec<Fault> {
+fn faults() -> Vec<FaultCase> {
     let rounds = std::env::var("FIRE_ROUNDS").map_or(100, |rounds| rounds.parse().expect("FIRE_ROUNDS is a number"));
     vec![
-        ("SIGKILL of the recorder at random moments", rounds, killed),
-        ("SIGKILL while the recorder creates its store", 20, killed_at_the_beginning),
-        ("the recorder is suspended, and the engine drops events", 5, skipped),
-        ("the stream lacks events that are in the backlog", 5, left_out),
-        ("the stream lacks more events than the backlog contains", 3, left_out_for_good),
-        ("streams end cleanly, are cut, end in invalid HTTP", 30, ended),
-        ("streams are cut inside an event or a character", 20, cut_inside),
-        ("the engine restarts", 5, restarted),
-        ("another engine listens on the same socket", 3, replaced),
-        ("connections are refused, briefly or for seconds", 2, refused),
-        ("streams stall; requests get no response", 2, stalled),
-        ("chunks of one byte, chunks of random size", 4, in_pieces),
-        ("garbage, cut JSON, JSON that is not an event, invalid UTF-8, NULs, 100,000 [", 10, junk),
-        ("duplicate keys, escaped NULs, CRLF, json-seq", 3, odd),
-        ("an event of 5 MB", 3, large),
-        ("500, a redirect, HTML, invalid HTTP or nothing in place of a stream", 5, no_streams),
-        ("headers arrive slowly", 2, slow_headers),
-        ("events out of order, with equal times, or both in the backlog and live", 10, disorderly),
-        ("the clock is set back by an hour", 3, clock_back),
-        ("the store is locked for 10 s at 2,000 events/s", 1, locked),
-        ("the store is locked repeatedly", 10, slow_store),
-        ("the disk is full", 3, full_disk),
-        ("the disk is full while the oldest events are deleted", 2, full_disk_kept_small),
-        ("SIGKILL while the oldest events are deleted", 10, kept_small),
-        ("200,000 old events are deleted while 2,000 a second arrive", 1, lets_go),
-        ("200,000 events at 20,000/s", 1, flood),
-        ("the buffer overflows on purpose", 1, overflow),
+        ("SIGKILL of the recorder at random moments", rounds, kill_at_random_moments),
+        ("SIGKILL while the recorder creates its store", 20, kill_during_creation),
+        ("the recorder is suspended, and the engine drops events", 5, suspend_recorder),
+        ("the stream lacks events that are in the backlog", 5, omit_from_stream),
+        ("the stream lacks more events than the backlog contains", 3, omit_more_than_the_backlog),
+        ("streams end cleanly, are cut, end in invalid HTTP", 30, end_streams),
+        ("streams are cut inside an event or a character", 20, cut_inside_an_event),
+        ("the engine restarts", 5, restart_engine),
+        ("another engine listens on the same socket", 3, replace_engine),
+        ("connections are refused, briefly or for seconds", 2, refuse_connections),
+        ("streams stall; requests get no response", 2, stall_streams),
+        ("chunks of one byte, chunks of random size", 4, split_chunks),
+        ("garbage, cut JSON, JSON that is not an event, invalid UTF-8, NULs, 100,000 [", 10, send_junk),
+        ("duplicate keys, escaped NULs, CRLF, json-seq", 3, send_odd_json),
+        ("an event of 5 MB", 3, send_large_events),
+        ("500, a redirect, HTML, invalid HTTP or nothing in place of a stream", 5, send_invalid_responses),
+        ("headers arrive slowly", 2, delay_headers),
+        ("events out of order, with equal times, or both in the backlog and live", 10, emit_out_of_order),
+        ("the clock is set back by an hour", 3, set_clock_back),
+        ("the store is locked for 10 s at 2,000 events/s", 1, lock_store),
+        ("the store is locked repeatedly", 10, lock_store_repeatedly),
+        ("the disk is full", 3, fill_disk),
+        ("the disk is full while the oldest events are deleted", 2, fill_disk_while_pruning),
+        ("SIGKILL while the oldest events are deleted", 10, kill_while_pruning),
+        ("200,000 old events are deleted while 2,000 a second arrive", 1, prune_under_load),
+        ("200,000 events at 20,000/s", 1, flood_recorder),
+        ("the buffer overflows on purpose", 1, overflow_buffer),
     ]
 }
 
 fn main() {
-    in_a_mount_namespace_of_our_own();
+    enter_private_mount_namespace();
     let patterns: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let is_selected = |name: &str| patterns.is_empty() || patterns.iter().any(|pattern| name.contains(pattern));
     let mut failed = Vec::new();
     println!("\n{HEADER}");
-    for (name, rounds, play) in faults().into_iter().filter(|(name, ..)| is_selected(name)) {
+    for (name, rounds, inject_fault) in faults().into_iter().filter(|(name, ..)| is_selected(name)) {
         let mut scene = Scene::new(name, rounds);
-        match catch_unwind(AssertUnwindSafe(|| scene.played(play))) {
+        match catch_unwind(AssertUnwindSafe(|| scene.run(inject_fault))) {
             Ok(row) => {
                 println!("{}", row.line());
-                failed.extend(row.wrong().map(|wrong| format!("{name}: {wrong}")));
+                failed.extend(row.failure().map(|failure| format!("{name}: {failure}")));
             }
             Err(_) => {
                 println!("| {name} | {rounds} | failed |");
@@ -94,27 +94,28 @@ fn main() {
 }
 
 /// Restarts the program in a private mount namespace, so that its mounts are invisible outside and end with it.
-fn in_a_mount_namespace_of_our_own() {
+fn enter_private_mount_namespace() {
     const INSIDE: &str = "UNDER_FIRE_INSIDE";
     let args = ["--mount", "--propagation", "private"];
     let allowed = Command::new("unshare").args(args).arg("true").output().is_ok_and(|output| output.status.success());
     if allowed && std::env::var_os(INSIDE).is_none() {
-        let own = std::env::current_exe().expect("the path of this program");
-        let failed = Command::new("unshare").args(args).arg(own).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
-        panic!("unshare: {failed}");
+        let program = std::env::current_exe().expect("the path of this program");
+        let error =
+            Command::new("unshare").args(args).arg(program).args(std::env::args().skip(1)).env(INSIDE, "1").exec();
+        panic!("unshare: {error}");
     }
 }
 
 // --- the table
 
 const HEADER: &str = "\
-| fault | rounds | made | obtainable | stored | lost | doubled | unexplained | gaps | peak memory |
+| fault | rounds | emitted | obtainable | stored | lost | doubled | unexplained | gaps | peak memory |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|";
 
 struct Row {
     fault: &'static str,
     rounds: u32,
-    made: usize,
+    emitted: usize,
     obtainable: usize,
     stored: usize,
     lost: usize,
@@ -126,16 +127,17 @@ struct Row {
 
 impl Row {
     fn line(&self) -> String {
-        let Row { fault, rounds, made, obtainable, stored, lost, doubled, unexplained, gaps, peak } = self;
+        let Row { fault, rounds, emitted, obtainable, stored, lost, doubled, unexplained, gaps, peak } = self;
         format!(
-            "| {fault} | {rounds} | {made} | {obtainable} | {stored} | {lost} | {doubled} | {unexplained} | {gaps} | {} MB |",
+            "| {fault} | {rounds} | {emitted} | {obtainable} | {stored} | {lost} | {doubled} | {unexplained} | {gaps} | {} MB |",
             peak.div_ceil(1_000_000)
         )
     }
 
-    fn wrong(&self) -> Option<String> {
-        let Row { made, lost, doubled, unexplained, peak, .. } = self;
-        (*made == 0 || lost + doubled + unexplained > 0 || *peak > MEMORY || *peak == 0).then(|| self.line())
+    fn failure(&self) -> Option<String> {
+        let Row { emitted, lost, doubled, unexplained, peak, .. } = self;
+        (*emitted == 0 || lost + doubled + unexplained > 0 || *peak > MAX_PEAK_MEMORY || *peak == 0)
+            .then(|| self.line())
     }
 }
 
@@ -145,47 +147,47 @@ impl Row {
 struct Scene {
     fault: &'static str,
     rounds: u32,
-    folder: TestDir,
+    test_dir: TestDir,
     engine: Arc<Engine>,
     recorder: Option<Running>,
     /// The number of the next event.
     next: Arc<AtomicU64>,
     peak: u64,
     /// Arguments of the recorder that limit the store: `--max-size` and its value.
-    kept: &'static [&'static str],
+    retention_args: &'static [&'static str],
 }
 
 impl Scene {
     fn new(fault: &'static str, rounds: u32) -> Scene {
-        let folder = TestDir::with_store_subdir("store");
-        let engine = Arc::new(Engine::start(folder.path("docker.sock")));
-        Scene { fault, rounds, folder, engine, recorder: None, next: Arc::default(), peak: 0, kept: &[] }
+        let test_dir = TestDir::with_store_subdir("store");
+        let engine = Arc::new(Engine::start(test_dir.path("docker.sock")));
+        Scene { fault, rounds, test_dir, engine, recorder: None, next: Arc::default(), peak: 0, retention_args: &[] }
     }
 
     /// Runs the fault, waits until the recorder has caught up, and evaluates the store.
-    fn played(&mut self, play: fn(&mut Scene)) -> Row {
-        play(self);
+    fn run(&mut self, inject_fault: fn(&mut Scene)) -> Row {
+        inject_fault(self);
         self.engine.set_behavior(Behavior::default());
         if self.recorder.is_none() {
-            self.records(self.kept);
+            self.record(self.retention_args);
         }
-        self.settles();
-        self.stops();
-        self.is_whole();
+        self.wait_until_stored();
+        self.stop_recorder();
+        self.assert_intact();
         // The hash chain must be intact too.
-        self.folder.run(&["verify"]).assert_exit_code(0);
-        self.judged()
+        self.test_dir.run(&["verify"]).assert_exit_code(0);
+        self.evaluate()
     }
 
     /// Starts a recorder and waits until it is connected.
-    fn records(&mut self, args: &[&str]) {
-        self.recorder = Some(self.folder.record(&self.engine.host(), args));
+    fn record(&mut self, args: &[&str]) {
+        self.recorder = Some(self.test_dir.record(&self.engine.host(), args));
     }
 
     /// Starts a recorder.
-    fn begins_to_record(&mut self) {
+    fn start_recorder(&mut self) {
         let host = self.engine.host();
-        self.recorder = Some(self.folder.start(&["record", "-H", &host]));
+        self.recorder = Some(self.test_dir.start(&["record", "-H", &host]));
     }
 
     fn recorder(&self) -> &Running {
@@ -193,24 +195,24 @@ impl Scene {
     }
 
     /// Kills the recorder with SIGKILL.
-    fn kills(&mut self) {
-        self.looks_at_memory();
+    fn kill_recorder(&mut self) {
+        self.measure_memory();
         self.recorder.take().expect("a recorder runs").kill();
         self.engine.on_recorder_killed();
     }
 
     /// Stops the recorder with SIGTERM; it must exit with 0.
-    fn stops(&mut self) {
-        self.looks_at_memory();
+    fn stop_recorder(&mut self) {
+        self.measure_memory();
         self.recorder.take().expect("a recorder runs").stop();
     }
 
-    fn looks_at_memory(&mut self) {
+    fn measure_memory(&mut self) {
         self.peak = self.peak.max(self.recorder().peak_memory().unwrap_or(0));
     }
 
     /// Emits this many events, one after the other.
-    fn happen(&self, events: u64) {
+    fn emit(&self, events: u64) {
         (0..events).for_each(|_| self.engine.emit(&next_event(&self.next)));
     }
 
@@ -220,142 +222,142 @@ impl Scene {
     }
 
     /// Emits `rate` events a second until the result is dropped.
-    fn flows(&self, rate: u64) -> Flow {
+    fn start_flow(&self, rate: u64) -> Flow {
         let (engine, next) = (self.engine.clone(), self.next.clone());
-        flow(move |since, made| {
+        spawn_flow(move |since, emitted| {
             let due = since.elapsed().as_micros() as u64 * rate / 1_000_000;
-            (made..due).for_each(|_| engine.emit(&next_event(&next)));
-            due.max(made)
+            (emitted..due).for_each(|_| engine.emit(&next_event(&next)));
+            due.max(emitted)
         })
     }
 
     /// Emits bursts of events until the result is dropped.
-    fn bursts(&self) -> Flow {
+    fn start_bursts(&self) -> Flow {
         let (engine, next) = (self.engine.clone(), self.next.clone());
-        flow(move |_, made| {
+        spawn_flow(move |_, emitted| {
             if fastrand::u8(..20) == 0 {
                 let burst = if fastrand::u8(..20) == 0 { 300 } else { fastrand::u64(1..60) };
                 (0..burst).for_each(|_| engine.emit(&next_event(&next)));
             }
-            made
+            emitted
         })
     }
 
     /// Waits for a random time from the range. If a recorder runs, it must keep running.
-    fn lasts(&mut self, milliseconds: impl std::ops::RangeBounds<u64>) {
+    fn wait(&mut self, milliseconds: impl std::ops::RangeBounds<u64>) {
         let time = Duration::from_millis(fastrand::u64(milliseconds));
         let exited = within(time, || self.recorder.as_mut().is_some_and(|recorder| !recorder.is_alive()));
         assert!(!exited, "the recorder exited");
     }
 
     /// Waits until all obtainable events are stored. If some never are, the row counts them as lost.
-    fn settles(&self) {
-        within(Duration::from_secs(40), || self.missing() == 0);
+    fn wait_until_stored(&self) {
+        within(Duration::from_secs(40), || self.missing_count() == 0);
     }
 
-    fn missing(&self) -> usize {
+    fn missing_count(&self) -> usize {
         // Read before the deletion limit, because more events may be deleted in between.
         let truth = self.engine.truth();
-        let stored = self.stored(&truth);
+        let stored_counts = self.stored_counts(&truth);
         let kept_from = self.kept_from();
-        let missing = |n: &usize| {
-            let made = &truth.emitted[*n];
-            made.is_obtainable() && stored[*n] == 0 && made.time_nano >= kept_from
+        let is_missing = |n: &usize| {
+            let event = &truth.emitted[*n];
+            event.is_obtainable() && stored_counts[*n] == 0 && event.time_nano >= kept_from
         };
-        (0..stored.len()).filter(missing).count()
+        (0..stored_counts.len()).filter(is_missing).count()
     }
 
     /// Time before which events were deleted by retention, from `status`.
     fn kept_from(&self) -> i64 {
-        if self.kept.is_empty() {
+        if self.retention_args.is_empty() {
             return i64::MIN;
         }
-        let status = self.folder.json(&["status", "--json"]);
+        let status = self.test_dir.json(&["status", "--json"]);
         status[0]["db"]["pruned"]["kept_from"].as_str().map_or(i64::MIN, |text| parse_time(text, 0).expect("a time"))
     }
 
     /// Asserts that `status` counts the deleted events correctly. Obtainable events that are missing were certainly
     /// stored and deleted; other missing events may have been.
-    fn counts_what_went(&self, truth: &Truth, stored: &[usize], kept_from: i64) {
-        let status = &self.folder.json(&["status", "--json"])[0]["db"]["pruned"];
-        let counted = status["events"].as_u64().expect("events were deleted");
-        let deleted = |certain: bool| {
+    fn assert_pruned_count(&self, truth: &Truth, stored_counts: &[usize], kept_from: i64) {
+        let status = &self.test_dir.json(&["status", "--json"])[0]["db"]["pruned"];
+        let pruned_count = status["events"].as_u64().expect("events were deleted");
+        let deleted_count = |certain: bool| {
             let is_deleted = |n: &usize| {
-                let made = &truth.emitted[*n];
-                stored[*n] == 0 && made.time_nano < kept_from && (made.is_obtainable() || !certain)
+                let event = &truth.emitted[*n];
+                stored_counts[*n] == 0 && event.time_nano < kept_from && (event.is_obtainable() || !certain)
             };
-            (0..stored.len()).filter(is_deleted).count() as u64
+            (0..stored_counts.len()).filter(is_deleted).count() as u64
         };
         assert!(
-            (deleted(true)..=deleted(false)).contains(&counted),
-            "{}: {} {counted} {}",
+            (deleted_count(true)..=deleted_count(false)).contains(&pruned_count),
+            "{}: {} {pruned_count} {}",
             self.fault,
-            deleted(true),
-            deleted(false)
+            deleted_count(true),
+            deleted_count(false)
         );
     }
 
     /// Number of times that each event is stored.
-    fn stored(&self, truth: &Truth) -> Vec<usize> {
-        let mut stored = vec![0; truth.emitted.len()];
+    fn stored_counts(&self, truth: &Truth) -> Vec<usize> {
+        let mut counts = vec![0; truth.emitted.len()];
         for line in
-            self.folder.run(&["query", "-q"]).stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+            self.test_dir.run(&["query", "-q"]).stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
         {
             let number = truth.number(line);
             let number = number.unwrap_or_else(|| panic!("no engine emitted {}", String::from_utf8_lossy(line)));
-            stored[number] += 1;
+            counts[number] += 1;
         }
-        stored
+        counts
     }
 
     /// Waits until the file is at most this large: deleted events must free their space.
-    fn stays_small(&self, bytes: u64) {
-        let size = || self.folder.db().metadata().map_or(0, |found| found.len());
+    fn wait_until_at_most(&self, bytes: u64) {
+        let size = || self.test_dir.db().metadata().map_or(0, |metadata| metadata.len());
         assert!(within(Duration::from_secs(30), || size() <= bytes), "{}: {} bytes", self.fault, size());
     }
 
     /// Asserts that SQLite finds no damage in the store.
-    fn is_whole(&self) {
-        if !self.folder.db().exists() {
+    fn assert_intact(&self) {
+        if !self.test_dir.db().exists() {
             return;
         }
-        let store = Connection::open(self.folder.db()).expect("the store is opened");
+        let store = Connection::open(self.test_dir.db()).expect("the store is opened");
         let result: String = store.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("a result");
         assert_eq!(result, "ok", "{}", self.fault);
     }
 
-    fn judged(&self) -> Row {
+    fn evaluate(&self) -> Row {
         let truth = self.engine.truth();
-        let stored = self.stored(&truth);
+        let stored_counts = self.stored_counts(&truth);
         let gaps = self.gaps();
         let kept_from = self.kept_from();
-        if !self.kept.is_empty() {
-            self.counts_what_went(&truth, &stored, kept_from);
+        if !self.retention_args.is_empty() {
+            self.assert_pruned_count(&truth, &stored_counts, kept_from);
         }
-        let count = |condition: &dyn Fn(usize) -> bool| (0..stored.len()).filter(|n| condition(*n)).count();
+        let count = |condition: &dyn Fn(usize) -> bool| (0..stored_counts.len()).filter(|n| condition(*n)).count();
         let is_in_gap = |n: usize| {
-            let made = &truth.emitted[n];
-            gaps.iter().any(|gap| gap.source == made.engine && (gap.from..=gap.to).contains(&made.time_nano))
+            let event = &truth.emitted[n];
+            gaps.iter().any(|gap| gap.source == event.engine && (gap.from..=gap.to).contains(&event.time_nano))
         };
-        self.rejected_are(&truth);
+        self.assert_rejected(&truth);
         Row {
             fault: self.fault,
             rounds: self.rounds,
-            made: stored.len(),
-            obtainable: count(&|n| truth.emitted[n].is_obtainable() || stored[n] > 0),
-            stored: count(&|n| stored[n] > 0),
+            emitted: stored_counts.len(),
+            obtainable: count(&|n| truth.emitted[n].is_obtainable() || stored_counts[n] > 0),
+            stored: count(&|n| stored_counts[n] > 0),
             lost: count(&|n| {
-                truth.emitted[n].is_obtainable() && stored[n] == 0 && truth.emitted[n].time_nano >= kept_from
+                truth.emitted[n].is_obtainable() && stored_counts[n] == 0 && truth.emitted[n].time_nano >= kept_from
             }),
-            doubled: stored.iter().map(|times| times.saturating_sub(1)).sum(),
-            unexplained: count(&|n| stored[n] == 0 && !is_in_gap(n) && truth.emitted[n].time_nano >= kept_from),
+            doubled: stored_counts.iter().map(|times| times.saturating_sub(1)).sum(),
+            unexplained: count(&|n| stored_counts[n] == 0 && !is_in_gap(n) && truth.emitted[n].time_nano >= kept_from),
             gaps: gaps.iter().filter(|gap| gap.reason != "first-contact").count(),
             peak: self.peak,
         }
     }
 
     fn gaps(&self) -> Vec<Gap> {
-        let gaps = self.folder.json(&["gaps"]);
+        let gaps = self.test_dir.json(&["gaps"]);
         let instant = |value: &serde_json::Value, open: i64| {
             value.as_str().map_or(open, |text| parse_time(text, 0).unwrap_or_else(|e| panic!("{text}: {e}")))
         };
@@ -369,11 +371,11 @@ impl Scene {
     }
 
     /// Asserts that `rejected` contains all junk lines that were sent, and otherwise only parts of cut events.
-    fn rejected_are(&self, truth: &Truth) {
+    fn assert_rejected(&self, truth: &Truth) {
         const KEPT: usize = 64 * 1024;
         let mut sent: HashMap<Vec<u8>, usize> = HashMap::new();
         truth.junk.iter().for_each(|line| *sent.entry(line[..line.len().min(KEPT)].into()).or_default() += 1);
-        for rejected in self.folder.json(&["rejected"]) {
+        for rejected in self.test_dir.json(&["rejected"]) {
             let bytes = rejected["bytes"].as_str().expect("bytes");
             let bytes = base64::prelude::BASE64_STANDARD.decode(bytes).expect("base64");
             match sent.get_mut(&bytes).filter(|times| **times > 0) {
@@ -408,103 +410,103 @@ fn next_event(next: &AtomicU64) -> String {
 /// A background thread that emits events.
 struct Flow {
     /// Dropped to stop the thread.
-    going: Option<mpsc::Sender<()>>,
+    stop_sender: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Calls `tick` every millisecond with the start time and the last result of `tick`.
-fn flow(mut tick: impl FnMut(Instant, u64) -> u64 + Send + 'static) -> Flow {
-    let (going, over) = mpsc::channel();
+fn spawn_flow(mut tick: impl FnMut(Instant, u64) -> u64 + Send + 'static) -> Flow {
+    let (stop_sender, stop_receiver) = mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let (since, mut made) = (Instant::now(), 0);
-        while over.recv_timeout(Duration::from_millis(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
-            made = tick(since, made);
+        let (since, mut emitted) = (Instant::now(), 0);
+        while stop_receiver.recv_timeout(Duration::from_millis(1)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            emitted = tick(since, emitted);
         }
     });
-    Flow { going: Some(going), thread: Some(thread) }
+    Flow { stop_sender: Some(stop_sender), thread: Some(thread) }
 }
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        self.going = None;
-        let ended = self.thread.take().map(JoinHandle::join);
-        assert!(ended.is_none_or(|ended| ended.is_ok()) || std::thread::panicking(), "the flow did not panic");
+        self.stop_sender = None;
+        let result = self.thread.take().map(JoinHandle::join);
+        assert!(result.is_none_or(|result| result.is_ok()) || std::thread::panicking(), "the flow did not panic");
     }
 }
 
 // --- the faults
 
-fn killed(scene: &mut Scene) {
+fn kill_at_random_moments(scene: &mut Scene) {
     for round in 0..scene.rounds {
-        let flow = scene.bursts();
-        scene.begins_to_record();
+        let flow = scene.start_bursts();
+        scene.start_recorder();
         // Some recorders run long enough that they must have stored what they received.
-        scene.lasts(if round % 10 == 9 { 1200..=1500 } else { 0..=200 });
-        scene.kills();
-        scene.lasts(0..=30);
+        scene.wait(if round % 10 == 9 { 1200..=1500 } else { 0..=200 });
+        scene.kill_recorder();
+        scene.wait(0..=30);
         drop(flow);
-        scene.is_whole();
+        scene.assert_intact();
     }
 }
 
-fn killed_at_the_beginning(scene: &mut Scene) {
+fn kill_during_creation(scene: &mut Scene) {
     for round in 0..scene.rounds {
         for file in ["events.db", "events.db-wal", "events.db-shm", "events.db.lock"] {
-            let _ = std::fs::remove_file(scene.folder.db().with_file_name(file));
+            let _ = std::fs::remove_file(scene.test_dir.db().with_file_name(file));
         }
-        scene.happen(10);
-        scene.begins_to_record();
-        scene.lasts(0..=u64::from(round) * 3);
-        scene.kills();
-        scene.is_whole();
+        scene.emit(10);
+        scene.start_recorder();
+        scene.wait(0..=u64::from(round) * 3);
+        scene.kill_recorder();
+        scene.assert_intact();
     }
 }
 
-fn skipped(scene: &mut Scene) {
-    scene.records(&["--look-again", "500ms"]);
+fn suspend_recorder(scene: &mut Scene) {
+    scene.record(&["--look-again", "500ms"]);
     // Simulates hundreds of concurrent events, each of which waits 100 ms on its own.
     scene.engine.set_behavior(Behavior { send_timeout_micros: Some(1), ..Behavior::default() });
-    let flow = scene.flows(100);
+    let flow = scene.start_flow(100);
     for round in 0..scene.rounds {
         let before = scene.engine.skipped_count();
         scene.recorder().signal("STOP");
         // Fill the socket and the subscriber's queue. Then drop a few events, almost a backlog, or many more.
         while scene.engine.skipped_count() < before + [20, 200, 2000][round as usize % 3] {
-            scene.happen(10);
+            scene.emit(10);
         }
         scene.recorder().signal("CONT");
-        scene.lasts(1000..=1500);
+        scene.wait(1000..=1500);
     }
     drop(flow);
 }
 
-fn left_out(scene: &mut Scene) {
-    scene.records(&["--look-again", "200ms"]);
+fn omit_from_stream(scene: &mut Scene) {
+    scene.record(&["--look-again", "200ms"]);
     for _ in 0..scene.rounds {
         for _ in 0..40 {
-            scene.happen(1);
+            scene.emit(1);
             scene.engine.emit_to_backlog(&scene.event());
-            scene.lasts(0..=5);
+            scene.wait(0..=5);
         }
-        scene.lasts(200..=400);
+        scene.wait(200..=400);
     }
 }
 
-fn left_out_for_good(scene: &mut Scene) {
-    scene.records(&["--look-again", "200ms"]);
+fn omit_more_than_the_backlog(scene: &mut Scene) {
+    scene.record(&["--look-again", "200ms"]);
     for _ in 0..scene.rounds {
-        scene.happen(100);
+        scene.emit(100);
         (0..400).for_each(|_| scene.engine.emit_to_backlog(&scene.event()));
-        scene.happen(1);
-        scene.lasts(500..=700);
+        scene.emit(1);
+        scene.wait(500..=700);
     }
 }
 
-fn ended(scene: &mut Scene) {
-    scene.records(&[]);
-    let flow = scene.flows(500);
+fn end_streams(scene: &mut Scene) {
+    scene.record(&[]);
+    let flow = scene.start_flow(500);
     for round in 0..scene.rounds {
-        scene.lasts(0..=60);
+        scene.wait(0..=60);
         match round % 3 {
             0 => scene.engine.end_streams(),
             1 => scene.engine.cut_connections(),
@@ -514,10 +516,10 @@ fn ended(scene: &mut Scene) {
     drop(flow);
 }
 
-fn cut_inside(scene: &mut Scene) {
-    scene.records(&[]);
+fn cut_inside_an_event(scene: &mut Scene) {
+    scene.record(&[]);
     for round in 0..scene.rounds {
-        scene.happen(20);
+        scene.emit(20);
         let event = scene.event().replace("box-", "bücher-📦-");
         let inside_a_character = event.find('📦').expect("the event contains it") + 2;
         let at = if round % 2 == 0 { inside_a_character } else { fastrand::usize(1..event.len()) };
@@ -526,81 +528,81 @@ fn cut_inside(scene: &mut Scene) {
             _ => Ok(()),
         });
         scene.engine.emit_truncated(&event, at);
-        scene.lasts(0..=100);
+        scene.wait(0..=100);
     }
 }
 
-fn restarted(scene: &mut Scene) {
-    scene.records(&[]);
-    let flow = scene.flows(200);
+fn restart_engine(scene: &mut Scene) {
+    scene.record(&[]);
+    let flow = scene.start_flow(200);
     for _ in 0..scene.rounds {
-        scene.lasts(100..=500);
+        scene.wait(100..=500);
         scene.engine.restart();
-        scene.lasts(100..=300);
+        scene.wait(100..=300);
     }
     drop(flow);
 }
 
-fn replaced(scene: &mut Scene) {
-    scene.records(&[]);
-    let flow = scene.flows(200);
+fn replace_engine(scene: &mut Scene) {
+    scene.record(&[]);
+    let flow = scene.start_flow(200);
     for round in 0..scene.rounds {
-        scene.lasts(300..=500);
+        scene.wait(300..=500);
         scene.engine.stop();
         scene.engine.clear_backlog();
         scene.engine.set_identity(&format!("0ther{round:03}-0000-4000-8000-000000000002"), &format!("other-{round}"));
-        scene.lasts(0..=100);
+        scene.wait(0..=100);
         scene.engine.start_again();
-        scene.lasts(300..=500);
+        scene.wait(300..=500);
     }
     drop(flow);
 }
 
-fn refused(scene: &mut Scene) {
-    scene.records(&[]);
-    let flow = scene.flows(100);
+fn refuse_connections(scene: &mut Scene) {
+    scene.record(&[]);
+    let flow = scene.start_flow(100);
     for round in 0..scene.rounds {
-        scene.lasts(200..=300);
+        scene.wait(200..=300);
         scene.engine.stop();
-        scene.lasts(if round % 2 == 0 { 500..=800 } else { 4000..=5000 });
+        scene.wait(if round % 2 == 0 { 500..=800 } else { 4000..=5000 });
         scene.engine.start_again();
-        scene.lasts(200..=300);
+        scene.wait(200..=300);
     }
     drop(flow);
 }
 
-fn stalled(scene: &mut Scene) {
-    scene.records(&["--look-again", "500ms"]);
-    let flow = scene.flows(50);
+fn stall_streams(scene: &mut Scene) {
+    scene.record(&["--look-again", "500ms"]);
+    let flow = scene.start_flow(50);
     for round in 0..scene.rounds {
-        scene.lasts(200..=300);
+        scene.wait(200..=300);
         if round % 2 == 0 {
             scene.engine.stall_streams();
         } else {
             scene.engine.set_behavior(Behavior { hang_requests: true, ..Behavior::default() });
             scene.engine.cut_connections();
         }
-        scene.lasts(4000..=4500);
+        scene.wait(4000..=4500);
         scene.engine.resume();
     }
     drop(flow);
 }
 
-fn in_pieces(scene: &mut Scene) {
-    scene.records(&[]);
+fn split_chunks(scene: &mut Scene) {
+    scene.record(&[]);
     for round in 0..scene.rounds {
-        let pieces = if round % 2 == 0 { Chunking::PerByte } else { Chunking::Random };
-        scene.engine.set_behavior(Behavior { chunking: pieces, ..Behavior::default() });
+        let chunking = if round % 2 == 0 { Chunking::PerByte } else { Chunking::Random };
+        scene.engine.set_behavior(Behavior { chunking, ..Behavior::default() });
         scene.engine.cut_connections();
         for _ in 0..100 {
             scene.engine.emit(&scene.event().replace("box-", "bücher-📦-"));
         }
-        scene.settles();
+        scene.wait_until_stored();
     }
 }
 
-fn junk(scene: &mut Scene) {
-    scene.records(&[]);
+fn send_junk(scene: &mut Scene) {
+    scene.record(&[]);
     let deep = "[".repeat(100_000);
     let lines: [&[u8]; 9] = [
         b"garbage",
@@ -615,15 +617,15 @@ fn junk(scene: &mut Scene) {
     ];
     for _ in 0..scene.rounds {
         for line in lines {
-            scene.happen(fastrand::u64(0..3));
+            scene.emit(fastrand::u64(0..3));
             scene.engine.send_junk(line);
         }
-        scene.happen(1);
+        scene.emit(1);
     }
 }
 
-fn odd(scene: &mut Scene) {
-    scene.records(&[]);
+fn send_odd_json(scene: &mut Scene) {
+    scene.record(&[]);
     for framing in [Framing::Lf, Framing::CrLf, Framing::JsonSeq] {
         scene.engine.set_behavior(Behavior { framing, ..Behavior::default() });
         scene.engine.cut_connections();
@@ -636,225 +638,225 @@ fn odd(scene: &mut Scene) {
             (":{", ": {"),
         ] {
             scene.engine.emit(&scene.event().replace(from, to));
-            scene.happen(2);
+            scene.emit(2);
         }
-        scene.settles();
+        scene.wait_until_stored();
     }
 }
 
-fn large(scene: &mut Scene) {
-    scene.records(&[]);
+fn send_large_events(scene: &mut Scene) {
+    scene.record(&[]);
     for _ in 0..scene.rounds {
         let event = scene.event();
         let large = format!(r#""image":"{}""#, "x".repeat(5 << 20));
         scene.engine.emit(&event.replace(r#""image":"busybox""#, &large));
-        scene.happen(20);
-        scene.lasts(0..=200);
+        scene.emit(20);
+        scene.wait(0..=200);
         scene.engine.cut_connections();
     }
 }
 
-fn no_streams(scene: &mut Scene) {
-    scene.records(&[]);
-    let flow = scene.flows(20);
-    for answer in [
+fn send_invalid_responses(scene: &mut Scene) {
+    scene.record(&[]);
+    let flow = scene.start_flow(20);
+    for response in [
         "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 16\r\n\r\n{\"message\":\"no\"}",
         "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
         "SSH-2.0-OpenSSH_9.2\r\n",
         "",
     ] {
-        scene.engine.set_behavior(Behavior { raw_response: Some(answer.into()), ..Behavior::default() });
+        scene.engine.set_behavior(Behavior { raw_response: Some(response.into()), ..Behavior::default() });
         scene.engine.cut_connections();
-        scene.lasts(500..=700);
+        scene.wait(500..=700);
         scene.engine.set_behavior(Behavior::default());
-        scene.lasts(200..=400);
+        scene.wait(200..=400);
     }
     drop(flow);
 }
 
-fn slow_headers(scene: &mut Scene) {
-    scene.records(&[]);
+fn delay_headers(scene: &mut Scene) {
+    scene.record(&[]);
     scene.engine.set_behavior(Behavior { headers_delay: Duration::from_secs(1), ..Behavior::default() });
-    let flow = scene.flows(50);
+    let flow = scene.start_flow(50);
     for _ in 0..scene.rounds {
         scene.engine.cut_connections();
-        scene.lasts(1500..=2000);
+        scene.wait(1500..=2000);
     }
     drop(flow);
 }
 
-fn disorderly(scene: &mut Scene) {
-    scene.records(&[]);
+fn emit_out_of_order(scene: &mut Scene) {
+    scene.record(&[]);
     scene.engine.set_behavior(Behavior { duplicate_newest: true, ..Behavior::default() });
     for _ in 0..scene.rounds {
-        let (begin, number) = (now(), scene.next.fetch_add(100, Ordering::Relaxed));
+        let (base_nano, number) = (now(), scene.next.fetch_add(100, Ordering::Relaxed));
         for n in 0..40 {
-            scene.engine.emit(&event_at(number + n, begin + fastrand::i64(-130_000..=0)));
+            scene.engine.emit(&event_at(number + n, base_nano + fastrand::i64(-130_000..=0)));
         }
         // Events with equal times, and the same stop twice, a nanosecond apart.
-        (40..44).for_each(|n| scene.engine.emit(&event_at(number + n, begin)));
-        (0..2).for_each(|later| {
-            let stop = event_at(number + 44, begin + 1 + later).replace("\"create\"", "\"stop\"");
+        (40..44).for_each(|n| scene.engine.emit(&event_at(number + n, base_nano)));
+        (0..2).for_each(|nanos| {
+            let stop = event_at(number + 44, base_nano + 1 + nanos).replace("\"create\"", "\"stop\"");
             scene.engine.emit(&stop);
         });
-        scene.lasts(0..=100);
+        scene.wait(0..=100);
         scene.engine.cut_connections();
     }
 }
 
-fn clock_back(scene: &mut Scene) {
+fn set_clock_back(scene: &mut Scene) {
     const HOUR: i64 = 3_600_000_000_000;
-    scene.records(&[]);
+    scene.record(&[]);
     for round in 0..scene.rounds {
-        scene.happen(60);
-        scene.lasts(0..=100);
+        scene.emit(60);
+        scene.wait(0..=100);
         scene.engine.cut_connections();
         let number = scene.next.fetch_add(100, Ordering::Relaxed);
         for n in 0..60 {
             scene.engine.emit(&event_at(number + n, now() - HOUR));
         }
         if round % 2 == 0 {
-            scene.kills();
-            scene.is_whole();
-            scene.happen(20);
-            scene.records(&[]);
+            scene.kill_recorder();
+            scene.assert_intact();
+            scene.emit(20);
+            scene.record(&[]);
         }
     }
 }
 
 /// Locks the store until the connection is dropped.
 fn lock(scene: &Scene) -> Connection {
-    let other = Connection::open(scene.folder.db()).expect("the store is opened");
+    let other = Connection::open(scene.test_dir.db()).expect("the store is opened");
     other.execute_batch("PRAGMA busy_timeout = 20000; BEGIN EXCLUSIVE").expect("the store is locked");
     other
 }
 
-fn locked(scene: &mut Scene) {
-    scene.records(&[]);
-    let flow = scene.flows(2000);
-    scene.lasts(500..=500);
+fn lock_store(scene: &mut Scene) {
+    scene.record(&[]);
+    let flow = scene.start_flow(2000);
+    scene.wait(500..=500);
     let lock = lock(scene);
-    scene.lasts(10_000..=10_000);
+    scene.wait(10_000..=10_000);
     drop(lock);
-    scene.lasts(500..=500);
+    scene.wait(500..=500);
     drop(flow);
     assert_eq!(scene.engine.skipped_count(), 0, "the stream was read all the time");
 }
 
-fn slow_store(scene: &mut Scene) {
-    scene.records(&[]);
-    let flow = scene.flows(2000);
+fn lock_store_repeatedly(scene: &mut Scene) {
+    scene.record(&[]);
+    let flow = scene.start_flow(2000);
     for _ in 0..scene.rounds {
         let lock = lock(scene);
-        scene.lasts(200..=400);
+        scene.wait(200..=400);
         drop(lock);
-        scene.lasts(0..=20);
+        scene.wait(0..=20);
     }
     drop(flow);
     assert_eq!(scene.engine.skipped_count(), 0, "the stream was read all the time");
 }
 
 /// Fills a disk of 8 MB with another file than the store.
-fn full_disk(scene: &mut Scene) {
-    let disk = scene.folder.db().with_file_name("");
+fn fill_disk(scene: &mut Scene) {
+    let disk = scene.test_dir.db().with_file_name("");
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "tmpfs"]).arg(&disk).output();
     let mounted = mounted.expect("mount is started");
     let stderr = String::from_utf8_lossy(&mounted.stderr);
     assert!(mounted.status.success(), "mounting a small disk needs root and the right to mount: {stderr}");
-    scene.records(&[]);
+    scene.record(&[]);
     let logged = |scene: &Scene, text: &str| scene.recorder().log().matches(text).count();
-    let wide = |scene: &Scene| scene.event().replace("busybox", &fastrand::u64(..).to_string().repeat(100));
+    let large_event = |scene: &Scene| scene.event().replace("busybox", &fastrand::u64(..).to_string().repeat(100));
     for round in 1..=scene.rounds as usize {
-        scene.happen(100);
-        scene.settles();
+        scene.emit(100);
+        scene.wait_until_stored();
         let ballast = disk.join("ballast");
         let filled =
             std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&ballast).expect("the file is created"));
         assert!(filled.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull), "the disk is full");
         eventually("the store cannot be written", || {
-            (0..20).for_each(|_| scene.engine.emit(&wide(scene)));
+            (0..20).for_each(|_| scene.engine.emit(&large_event(scene)));
             if logged(scene, "waits in memory") == round { Ok(()) } else { Err(scene.recorder().log()) }
         });
-        let flow = scene.flows(500);
-        scene.lasts(2000..=2000);
+        let flow = scene.start_flow(500);
+        scene.wait(2000..=2000);
         drop(flow);
         assert_eq!(logged(scene, "waits in memory"), round, "the warning is logged once: {}", scene.recorder().log());
-        scene.is_whole();
+        scene.assert_intact();
         std::fs::remove_file(&ballast).expect("the ballast is deleted");
-        scene.settles();
+        scene.wait_until_stored();
         assert_eq!(logged(scene, "can be written again"), round, "{}", scene.recorder().log());
     }
     assert_eq!(scene.engine.skipped_count(), 0, "the stream was read all the time");
 }
 
 /// Fills the disk while retention limits the store to one megabyte.
-fn full_disk_kept_small(scene: &mut Scene) {
-    scene.kept = &["--max-size", "1MB"];
-    let disk = scene.folder.db().with_file_name("");
+fn fill_disk_while_pruning(scene: &mut Scene) {
+    scene.retention_args = &["--max-size", "1MB"];
+    let disk = scene.test_dir.db().with_file_name("");
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(&disk).status();
     assert!(mounted.is_ok_and(|status| status.success()), "mounting a small disk needs root and the right to mount");
-    scene.records(scene.kept);
-    let flow = scene.flows(4000);
-    scene.lasts(4000..=4000);
+    scene.record(scene.retention_args);
+    let flow = scene.start_flow(4000);
+    scene.wait(4000..=4000);
     for _ in 0..scene.rounds {
         let ballast = disk.join("ballast");
         let filled =
             std::io::copy(&mut std::io::repeat(0), &mut std::fs::File::create(&ballast).expect("the file is created"));
         assert!(filled.is_err_and(|e| e.kind() == std::io::ErrorKind::StorageFull), "the disk is full");
-        scene.lasts(3000..=3000);
-        scene.is_whole();
+        scene.wait(3000..=3000);
+        scene.assert_intact();
         let copy = disk.join("copy.db");
-        let output = scene.folder.run(&["backup", &copy.display().to_string()]).assert_exit_code(1);
+        let output = scene.test_dir.run(&["backup", &copy.display().to_string()]).assert_exit_code(1);
         assert!(output.stderr.contains(" bytes are needed, and 0 are free"), "{}", output.stderr);
         assert!(!copy.exists());
         std::fs::remove_file(&ballast).expect("the ballast is deleted");
-        scene.lasts(1000..=1000);
+        scene.wait(1000..=1000);
     }
     drop(flow);
-    scene.settles();
-    scene.stays_small(1_000_000);
+    scene.wait_until_stored();
+    scene.wait_until_at_most(1_000_000);
 }
 
 /// Kills the recorder at random moments of pruning, while another program reads an old snapshot of the store.
-fn kept_small(scene: &mut Scene) {
-    scene.kept = &["--max-size", "500kB"];
+fn kill_while_pruning(scene: &mut Scene) {
+    scene.retention_args = &["--max-size", "500kB"];
     for round in 0..scene.rounds {
-        scene.records(scene.kept);
+        scene.record(scene.retention_args);
         let reader = (round % 3 == 1).then(|| {
-            let reader = Connection::open(scene.folder.db()).expect("the store is opened");
+            let reader = Connection::open(scene.test_dir.db()).expect("the store is opened");
             reader.execute_batch("BEGIN; SELECT count(*) FROM event").expect("the store is read");
             reader
         });
-        let flow = scene.flows(4000);
-        scene.lasts(300..=1500);
-        scene.kills();
+        let flow = scene.start_flow(4000);
+        scene.wait(300..=1500);
+        scene.kill_recorder();
         drop((flow, reader));
-        scene.is_whole();
+        scene.assert_intact();
     }
-    scene.records(scene.kept);
-    let flow = scene.flows(2000);
-    scene.lasts(3000..=3000);
+    scene.record(scene.retention_args);
+    let flow = scene.start_flow(2000);
+    scene.wait(3000..=3000);
     drop(flow);
-    scene.settles();
-    scene.stays_small(500_000);
+    scene.wait_until_stored();
+    scene.wait_until_at_most(500_000);
 }
 
 /// Asserts that new events are readable within a tenth of a second during the whole deletion.
-fn lets_go(scene: &mut Scene) {
+fn prune_under_load(scene: &mut Scene) {
     const DAY: i64 = 86_400_000_000_000;
     // With the entry for the name of their source, they end at a stored link of the chain, so all can be deleted.
     const OLD: u64 = 200_063;
     let old: Vec<String> = (0..OLD).map(|n| event_at(n, now() - 2 * DAY + n as i64 * 1000)).collect();
-    let file = scene.folder.path("old.ndjson");
+    let file = scene.test_dir.path("old.ndjson");
     std::fs::write(&file, old.join("\n")).expect("the file is written");
-    scene.folder.run(&["import", "-q", "old.ndjson"]).assert_success();
+    scene.test_dir.run(&["import", "-q", "old.ndjson"]).assert_success();
     scene.next.store(1_000_000, Ordering::Relaxed);
-    scene.records(&["--retain", "1d"]);
-    let mut follower = scene.folder.start(&["query", "-q", "--follow", "--since", "now"]);
+    scene.record(&["--retain", "1d"]);
+    let mut follower = scene.test_dir.start(&["query", "-q", "--follow", "--since", "now"]);
     let lines = follower.stdout_lines();
-    let flow = scene.flows(2000);
-    let deleted = || scene.folder.json(&["status", "--json"])[0]["db"]["pruned"]["events"].as_u64().unwrap_or(0);
+    let flow = scene.start_flow(2000);
+    let deleted = || scene.test_dir.json(&["status", "--json"])[0]["db"]["pruned"]["events"].as_u64().unwrap_or(0);
     let mut delays: Vec<i64> = Vec::new();
     let start = Instant::now();
     while deleted() < OLD {
@@ -868,54 +870,54 @@ fn lets_go(scene: &mut Scene) {
             }
         }
     }
-    let took = start.elapsed();
+    let elapsed = start.elapsed();
     drop(flow);
     drop(follower);
     delays.sort_unstable();
-    let at = |part: usize| delays[(delays.len() - 1) * part / 1000] as f64 / 1e6;
+    let percentile = |part: usize| delays[(delays.len() - 1) * part / 1000] as f64 / 1e6;
     println!(
         "(deleted in {:.1} s; of {} new events, half were readable in {:.0} ms, 99.9 % in {:.0} ms, all in {:.0} ms)",
-        took.as_secs_f64(),
+        elapsed.as_secs_f64(),
         delays.len(),
-        at(500),
-        at(999),
-        at(1000)
+        percentile(500),
+        percentile(999),
+        percentile(1000)
     );
-    assert!(delays.len() > 1000 && at(990) < 100.0, "99 % after {} ms", at(990));
+    assert!(delays.len() > 1000 && percentile(990) < 100.0, "99 % after {} ms", percentile(990));
 }
 
-fn flood(scene: &mut Scene) {
-    scene.records(&[]);
-    let flow = scene.flows(20_000);
+fn flood_recorder(scene: &mut Scene) {
+    scene.record(&[]);
+    let flow = scene.start_flow(20_000);
     eventually("200,000 events are emitted", || {
-        let made = scene.engine.emitted_count();
-        if made >= 200_000 { Ok(()) } else { Err(made) }
+        let emitted = scene.engine.emitted_count();
+        if emitted >= 200_000 { Ok(()) } else { Err(emitted) }
     });
     drop(flow);
 }
 
-fn overflow(scene: &mut Scene) {
-    scene.records(&["--buffer", "256KiB"]);
-    scene.happen(50);
-    scene.settles();
-    let begin = scene.engine.emitted_count();
+fn overflow_buffer(scene: &mut Scene) {
+    scene.record(&["--buffer", "256KiB"]);
+    scene.emit(50);
+    scene.wait_until_stored();
+    let first_number = scene.engine.emitted_count();
     let lock = lock(scene);
-    let flow = scene.flows(5000);
+    let flow = scene.start_flow(5000);
     eventually("the buffer is full", || {
         if scene.recorder().log().contains("the buffer is full") { Ok(()) } else { Err(scene.engine.emitted_count()) }
     });
-    scene.lasts(500..=500);
+    scene.wait(500..=500);
     drop(flow);
     assert_eq!(scene.engine.skipped_count(), 0, "the stream was read all the time");
     // The recorder received more than its buffer may contain. It can obtain the rest only from the backlog.
-    scene.engine.invalidate_deliveries_from(begin);
+    scene.engine.invalidate_deliveries_from(first_number);
     drop(lock);
-    scene.settles();
-    scene.happen(10);
-    scene.settles();
+    scene.wait_until_stored();
+    scene.emit(10);
+    scene.wait_until_stored();
     let truth = scene.engine.truth();
     let missing: Vec<usize> =
-        scene.stored(&truth).iter().enumerate().filter(|(_, stored)| **stored == 0).map(|(n, _)| n).collect();
+        scene.stored_counts(&truth).iter().enumerate().filter(|(_, stored)| **stored == 0).map(|(n, _)| n).collect();
     let (first, last) = (missing[0], missing[missing.len() - 1]);
     assert_eq!(missing.len(), last - first + 1, "the missing events are consecutive");
     let gaps = scene.gaps();

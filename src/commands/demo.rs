@@ -23,7 +23,7 @@ use crate::store::{GapReason, Reader};
 const RECORDING: &str = include_str!("../../fixtures/shop.ndjson");
 
 /// Number of events in the backlog when the recorder connects: those before the deployment. The others arrive live.
-const BACKLOG: usize = 25;
+const BACKLOG_EVENTS: usize = 25;
 
 /// Query for the events that matter in the recording. It leaves out networks, volumes, images, and health checks that
 /// did not change the status.
@@ -38,42 +38,44 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Args {}
 
 pub(super) fn run(_: &Shared, _: &Args) -> Result<(), Failure> {
-    let folder = tempfile::Builder::new()
+    let dir = tempfile::Builder::new()
         .prefix("events-demo-")
         .tempdir()
         .map_err(|e| Failure::failed(format!("cannot create a temporary directory: {e}")))?;
-    let (socket, db) = (folder.path().join("docker.sock"), folder.path().join("events.db"));
+    let (socket, db) = (dir.path().join("docker.sock"), dir.path().join("events.db"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
-    runtime.block_on(play(&socket, &db))?;
+    runtime.block_on(record_sample(&socket, &db))?;
     verify(&db)?;
 
-    say("\nVersion 1.5 of web makes api run out of memory. Without api, worker crashes in\n\
-         a loop and web becomes unhealthy, until version 1.4 is deployed again.\n")?;
-    same_program(db.as_os_str(), QUERY)?;
-    say("\nTry next, on a machine with a Docker Engine:")?;
-    command("  events record &")?;
-    command("  events query --since 1h --format table")?;
+    print_line(
+        "\nVersion 1.5 of web makes api run out of memory. Without api, worker crashes in\n\
+         a loop and web becomes unhealthy, until version 1.4 is deployed again.\n",
+    )?;
+    run_in_process(db.as_os_str(), QUERY)?;
+    print_line("\nTry next, on a machine with a Docker Engine:")?;
+    print_command("  events record &")?;
+    print_command("  events query --since 1h --format table")?;
     Ok(())
 }
 
 /// Plays the recording to a recorder until all events are stored.
-async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
+async fn record_sample(socket: &Path, db: &Path) -> Result<(), Failure> {
     let lines: Vec<&str> = RECORDING.lines().collect();
     let id = "d3m00000-0000-4000-8000-000000000000".into();
     let identity = EngineIdentity { id, name: "demo".into(), ..EngineIdentity::default() };
     let feed = Feed::default();
     let engine = Arc::new(Engine::new(History::Feed(feed.clone())).with_identity(identity));
-    let (backlog, live) = lines.split_at(BACKLOG);
+    let (backlog, live) = lines.split_at(BACKLOG_EVENTS);
     backlog.iter().for_each(|line| feed.push(line.as_bytes()));
-    let answering = engine
+    let server = engine
         .clone()
         .listen(&Address::Unix(socket.into()), None)
         .map_err(|e| Failure::failed(crate::error::chain(&e)))?;
-    let answering = tokio::spawn(answering);
-    say(&format!("A small shop on Docker 28.5.2: {} events, played by an embedded engine.", lines.len()))?;
+    let server = tokio::spawn(server);
+    print_line(&format!("A small shop on Docker 28.5.2: {} events, played by an embedded engine.", lines.len()))?;
 
     let started = Instant::now();
     let (shutdown_tx, shutdown_rx) = oneshot::channel::<()>();
@@ -84,7 +86,7 @@ async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
     wait_for(db, backlog.len() as u64).await?;
     live.iter().for_each(|line| feed.push(line.as_bytes()));
     wait_for(db, lines.len() as u64).await?;
-    say(&format!(
+    print_line(&format!(
         "Recorded into SQLite in {} ms: {} from the engine's backlog, {} live.",
         started.elapsed().as_millis(),
         backlog.len(),
@@ -92,7 +94,7 @@ async fn play(socket: &Path, db: &Path) -> Result<(), Failure> {
     ))?;
     let _ = shutdown_tx.send(());
     recorder.await.expect("the recorder does not panic")?;
-    answering.abort();
+    server.abort();
     Ok(())
 }
 
@@ -105,7 +107,7 @@ fn verify(db: &Path) -> Result<(), Failure> {
         let found = format!("{} in the hash chain, {}", count_noun(faults, "fault"), count_noun(gaps, "gap"));
         return Err(Failure::failed(format!("the store of the demo is damaged: {found}")));
     }
-    Ok(say("Verified: the hash chain is intact, and the record has no gaps.")?)
+    Ok(print_line("Verified: the hash chain is intact, and the record has no gaps.")?)
 }
 
 /// Waits until the store contains this many events.
@@ -128,22 +130,22 @@ async fn wait_for(db: &Path, events: u64) -> Result<(), Failure> {
 }
 
 /// Prints a command line and runs it in this process.
-fn same_program(db: &OsStr, arguments: &str) -> Result<(), Failure> {
-    command(&format!("$ events {arguments}"))?;
-    let words = arguments.split_whitespace().filter(|word| *word != "\\").map(OsStr::new);
-    let all = ["events", "--db"].map(OsStr::new).into_iter().chain([db]).chain(words);
-    match super::main(all.map(OsStr::to_owned)) {
+fn run_in_process(db: &OsStr, arguments: &str) -> Result<(), Failure> {
+    print_command(&format!("$ events {arguments}"))?;
+    let args = arguments.split_whitespace().filter(|arg| *arg != "\\").map(OsStr::new);
+    let args = ["events", "--db"].map(OsStr::new).into_iter().chain([db]).chain(args);
+    match super::main(args.map(OsStr::to_owned)) {
         Exit::Success => Ok(()),
         _ => Err(Failure::failed("the query failed")),
     }
 }
 
 /// Prints a command line, bold on a terminal.
-fn command(line: &str) -> io::Result<()> {
+fn print_command(line: &str) -> io::Result<()> {
     const BOLD: Style = Style::new().bold();
     writeln!(anstream::stdout(), "{BOLD}{line}{BOLD:#}")
 }
 
-fn say(line: &str) -> io::Result<()> {
+fn print_line(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
 }

@@ -223,8 +223,8 @@ impl Search<'_> {
         visit: impl FnMut(StoredEvent<'_>) -> ControlFlow<Result<(), PrintError>>,
     ) -> Result<(), Failure> {
         let passes = |event: &Event<'_>| self.selection.matches(event);
-        let judge = self.selection.predicate(&passes);
-        match self.reader.events(&self.selection.to_query(self.source), snapshot, order, judge, visit)? {
+        let predicate = self.selection.predicate(&passes);
+        match self.reader.events(&self.selection.to_query(self.source), snapshot, order, predicate, visit)? {
             ControlFlow::Break(result) => Ok(result?),
             ControlFlow::Continue(()) => Ok(()),
         }

@@ -136,7 +136,7 @@ impl Args {
         let source =
             self.history.source.as_deref().map(|name| find_source(&reader, name)).transpose()?.map(|(id, _)| id);
         let passes = |event: &Event<'_>| selection.matches(event);
-        let judge = selection.predicate(&passes);
+        let predicate = selection.predicate(&passes);
         let snapshot = reader.snapshot(0)?;
         let time_of = |raw: &[u8]| Event::parse(raw).map_or(0, |event| event.time_nano);
         if let Limit::Last(last) = selection.limit {
@@ -146,7 +146,7 @@ impl Args {
                     &selection.to_query(source),
                     snapshot,
                     Order::TimeReversed,
-                    judge,
+                    predicate,
                     |stored| {
                         selected.push(stored.raw.to_vec());
                         if (selected.len() as u64) < last { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -160,7 +160,7 @@ impl Args {
             return Ok(());
         }
         let mut remaining = limit;
-        let result = reader.events(&selection.to_query(source), snapshot, Order::Time, judge, |stored| {
+        let result = reader.events(&selection.to_query(source), snapshot, Order::Time, predicate, |stored| {
             if remaining == 0 {
                 return ControlFlow::Break(Ok(()));
             }

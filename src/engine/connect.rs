@@ -30,16 +30,16 @@ impl<T: Read + Write + Send + Unpin> Socket for T {}
 
 /// Error of the transport, TLS or ssh: it could not connect, or the other side rejected the connection.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("{why}")]
+#[error("{reason}")]
 pub(super) struct TransportError {
-    why: String,
+    reason: String,
     hint: &'static str,
 }
 
 impl TransportError {
     /// Creates an error from its reason and hint. An empty hint means none.
-    pub(super) fn new(why: String, hint: &'static str) -> TransportError {
-        TransportError { why, hint }
+    pub(super) fn new(reason: String, hint: &'static str) -> TransportError {
+        TransportError { reason, hint }
     }
 
     /// Hint for the user.

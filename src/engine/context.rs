@@ -103,7 +103,7 @@ impl Context {
     /// [`HostError`] if the context does not exist or is invalid.
     pub(super) fn load(name: &str, named_by: &'static str, config_dir: Option<&Path>) -> Result<Context, HostError> {
         let missing = || HostError::ContextNotFound { name: name.into(), named_by };
-        let invalid = |why: String| HostError::InvalidContext { name: name.into(), why };
+        let invalid = |reason: String| HostError::InvalidContext { name: name.into(), reason };
         let contexts = config_dir.ok_or_else(missing)?.join("contexts");
         let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
         let path = contexts.join("meta").join(&id).join("meta.json");

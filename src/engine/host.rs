@@ -57,14 +57,14 @@ pub enum Endpoint {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the error messages describe the variants and their fields")]
 pub enum HostError {
-    #[error("'{text}' is not a valid host: {why}")]
-    InvalidUrl { text: String, why: String },
+    #[error("'{text}' is not a valid host: {reason}")]
+    InvalidUrl { text: String, reason: String },
     #[error("--host and --context cannot be used together")]
     HostAndContext,
     #[error("context '{name}', set by {named_by}, does not exist")]
     ContextNotFound { name: String, named_by: &'static str },
-    #[error("cannot use context '{name}': {why}")]
-    InvalidContext { name: String, why: String },
+    #[error("cannot use context '{name}': {reason}")]
+    InvalidContext { name: String, reason: String },
     #[error("{flag} cannot be used with context '{name}', which has its own certificates")]
     TlsFlagWithContext { flag: &'static str, name: String },
     #[error("{flag} has no effect without TLS")]
@@ -181,7 +181,7 @@ impl FromStr for Host {
     type Err = HostError;
 
     fn from_str(text: &str) -> Result<Host, HostError> {
-        let error = |why: &str| HostError::InvalidUrl { text: mask_password(text), why: why.into() };
+        let error = |reason: &str| HostError::InvalidUrl { text: mask_password(text), reason: reason.into() };
         let (name, url) = match text.split_once('=') {
             Some((name, url)) if !name.contains([':', '/']) => (Some(name.trim()), url),
             _ => (None, text),
@@ -194,10 +194,10 @@ impl FromStr for Host {
         let (endpoint, base_path) = match scheme {
             "unix" if rest.is_empty() => return Err(error("the path of the socket is missing")),
             "unix" => (Endpoint::Unix(rest.into()), String::new()),
-            "tcp" => parse_tcp(rest, DEFAULT_TCP_PORT).map_err(|why| error(&why))?,
-            "http" => parse_tcp(rest, 80).map_err(|why| error(&why))?,
-            "https" => parse_tcp(rest, 443).map_err(|why| error(&why))?,
-            "ssh" => (Endpoint::Ssh(SshEndpoint::parse(rest).map_err(|why| error(&why))?), String::new()),
+            "tcp" => parse_tcp(rest, DEFAULT_TCP_PORT).map_err(|reason| error(&reason))?,
+            "http" => parse_tcp(rest, 80).map_err(|reason| error(&reason))?,
+            "https" => parse_tcp(rest, 443).map_err(|reason| error(&reason))?,
+            "ssh" => (Endpoint::Ssh(SshEndpoint::parse(rest).map_err(|reason| error(&reason))?), String::new()),
             "npipe" | "fd" => return Err(error(&format!("{scheme}:// is not supported on this system"))),
             _ => return Err(error(&format!("{scheme}:// is not supported"))),
         };
@@ -351,8 +351,8 @@ mod tests {
             let text = name.as_ref().map_or(url.clone(), |name| format!("{name}={url}"));
             let host: Host = text.parse().map_err(|e| TestCaseError::fail(format!("{e}")))?;
             prop_assert_eq!((&host.name, &host.endpoint), (&name, &endpoint));
-            let again: Host = host.to_string().parse().map_err(|e| TestCaseError::fail(format!("{e}")))?;
-            prop_assert_eq!((&again.endpoint, again.to_string()), (&endpoint, url));
+            let reparsed: Host = host.to_string().parse().map_err(|e| TestCaseError::fail(format!("{e}")))?;
+            prop_assert_eq!((&reparsed.endpoint, reparsed.to_string()), (&endpoint, url));
         }
 
         #[test]

@@ -19,10 +19,10 @@ pub struct MetricsEndpoint {
 
 /// A text that is not a valid metrics URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' is not a valid metrics URL: {why}")]
+#[error("'{text}' is not a valid metrics URL: {reason}")]
 pub struct MetricsEndpointError {
     text: String,
-    why: String,
+    reason: String,
 }
 
 impl std::str::FromStr for MetricsEndpoint {
@@ -30,12 +30,12 @@ impl std::str::FromStr for MetricsEndpoint {
 
     /// Parses `[NAME=]http://host:port[/path]`.
     fn from_str(text: &str) -> Result<MetricsEndpoint, MetricsEndpointError> {
-        let error = |why: String| MetricsEndpointError { text: text.into(), why };
+        let error = |reason: String| MetricsEndpointError { text: text.into(), reason };
         if !text.contains("http://") {
             return Err(error("the scheme http:// is missing".into()));
         }
         let host: Host = text.parse().map_err(|e| match e {
-            super::HostError::InvalidUrl { why, .. } => error(why),
+            super::HostError::InvalidUrl { reason, .. } => error(reason),
             other => error(other.to_string()),
         })?;
         let path = if host.request_path("").is_empty() { DEFAULT_PATH } else { "" };

@@ -339,8 +339,9 @@ impl Client {
     /// With TLS 1.3, an engine that requires a certificate reports it after the handshake, or not at all.
     fn missing_client_certificate(&self, error: &hyper::Error) -> Option<TransportError> {
         let has_no_certificate = self.host.tls.as_ref().is_some_and(|tls| !tls.has_client_certificate());
-        let why = || "the server closed the connection without a response, and may require a client certificate".into();
-        (has_no_certificate && !error.is_parse()).then(|| TransportError::new(why(), tls::CLIENT_CERTIFICATE_HINT))
+        let reason =
+            || "the server closed the connection without a response, and may require a client certificate".into();
+        (has_no_certificate && !error.is_parse()).then(|| TransportError::new(reason(), tls::CLIENT_CERTIFICATE_HINT))
     }
 
     fn timeout_error(&self, path: &str, after: Duration) -> EngineError {

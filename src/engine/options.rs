@@ -69,8 +69,8 @@ impl ClientOptions {
         let host = match host.as_str() {
             "" => local_host(env),
             url => url.parse::<Host>().map_err(|e| match e {
-                HostError::InvalidUrl { why, .. } => {
-                    HostError::InvalidContext { name: name.into(), why: format!("{url}: {why}") }
+                HostError::InvalidUrl { reason, .. } => {
+                    HostError::InvalidContext { name: name.into(), reason: format!("{url}: {reason}") }
                 }
                 other => other,
             })?,

@@ -235,13 +235,13 @@ fn exit_error(status: ExitStatus, stderr: &[u8]) -> Option<TransportError> {
         .find(|line| !GENERIC_ERROR_PREFIXES.iter().any(|prefix| line.starts_with(prefix)))
         .or(lines.next());
     let sanitize = |line: &str| line.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
-    let why = last.map_or_else(|| format!("ssh failed with {status}"), sanitize);
+    let reason = last.map_or_else(|| format!("ssh failed with {status}"), sanitize);
     let hint = match status.code() {
         Some(127) => "install the docker client on that machine, in the PATH of commands that ssh runs",
         Some(255) => "check that `ssh` connects without a password prompt and with a known host key",
         _ => "check that `docker system dial-stdio` works on that machine, for that user",
     };
-    Some(TransportError::new(why, hint))
+    Some(TransportError::new(reason, hint))
 }
 
 /// A connection through ssh. Dropping it stops the process.
@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     fn arguments(rest: &str) -> String {
-        SshEndpoint::parse(rest).map_or_else(|why| why, |ssh| ssh.arguments().join("|"))
+        SshEndpoint::parse(rest).map_or_else(|reason| reason, |ssh| ssh.arguments().join("|"))
     }
 
     #[test]

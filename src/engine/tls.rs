@@ -36,10 +36,10 @@ pub enum TlsError {
     EncryptedKey { path: PathBuf },
     #[error("cannot use certificate {} with key {}", certificate.display(), key.display())]
     KeyMismatch { certificate: PathBuf, key: PathBuf, source: RustlsError },
-    #[error("cannot use the CA certificates in {}: {why}", path.display())]
-    InvalidCa { path: PathBuf, why: String },
-    #[error("the system trust store has no usable CA: {why}")]
-    NoTrustedCa { why: String },
+    #[error("cannot use the CA certificates in {}: {reason}", path.display())]
+    InvalidCa { path: PathBuf, reason: String },
+    #[error("the system trust store has no usable CA: {reason}")]
+    NoTrustedCa { reason: String },
 }
 
 impl TlsError {
@@ -68,7 +68,7 @@ pub(crate) fn load_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> 
 
 /// Loads the authorities in a PEM file, which must contain at least one.
 pub(crate) fn load_ca(path: &Path) -> Result<RootCertStore, TlsError> {
-    let invalid = |why: String| TlsError::InvalidCa { path: path.into(), why };
+    let invalid = |reason: String| TlsError::InvalidCa { path: path.into(), reason };
     let mut roots = RootCertStore::empty();
     for authority in load_certificates(path)? {
         roots.add(authority).map_err(|e| invalid(e.to_string()))?;
@@ -197,8 +197,8 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     roots.add_parsable_certificates(native.certs);
     match native.errors.first() {
         _ if !roots.is_empty() => Ok(roots),
-        Some(e) => Err(TlsError::NoTrustedCa { why: e.to_string() }),
-        None => Err(TlsError::NoTrustedCa { why: "no certificates found".into() }),
+        Some(e) => Err(TlsError::NoTrustedCa { reason: e.to_string() }),
+        None => Err(TlsError::NoTrustedCa { reason: "no certificates found".into() }),
     }
 }
 
@@ -250,7 +250,7 @@ const TLS_VERSION_HINT: &str = "enable TLS 1.2 or newer on the server";
 /// Describes a TLS error in plain words; `None` for any other error.
 pub(super) fn transport_error(error: &io::Error) -> Option<TransportError> {
     let error = error.get_ref()?.downcast_ref::<RustlsError>()?;
-    let (why, hint) = match error {
+    let (reason, hint) = match error {
         RustlsError::InvalidCertificate(what) => describe_certificate_error(what),
         RustlsError::AlertReceived(alert) => describe_alert(*alert),
         RustlsError::InvalidMessage(_) => ("the response of the server is not TLS".into(), PLAINTEXT_HINT),
@@ -259,7 +259,7 @@ pub(super) fn transport_error(error: &io::Error) -> Option<TransportError> {
         }
         other => (other.to_string(), ""),
     };
-    Some(TransportError::new(why, hint))
+    Some(TransportError::new(reason, hint))
 }
 
 /// Describes what is wrong with the server certificate, with a hint.

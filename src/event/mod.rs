@@ -424,7 +424,7 @@ mod tests {
 
     #[test]
     fn invalid_events_are_rejected_with_a_reason() {
-        for (text, why) in [
+        for (text, expected) in [
             ("", "not JSON: expected a value at byte 0"),
             ("[]", "not a JSON object"),
             ("42", "not a JSON object"),
@@ -449,7 +449,7 @@ mod tests {
                 "timeNano or time is not an integer of nanoseconds in 64 bits",
             ),
         ] {
-            assert_eq!(parse(text).unwrap_err().to_string(), why, "{text}");
+            assert_eq!(parse(text).unwrap_err().to_string(), expected, "{text}");
         }
         let valid = |tail: &str| format!(r#"{{"Type":"t","Action":"a","Actor":{{"ID":"x"}},"time":1{tail}"#);
         assert!(parse(&valid("}")).is_ok());

@@ -28,10 +28,10 @@ pub struct Redaction {
 
 /// A pattern that is not a valid regular expression.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' is not a valid regular expression: {why}")]
+#[error("'{text}' is not a valid regular expression: {reason}")]
 pub struct RedactionError {
     text: String,
-    why: String,
+    reason: String,
 }
 
 /// A range of an event's bytes, and its replacement.
@@ -45,7 +45,7 @@ impl Redaction {
     pub fn new(patterns: &[String]) -> Result<Redaction, RedactionError> {
         let mut redaction = Redaction::default();
         for text in patterns {
-            let error = |why: &str| RedactionError { text: text.clone(), why: why.into() };
+            let error = |reason: &str| RedactionError { text: text.clone(), reason: reason.into() };
             match text.as_str() {
                 "exec" => redaction.exec = true,
                 "" => return Err(error("the pattern is empty")),
@@ -369,16 +369,16 @@ mod tests {
             );
             let event = Event::parse(text.as_bytes()).unwrap();
             prop_assert_eq!(&event.action, &action);
-            let gone = redaction(&["exec", &pattern]).apply(&event).unwrap_or_else(|| text.clone());
-            let after = Event::parse(gone.as_bytes()).unwrap();
+            let redacted = redaction(&["exec", &pattern]).apply(&event).unwrap_or_else(|| text.clone());
+            let after = Event::parse(redacted.as_bytes()).unwrap();
 
             // The decoded fields are the original ones with the same matches replaced.
             let pattern = Regex::new(&pattern).unwrap();
-            let said = |text: &str| pattern.replace_all(text, REDACTED).into_owned();
-            let command = if exec && !command.is_empty() { REDACTED.to_owned() } else { said(&command) };
+            let redact = |text: &str| pattern.replace_all(text, REDACTED).into_owned();
+            let command = if exec && !command.is_empty() { REDACTED.to_owned() } else { redact(&command) };
             prop_assert_eq!(&after.action, &format!("{kind}: {command}"));
             for (n, value) in values.iter().enumerate() {
-                let value = said(value);
+                let value = redact(value);
                 prop_assert_eq!(after.attribute(&format!("k{n}")), Some(value.as_str()));
             }
             prop_assert_eq!(after.raw_values.status, after.raw_values.action);
@@ -386,7 +386,7 @@ mod tests {
             prop_assert!(may_be_same(&event, &after) && may_be_same(&after, &event));
             // The bytes that are not replaced stay as they were: they are a subsequence of the original bytes.
             let mut rest = text.as_str();
-            for part in gone.split(REDACTED) {
+            for part in redacted.split(REDACTED) {
                 let at = rest.find(part);
                 prop_assert!(at.is_some(), "{} in {}", part, rest);
                 rest = &rest[at.unwrap() + part.len()..];

@@ -123,7 +123,7 @@ impl Archive {
         let thread = std::thread::Builder::new()
             .name("tail".into())
             .spawn(move || worker.poll_loop(reader, source.as_deref(), &stop_signal))
-            .map_err(|source| StoreError::Io { doing: "read", path: path.into(), source })?;
+            .map_err(|source| StoreError::Io { operation: "read", path: path.into(), source })?;
         let poller = Poller { stop: Some(stop), thread: Some(thread) };
         Ok(Archive { shared, read_permits: Arc::new(Semaphore::new(MAX_CONCURRENT_READS)), _poller: Arc::new(poller) })
     }
@@ -201,7 +201,7 @@ impl Archive {
 
 /// Opens the store at the path. Returns a reader, an empty tail and the last sequence.
 fn open_store(path: &Path, source: Option<&str>) -> Result<(Reader, Tail, i64), StoreError> {
-    let read_error = |source| StoreError::Io { doing: "read", path: path.into(), source };
+    let read_error = |source| StoreError::Io { operation: "read", path: path.into(), source };
     let reader = Reader::open(path)?;
     let file_identity = FileIdentity::of(path).map_err(read_error)?;
     let source = match source {
@@ -338,7 +338,7 @@ impl Shared {
             let tail = self.lock_tail();
             if generation != self.newest.borrow().generation || !tail.file_identity.is_current() {
                 let source = io::Error::other("the file was replaced by another one");
-                return Err(StoreError::Io { doing: "read", path: self.path.clone(), source });
+                return Err(StoreError::Io { operation: "read", path: self.path.clone(), source });
             }
             tail.source
         };

@@ -205,8 +205,8 @@ mod tests {
             let mut stream = Faults::new(vec![FaultKind::Split], seed).begin_stream().unwrap();
             (0..50).flat_map(|n| stream.apply(format!("event {n}\n").into())).collect::<Vec<_>>()
         };
-        let whole: String = (0..50).map(|n| format!("event {n}\n")).collect();
-        assert_eq!(sent_bytes(&pieces(1)), whole.as_bytes());
+        let input: String = (0..50).map(|n| format!("event {n}\n")).collect();
+        assert_eq!(sent_bytes(&pieces(1)), input.as_bytes());
         assert!(pieces(1).len() > 60);
         assert_eq!(pieces(1), pieces(1));
         assert_ne!(pieces(1), pieces(2));

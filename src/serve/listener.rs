@@ -133,7 +133,7 @@ impl Tls {
         let builder = match authorities {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let authorities_error = |why: String| TlsError::InvalidCa { path: path.into(), why };
+                let authorities_error = |reason: String| TlsError::InvalidCa { path: path.into(), reason };
                 let roots = Arc::new(tls::load_ca(path)?);
                 let verifier =
                     WebPkiClientVerifier::builder(roots).build().map_err(|e| authorities_error(e.to_string()))?;
@@ -310,7 +310,7 @@ async fn serve_http(mut stream: impl Stream, handler: Arc<RequestHandler>) -> io
     let service = service_fn(move |request: Request<Incoming>| {
         let (parts, mut body) = request.into_parts();
         let has_body = !matches!(parts.method, Method::GET | Method::HEAD);
-        let response = handler(Request::from_parts(parts, ())).map(|answer| answer.with_flush_notify(&flushed));
+        let response = handler(Request::from_parts(parts, ())).map(|response| response.with_flush_notify(&flushed));
         async move {
             if has_body {
                 // The body is ignored, but some clients read the response only after sending all of the body.

@@ -41,9 +41,9 @@ impl Reader {
         replace: bool,
         on_progress: impl FnMut(u64, u64) -> bool,
     ) -> Result<Option<BackupSummary>, StoreError> {
-        let io = |doing| move |source| StoreError::Io { doing, path: to.into(), source };
+        let io = |operation| move |source| StoreError::Io { operation, path: to.into(), source };
         let directory = match to.parent() {
-            Some(folder) if folder != Path::new("") => folder,
+            Some(dir) if dir != Path::new("") => dir,
             _ => Path::new("."),
         };
         if to.is_dir() {
@@ -61,7 +61,7 @@ impl Reader {
         temp_file.as_file().sync_all().map_err(io("write"))?;
         if replace { temp_file.persist(to) } else { temp_file.persist_noclobber(to) }
             .map_err(|e| io("create")(e.error))?;
-        std::fs::File::open(directory).and_then(|folder| folder.sync_all()).map_err(io("write"))?;
+        std::fs::File::open(directory).and_then(|dir| dir.sync_all()).map_err(io("write"))?;
         Ok(Some(copied))
     }
 
@@ -77,7 +77,7 @@ impl Reader {
             Err(StoreError::SchemaTooOld { .. }) => {}
             other => return other.map(|reader| (reader, None)),
         }
-        let io = |source| StoreError::Io { doing: "copy", path: path.into(), source };
+        let io = |source| StoreError::Io { operation: "copy", path: path.into(), source };
         let copy = NamedTempFile::with_prefix(".events-import-").map_err(io)?.into_temp_path();
         file::copy_any_version(path, &copy)?;
         drop(Store::open(&copy)?);

@@ -76,12 +76,12 @@ impl BlockIndex {
         last.min_nano = last.min_nano.min(time_nano);
         last.max_nano = last.max_nano.max(time_nano);
         self.last_kinds =
-            self.last_kinds.take().filter(|shapes| shapes.len() < MAX_BLOCK_KINDS || shapes.contains(&kind_id));
+            self.last_kinds.take().filter(|kinds| kinds.len() < MAX_BLOCK_KINDS || kinds.contains(&kind_id));
         if let Some(kinds) = &mut self.last_kinds {
             kinds.insert(kind_id);
         }
         self.first_unstored = Some(self.first_unstored.map_or(index, |first| first.min(index)));
-        if let Some((_, times)) = self.cached_times.iter_mut().find(|held| held.0 == index) {
+        if let Some((_, times)) = self.cached_times.iter_mut().find(|cached| cached.0 == index) {
             times.push((time_nano, seq));
         }
     }
@@ -96,12 +96,12 @@ impl BlockIndex {
         )?;
         let last = self.blocks.len() - 1;
         for index in first..=last {
-            let kinds = match self.completed.iter().find(|ended| ended.0 == index) {
+            let kinds = match self.completed.iter().find(|completed| completed.0 == index) {
                 Some((_, kinds)) => kinds.as_ref(),
                 None => self.last_kinds.as_ref(),
             };
             let kinds_json =
-                kinds.map(|shapes| format!("[{}]", shapes.iter().map(i64::to_string).collect::<Vec<_>>().join(",")));
+                kinds.map(|kinds| format!("[{}]", kinds.iter().map(i64::to_string).collect::<Vec<_>>().join(",")));
             let s = &self.blocks[index];
             upsert.execute(params![s.first_seq, s.last_seq, s.events, s.min_nano, s.max_nano, kinds_json])?;
         }
@@ -125,7 +125,7 @@ impl BlockIndex {
 
     /// Returns the instants and sequences of one block, including events that were just added.
     fn times(&mut self, db: &Connection, index: usize) -> rusqlite::Result<&[(i64, i64)]> {
-        let cached = match self.cached_times.iter().position(|held| held.0 == index) {
+        let cached = match self.cached_times.iter().position(|entry| entry.0 == index) {
             Some(position) => self.cached_times.remove(position),
             None => {
                 let Block { first_seq, last_seq, .. } = self.blocks[index];

@@ -173,10 +173,10 @@ mod tests {
 
     fn count_events(counters: &Counters, source: i64, kinds: impl Iterator<Item = (String, String)>) {
         let mut commit = CommitCounters::default();
-        for (shape, (kind, action)) in kinds.enumerate() {
-            let line = format!(r#"{{"Type":"{kind}","Action":"{action}","Actor":{{"ID":"a"}},"timeNano":{shape}}}"#);
+        for (n, (kind, action)) in kinds.enumerate() {
+            let line = format!(r#"{{"Type":"{kind}","Action":"{action}","Actor":{{"ID":"a"}},"timeNano":{n}}}"#);
             let event = Event::parse(line.as_bytes()).unwrap();
-            commit.source(source, &format!("s{source}"), None).count_event(shape as i64, &event);
+            commit.source(source, &format!("s{source}"), None).count_event(n as i64, &event);
         }
         counters.add(commit);
     }

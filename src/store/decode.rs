@@ -8,7 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
 use super::blocks::parse_ids;
-use super::dedupe::GenerationalCache;
+use super::cache::GenerationalCache;
 use super::encode::HEALTHCHECK_EXEC;
 use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue};
 
@@ -190,7 +190,7 @@ impl EventDecoder {
         let (event_type, action, template_id, exec): (_, _, Option<i64>, i64) = db
             .prepare_cached("SELECT type, action, form, exec FROM shape WHERE id = ?1")?
             .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-        let template = template_id.map(|form| self.template(db, form)).transpose()?;
+        let template = template_id.map(|id| self.template(db, id)).transpose()?;
         let kind = Rc::new(EventKind { event_type, action, template, is_healthcheck: exec == HEALTHCHECK_EXEC });
         self.kinds.insert(id, kind.clone());
         Ok(kind)

@@ -13,8 +13,8 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, param
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::blocks::BlockIndex;
+use super::cache::GenerationalCache;
 use super::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
-use super::dedupe::GenerationalCache;
 use super::file::head;
 use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue, extract_template, is_varying};
 use super::prune::ExecIdReferences;
@@ -230,9 +230,9 @@ impl EventEncoder {
         extract_template(event, &mut self.template);
         let (actor_row, actor) = self.actor(db, source.0, event)?;
         let varying = VaryingAttributes::from_event(event);
-        let template = self.template(db)?.filter(|(_, form)| {
+        let template = self.template(db)?.filter(|(_, template)| {
             self.line.clear();
-            form.render(&event.kind, &event.action, &actor, &varying, event.time_nano, &mut self.line);
+            template.render(&event.kind, &event.action, &actor, &varying, event.time_nano, &mut self.line);
             self.line == event.raw()
         });
         let (exec_flag, field_count) = match (varying.exec_id(), is_healthcheck) {
@@ -378,20 +378,20 @@ impl EventEncoder {
     fn kind(
         &mut self,
         db: &Connection,
-        form: Option<i64>,
+        template_id: Option<i64>,
         exec_flag: i64,
         event: &Event<'_>,
     ) -> rusqlite::Result<(i64, bool)> {
-        let hash =
-            self.hash_key([form.unwrap_or(0), exec_flag], [&event.kind, &event.scope, &event.action].into_iter());
+        let hash = self
+            .hash_key([template_id.unwrap_or(0), exec_flag], [&event.kind, &event.scope, &event.action].into_iter());
         if let Some(row) = self.kinds.get(&hash) {
-            return Ok((*row, form.is_some()));
+            return Ok((*row, template_id.is_some()));
         }
         let found: Option<i64> = db
             .prepare_cached(
                 "SELECT id FROM shape WHERE action = ?1 AND type = ?2 AND scope = ?3 AND exec = ?4 AND form IS ?5",
             )?
-            .query_row(params![event.action, event.kind, event.scope, exec_flag, form], |row| row.get(0))
+            .query_row(params![event.action, event.kind, event.scope, exec_flag, template_id], |row| row.get(0))
             .optional()?;
         let row = match found {
             Some(row) => row,
@@ -400,12 +400,19 @@ impl EventEncoder {
                 db.prepare_cached(
                     "INSERT INTO shape (id, type, action, scope, exec, form) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 )?
-                .execute(params![row, event.kind, event.action, event.scope, exec_flag, form])?;
+                .execute(params![
+                    row,
+                    event.kind,
+                    event.action,
+                    event.scope,
+                    exec_flag,
+                    template_id
+                ])?;
                 row
             }
         };
         self.kinds.insert(hash, row);
-        Ok((row, form.is_some()))
+        Ok((row, template_id.is_some()))
     }
 
     /// Returns the actor of an event, with its stable attributes.

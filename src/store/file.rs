@@ -66,9 +66,9 @@ impl Store {
                 Some(directory) if !directory.exists() => {
                     Err(StoreError::DirectoryNotFound { path: path.into(), directory: directory.into() })
                 }
-                _ => Err(StoreError::Io { doing: "create", path: path.into(), source }),
+                _ => Err(StoreError::Io { operation: "create", path: path.into(), source }),
             },
-            Err(source) => Err(StoreError::Io { doing: "create", path: path.into(), source }),
+            Err(source) => Err(StoreError::Io { operation: "create", path: path.into(), source }),
         }
     }
 
@@ -78,10 +78,10 @@ impl Store {
     /// As [`open_or_create`](Self::open_or_create), or another program holds a lock on the file for seconds.
     pub fn check_writable(path: &Path) -> Result<bool, StoreError> {
         if !path.exists() {
-            let folder = path.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
-            let temp_file = tempfile::tempfile_in(folder);
+            let dir = path.ancestors().skip(1).find(|dir| dir.exists()).unwrap_or(Path::new("."));
+            let temp_file = tempfile::tempfile_in(dir);
             return temp_file.map(|_| false).map_err(|source| StoreError::Io {
-                doing: "create",
+                operation: "create",
                 path: path.into(),
                 source,
             });
@@ -114,7 +114,7 @@ impl Store {
         Store::prepare_locked(&registry, path)?;
         // Taken before the file is opened: if another file replaces it in between, the recorder notices the move.
         let identity =
-            FileIdentity::of(path).map_err(|source| StoreError::Io { doing: "open", path: path.into(), source })?;
+            FileIdentity::of(path).map_err(|source| StoreError::Io { operation: "open", path: path.into(), source })?;
         let is_empty = check_file_kind(&registry, path)? == FileKind::Empty;
         let mut connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let open_file = registry.register(path);
@@ -287,8 +287,8 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Returns a function that converts an error of SQLite into a [`StoreError`].
-pub(super) fn sqlite_error<'a>(doing: &'static str, path: &'a Path) -> impl Fn(rusqlite::Error) -> StoreError + 'a {
-    move |source| StoreError::Sqlite { doing, path: path.into(), source }
+pub(super) fn sqlite_error<'a>(operation: &'static str, path: &'a Path) -> impl Fn(rusqlite::Error) -> StoreError + 'a {
+    move |source| StoreError::Sqlite { operation, path: path.into(), source }
 }
 
 /// Returns the last stored link of the chain.
@@ -345,7 +345,7 @@ enum FileKind {
 
 /// Checks by its first hundred bytes that a file is a store or empty. So SQLite never opens a file of another program.
 fn check_file_kind(registry: &RegistryLock, path: &Path) -> Result<FileKind, StoreError> {
-    let io = |source| StoreError::Io { doing: "open", path: path.into(), source };
+    let io = |source| StoreError::Io { operation: "open", path: path.into(), source };
     let metadata = match path.metadata() {
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Err(StoreError::NotFound { path: path.into() });
@@ -399,7 +399,7 @@ fn check_schema_version(connection: &Connection, path: &Path) -> Result<i64, Sto
 /// purpose.
 fn ensure_writable(registry: &RegistryLock, path: &Path) -> Result<(), StoreError> {
     check_file_kind(registry, path)?;
-    let io = |source| StoreError::Io { doing: "write", path: path.into(), source };
+    let io = |source| StoreError::Io { operation: "write", path: path.into(), source };
     if path.metadata().map_err(io)?.mode() & 0o222 == 0 {
         return Err(StoreError::ReadOnly { path: path.into() });
     }

@@ -49,7 +49,7 @@ pub(super) struct GarbageStats {
 
 impl GarbageStats {
     pub(super) fn read(db: &Connection) -> rusqlite::Result<GarbageStats> {
-        let pruned_total = prune::latest_checkpoint(db)?.map_or(0, |sealed| sealed.events as i64);
+        let pruned_total = prune::latest_checkpoint(db)?.map_or(0, |checkpoint| checkpoint.events as i64);
         let (pruned_at_last_gc, last_gc_nano): (i64, i64) = db
             .prepare_cached("SELECT events, swept_nano FROM swept")?
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -201,7 +201,7 @@ impl GarbageCollection {
         let Some((first, last, is_first, kinds_json)) = block else { return Ok(true) };
         match kinds_json {
             Some(kinds_json) if !is_first && first > self.marked_seq => {
-                parse_ids(&kinds_json).for_each(|shape| self.kinds.insert(shape));
+                parse_ids(&kinds_json).for_each(|kind_id| self.kinds.insert(kind_id));
             }
             _ => {
                 let mut events = db.prepare_cached("SELECT shape FROM event WHERE seq > ?1 AND seq <= ?2")?;
@@ -231,7 +231,7 @@ impl GarbageCollection {
             let deleted = if self.kinds.contains(id) { 0 } else { delete.execute([id])? };
             self.deleted_rows += deleted as u64;
             if deleted == 0 {
-                template_id.into_iter().for_each(|form| self.templates.insert(form));
+                template_id.into_iter().for_each(|template_id| self.templates.insert(template_id));
             }
         }
         Ok(last)
@@ -248,8 +248,8 @@ impl GarbageCollection {
             .prepare_cached("SELECT id FROM form WHERE id <= ?1")?
             .query_map([self.max_ids.template], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
-        for form in templates.into_iter().filter(|form| !self.templates.contains(*form)) {
-            self.deleted_rows += db.prepare_cached("DELETE FROM form WHERE id = ?1")?.execute([form])? as u64;
+        for template_id in templates.into_iter().filter(|template_id| !self.templates.contains(*template_id)) {
+            self.deleted_rows += db.prepare_cached("DELETE FROM form WHERE id = ?1")?.execute([template_id])? as u64;
         }
         Ok(())
     }

@@ -11,8 +11,8 @@ use std::rc::Rc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::cache::GenerationalCache;
 use super::decode::EventRow;
-use super::dedupe::GenerationalCache;
 use super::encode::{EXEC_ID_LOOKBACK, HEALTHCHECK_EXEC};
 use super::layout::VaryingValue;
 use crate::error::count_noun;

@@ -55,21 +55,21 @@ mod tests {
 
     #[test]
     fn a_replaced_file_is_not_mistaken_for_the_original() {
-        let folder = tempfile::tempdir().unwrap();
-        let (here, there) = (folder.path().join("here"), folder.path().join("there"));
-        let file = std::fs::File::create(&here).unwrap();
-        let identity = FileIdentity::of(&here).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved_path) = (dir.path().join("here"), dir.path().join("there"));
+        let file = std::fs::File::create(&path).unwrap();
+        let identity = FileIdentity::of(&path).unwrap();
         assert!(identity.is_current());
-        std::fs::rename(&here, &there).unwrap();
+        std::fs::rename(&path, &moved_path).unwrap();
         assert!(!identity.is_current() && identity.is_missing());
-        std::fs::write(&here, "another").unwrap();
+        std::fs::write(&path, "another").unwrap();
         assert!(!identity.is_current() && !identity.is_missing());
         identity.remove_if_current();
-        assert!(here.exists(), "the name of another file is not removed");
-        std::fs::rename(&there, &here).unwrap();
+        assert!(path.exists(), "the name of another file is not removed");
+        std::fs::rename(&moved_path, &path).unwrap();
         assert!(identity.is_current());
         identity.remove_if_current();
-        assert!(!here.exists());
+        assert!(!path.exists());
         drop(file);
     }
 }

@@ -69,7 +69,7 @@ pub fn extract_template(event: &Event<'_>, template: &mut String) {
         texts.time.filter(|text| *text == digits.format(event.time_nano.div_euclid(1_000_000_000))),
         Placeholder::Seconds,
     );
-    placeholders.sort_unstable_by_key(|place| place.0);
+    placeholders.sort_unstable_by_key(|placeholder| placeholder.0);
     template.clear();
     let mut at = 0;
     for (start, end, placeholder) in placeholders {
@@ -164,9 +164,9 @@ impl Actor {
         let mut offsets = [None; VARYING_KEYS.len()];
         let mut image = "";
         for (key, value) in attributes {
-            for (place, varying) in offsets.iter_mut().zip(VARYING_KEYS) {
+            for (offset, varying) in offsets.iter_mut().zip(VARYING_KEYS) {
                 if varying < key {
-                    place.get_or_insert(attributes_json.len());
+                    offset.get_or_insert(attributes_json.len());
                 }
             }
             if key == "image" {
@@ -182,7 +182,7 @@ impl Actor {
             write_json_string(text, &mut quoted);
             quoted.into_boxed_slice()
         };
-        let offsets = offsets.map(|place| place.unwrap_or(attributes_json.len()));
+        let offsets = offsets.map(|offset| offset.unwrap_or(attributes_json.len()));
         Actor {
             quoted_id: quoted(id),
             quoted_image: quoted(image),
@@ -195,10 +195,10 @@ impl Actor {
         out.push(b'{');
         let start = out.len();
         let mut at = 0;
-        for ((key, value), place) in VARYING_KEYS.iter().zip(&varying.0).zip(self.varying_offsets) {
+        for ((key, value), offset) in VARYING_KEYS.iter().zip(&varying.0).zip(self.varying_offsets) {
             if let Some(value) = value {
-                out.extend_from_slice(&self.attributes_json[at..place]);
-                at = place;
+                out.extend_from_slice(&self.attributes_json[at..offset]);
+                at = offset;
                 out.push(b'"');
                 out.extend_from_slice(key.as_bytes());
                 out.extend_from_slice(b"\":");

@@ -63,7 +63,7 @@ impl RecorderLock {
     /// [`StoreError::AlreadyRecording`], with the process ID of the recorder that holds the lock.
     pub fn acquire(path: &Path) -> Result<RecorderLock, StoreError> {
         let lock = lock_path(path);
-        let io = |source| StoreError::Io { doing: "lock", path: lock.clone(), source };
+        let io = |source| StoreError::Io { operation: "lock", path: lock.clone(), source };
         let created = !lock.exists();
         let file = OpenOptions::new()
             .read(true)
@@ -115,7 +115,7 @@ impl RecorderLock {
             .seek(SeekFrom::Start(0))
             .and_then(|_| self.file.write_all(&json))
             .and_then(|()| self.file.set_len(json.len() as u64))
-            .map_err(|source| StoreError::Io { doing: "write", path: self.path.clone(), source })
+            .map_err(|source| StoreError::Io { operation: "write", path: self.path.clone(), source })
     }
 }
 

@@ -6,10 +6,10 @@
 
 mod backup;
 mod blocks;
+mod cache;
 mod chain;
 mod counters;
 mod decode;
-mod dedupe;
 mod encode;
 mod file;
 mod filesystem;
@@ -197,10 +197,10 @@ pub enum StoreError {
     AlreadyExists { path: PathBuf, itself: bool },
     #[error("cannot write {}: not enough space: {bytes} bytes are needed, and {free} are free", path.display())]
     NoSpace { path: PathBuf, bytes: u64, free: u64 },
-    #[error("cannot {doing} {}", path.display())]
-    Io { doing: &'static str, path: PathBuf, source: std::io::Error },
-    #[error("cannot {doing} {}", path.display())]
-    Sqlite { doing: &'static str, path: PathBuf, source: rusqlite::Error },
+    #[error("cannot {operation} {}", path.display())]
+    Io { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("cannot {operation} {}", path.display())]
+    Sqlite { operation: &'static str, path: PathBuf, source: rusqlite::Error },
     #[error("cannot migrate {} to the newest schema", path.display())]
     Migrate { path: PathBuf, source: Box<rusqlite_migration::Error> },
 }

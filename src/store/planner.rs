@@ -129,7 +129,7 @@ impl QueryPlan {
             (Some((kinds, false)), _) if fits_index(kinds) => AccessPath::ByKind(kinds.clone()),
             _ => AccessPath::Scan,
         };
-        plan.kinds = kinds.map(|(shapes, _)| shapes.into_iter().collect());
+        plan.kinds = kinds.map(|(kinds, _)| kinds.into_iter().collect());
         plan.actors = actors.map(|actors| actors.into_iter().collect());
         plan.find_blocks(db)?;
         transaction.finish()?;
@@ -197,7 +197,7 @@ impl QueryPlan {
             while let Some(row) = found.next()? {
                 let time: i64 = row.get(1)?;
                 let is_match = (self.since..=self.until).contains(&time)
-                    && self.kinds.as_ref().is_none_or(|shapes| row.get(3).is_ok_and(|shape| shapes.contains(&shape)))
+                    && self.kinds.as_ref().is_none_or(|kinds| row.get(3).is_ok_and(|kind_id| kinds.contains(&kind_id)))
                     && self.actors.as_ref().is_none_or(|actors| row.get(4).is_ok_and(|actor| actors.contains(&actor)));
                 if is_match {
                     rows.push(EventRow::read(row)?);

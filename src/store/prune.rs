@@ -354,10 +354,10 @@ impl DeletedEvents {
             deleted
                 .by_source
                 .entry(source.query_row([actor], |row| row.get(0))?)
-                .and_modify(|gone| {
-                    gone.events += deletion.events;
-                    gone.min_nano = gone.min_nano.min(deletion.min_nano);
-                    gone.max_nano = gone.max_nano.max(deletion.max_nano);
+                .and_modify(|total| {
+                    total.events += deletion.events;
+                    total.min_nano = total.min_nano.min(deletion.min_nano);
+                    total.max_nano = total.max_nano.max(deletion.max_nano);
                 })
                 .or_insert(deletion);
         }

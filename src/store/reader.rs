@@ -148,9 +148,9 @@ impl Reader {
         snapshot: Snapshot,
         order: Order,
         predicate: EventPredicate<'_>,
-        each: impl FnMut(StoredEvent<'_>) -> ControlFlow<B>,
+        visit: impl FnMut(StoredEvent<'_>) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, StoreError> {
-        self.read_events(query, snapshot, order, predicate, each).map_err(sqlite_error("read", &self.path))
+        self.read_events(query, snapshot, order, predicate, visit).map_err(sqlite_error("read", &self.path))
     }
 
     fn read_events<B>(
@@ -159,7 +159,7 @@ impl Reader {
         snapshot: Snapshot,
         order: Order,
         predicate: EventPredicate<'_>,
-        mut each: impl FnMut(StoredEvent<'_>) -> ControlFlow<B>,
+        mut visit: impl FnMut(StoredEvent<'_>) -> ControlFlow<B>,
     ) -> rusqlite::Result<ControlFlow<B>> {
         let db = &self.connection;
         let plan = QueryPlan::build(db, query, snapshot)?;
@@ -192,7 +192,7 @@ impl Reader {
                 if let Some(container) = unknown.remove(&stored.seq) {
                     self.unknown_healthchecks.borrow_mut().add(container);
                 }
-                if let ControlFlow::Break(value) = each(stored) {
+                if let ControlFlow::Break(value) = visit(stored) {
                     return Ok(ControlFlow::Break(value));
                 }
             }
@@ -222,8 +222,8 @@ impl Reader {
     ///
     /// # Errors
     /// [`StoreError::Sqlite`] if the file cannot be read at all.
-    pub fn verify(&self, expected_heads: &[Head], each: impl FnMut(Fault)) -> Result<VerifyReport, StoreError> {
-        verify::verify_chain(&self.connection, expected_heads, each).map_err(sqlite_error("verify", &self.path))
+    pub fn verify(&self, expected_heads: &[Head], on_fault: impl FnMut(Fault)) -> Result<VerifyReport, StoreError> {
+        verify::verify_chain(&self.connection, expected_heads, on_fault).map_err(sqlite_error("verify", &self.path))
     }
 
     /// Returns the newest checkpoint; `None` if nothing was ever pruned.
@@ -278,13 +278,13 @@ impl Reader {
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
-    pub fn healthchecks(&self, mut each: impl FnMut(i64, String, String)) -> Result<(), StoreError> {
+    pub fn healthchecks(&self, mut visit: impl FnMut(i64, String, String)) -> Result<(), StoreError> {
         let mut read = || -> rusqlite::Result<()> {
-            let mut noted =
+            let mut rows =
                 self.connection.prepare_cached("SELECT source, container, command FROM healthcheck ORDER BY seq")?;
-            let mut noted = noted.query([])?;
-            while let Some(row) = noted.next()? {
-                each(row.get(0)?, row.get(1)?, row.get(2)?);
+            let mut rows = rows.query([])?;
+            while let Some(row) = rows.next()? {
+                visit(row.get(0)?, row.get(1)?, row.get(2)?);
             }
             Ok(())
         };
@@ -312,7 +312,7 @@ impl Reader {
     /// [`StoreError::Sqlite`].
     pub fn rejected<B>(
         &self,
-        mut each: impl FnMut(RejectedRow) -> ControlFlow<B>,
+        mut visit: impl FnMut(RejectedRow) -> ControlFlow<B>,
     ) -> Result<ControlFlow<B>, StoreError> {
         let mut read = || -> rusqlite::Result<ControlFlow<B>> {
             let mut statement = self.connection.prepare_cached(
@@ -327,7 +327,7 @@ impl Reader {
                     error: row.get(2)?,
                     bytes: row.get(3)?,
                 };
-                if let ControlFlow::Break(value) = each(row) {
+                if let ControlFlow::Break(value) = visit(row) {
                     return Ok(ControlFlow::Break(value));
                 }
             }

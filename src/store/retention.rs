@@ -211,7 +211,10 @@ impl Retainer {
         self.limit_unreachable = stuck || self.limit_unreachable && self.shrinking;
         self.needs_wal_checkpoint |= !is_idle;
         self.next_step_at = Instant::now() + if is_idle { CHECK_INTERVAL } else { STEP_INTERVAL };
-        if is_idle && self.deleted_events > 0 && self.last_logged.is_none_or(|said| said.elapsed() > LOG_INTERVAL) {
+        if is_idle
+            && self.deleted_events > 0
+            && self.last_logged.is_none_or(|logged_at| logged_at.elapsed() > LOG_INTERVAL)
+        {
             tracing::info!("retention deleted {} of the oldest events", std::mem::take(&mut self.deleted_events));
             self.last_logged = Some(Instant::now());
         }
@@ -253,8 +256,8 @@ mod tests {
 
     #[test]
     fn retention_waits_while_the_wal_is_over_its_limit() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("events.db");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.db");
         let retention = Retention { max_bytes: Some(1), ..Retention::default() };
         let mut retainer = Retainer::new(retention, path.clone()).unwrap();
         assert!(!retainer.should_wait());

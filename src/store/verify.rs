@@ -273,7 +273,7 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
         transaction.finish()?;
         while self.seq < self.head.seq {
             let transaction = self.db.unchecked_transaction()?;
-            if self.latest_checkpoint()?.is_some_and(|seal| seal.seq > self.seq) {
+            if self.latest_checkpoint()?.is_some_and(|checkpoint| checkpoint.seq > self.seq) {
                 self.begin()?;
             }
             self.verify_up_to((self.seq + STEP_ENTRIES).min(self.head.seq))?;
@@ -436,7 +436,7 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
                 let digest: Hash = Sha256::digest(&line).into();
                 let is_healthcheck = match self.kinds.get(&row.kind_id) {
                     Some(kind) => kind.is_healthcheck,
-                    None => readable(StoredKind::read(self.db, row.kind_id))?.is_some_and(|said| said.is_healthcheck),
+                    None => readable(StoredKind::read(self.db, row.kind_id))?.is_some_and(|kind| kind.is_healthcheck),
                 };
                 let (received_bytes, field_count) = (received_nano.to_le_bytes(), if is_healthcheck { 3 } else { 2 });
                 self.append_entry(
@@ -498,14 +498,14 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
 
     /// Checks that an event is in a block, and that its time is within the block's range.
     fn check_block(&mut self, row: &EventRow) {
-        while self.block_progress.block.as_ref().is_none_or(|stretch| stretch.last_seq < row.seq) {
+        while self.block_progress.block.as_ref().is_none_or(|block| block.last_seq < row.seq) {
             self.finish_block();
             match self.blocks.pop_front() {
                 Some(block) => self.block_progress.block = Some(block),
                 None => break,
             }
         }
-        let Some(block) = self.block_progress.block.as_ref().filter(|stretch| stretch.first_seq <= row.seq) else {
+        let Some(block) = self.block_progress.block.as_ref().filter(|block| block.first_seq <= row.seq) else {
             return self.report_row_fault("event", row.seq, "no block contains the event");
         };
         let first = block.first_seq;
@@ -521,15 +521,15 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
     }
 
     fn finish_block(&mut self) {
-        let BlockProgress { block: Some(stretch), events, kinds } = std::mem::take(&mut self.block_progress) else {
+        let BlockProgress { block: Some(block), events, kinds } = std::mem::take(&mut self.block_progress) else {
             return;
         };
-        let row = stretch.first_seq;
-        if events != stretch.events {
+        let row = block.first_seq;
+        if events != block.events {
             self.report_row_fault(
                 "stretch",
                 row,
-                format!("the row counts {} events, but the block has {events}", stretch.events),
+                format!("the row counts {} events, but the block has {events}", block.events),
             );
         }
         let kinds_json: rusqlite::Result<Option<String>> =
@@ -645,9 +645,9 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
 
     /// Compares the expected heads of a sequence with the chain.
     fn check_expected_heads(&mut self, seq: i64) {
-        let here = self.hash;
-        for hash in self.expected_heads.remove(&seq).into_iter().flatten().filter(|noted| *noted != here) {
-            let found = Some(here);
+        let actual = self.hash;
+        for hash in self.expected_heads.remove(&seq).into_iter().flatten().filter(|expected| *expected != actual) {
+            let found = Some(actual);
             self.report_fault(Fault::HeadMismatch { expected: Head { seq, hash }, found });
         }
     }
@@ -677,19 +677,19 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
 }
 
 impl StoredKind {
-    fn read(db: &Connection, shape: i64) -> rusqlite::Result<StoredKind> {
+    fn read(db: &Connection, kind_id: i64) -> rusqlite::Result<StoredKind> {
         let mut statement = db.prepare_cached(
             "SELECT type, action, scope, exec, form.text FROM shape LEFT JOIN form ON form.id = shape.form WHERE shape.id = ?1",
         )?;
-        statement.query_row([shape], |row| {
-            let form: Option<String> = row.get(4)?;
+        statement.query_row([kind_id], |row| {
+            let template: Option<String> = row.get(4)?;
             Ok(StoredKind {
                 event_type: row.get(0)?,
                 action: row.get(1)?,
                 scope: row.get(2)?,
                 has_exec_id: row.get(3)?,
                 is_healthcheck: row.get::<_, i64>(3)? == HEALTHCHECK_EXEC,
-                is_complete: form.is_some_and(|form| LineTemplate::parse(&form).is_complete()),
+                is_complete: template.is_some_and(|template| LineTemplate::parse(&template).is_complete()),
             })
         })
     }

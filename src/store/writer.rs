@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
+use super::cache::GenerationalCache;
 use super::chain::EntryKind;
 use super::counters::{CommitCounters, SourceDelta};
 use super::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
-use super::dedupe::GenerationalCache;
 use super::encode::{EventEncoder, InsertStatements, SHARED_ARRIVAL_MIN_EVENTS};
 use super::file::sqlite_error;
 use super::prune;
@@ -546,14 +546,14 @@ fn find_or_add_source(
 /// Returns the name for a source: its own, or one with the beginning of its ID if a source other than `id` has that.
 fn unique_name(db: &Connection, key: &SourceKey, id: i64) -> rusqlite::Result<String> {
     let base = if key.name.is_empty() { "engine" } else { &key.name };
-    let mut taken = db.prepare_cached("SELECT 1 FROM source WHERE name = ?1 AND id <> ?2")?;
+    let mut same_name = db.prepare_cached("SELECT 1 FROM source WHERE name = ?1 AND id <> ?2")?;
     let Some(engine_id) = &key.engine_id else {
-        return Ok(if taken.exists(params![base, id])? { import_name(base) } else { base.to_owned() });
+        return Ok(if same_name.exists(params![base, id])? { import_name(base) } else { base.to_owned() });
     };
     let digits: String = engine_id.chars().filter(char::is_ascii_alphanumeric).collect();
     let candidates = [base.to_owned(), format!("{base}-{digits:.8}"), format!("{base}-{digits}")];
     for name in candidates {
-        if !taken.exists(params![name, id])? {
+        if !same_name.exists(params![name, id])? {
             return Ok(name);
         }
     }
@@ -586,12 +586,13 @@ impl DeliveryWriter<'_, '_> {
         if shares_arrival {
             self.encoder.share_arrival(self.db, *received_nano)?;
         }
-        let mut each_received = event_received_nanos.iter();
+        let mut received_nanos = event_received_nanos.iter();
         let lists = [(&self.delivery.replayed, true), (&self.delivery.events, false)].into_iter();
-        let all =
-            lists.flat_map(|(list, again)| list.iter().zip(list.healthcheck_flags()).map(move |event| (event, again)));
-        for (((event, digest), is_healthcheck), is_replayed) in all {
-            let received = *each_received.next().unwrap_or(received_nano);
+        let events = lists.flat_map(|(list, is_replayed)| {
+            list.iter().zip(list.healthcheck_flags()).map(move |event| (event, is_replayed))
+        });
+        for (((event, digest), is_healthcheck), is_replayed) in events {
+            let received = *received_nanos.next().unwrap_or(received_nano);
             let was_pruned =
                 is_replayed && self.source.pruned_before_nano.is_some_and(|oldest| event.time_nano < oldest);
             if was_pruned || event.time_nano < self.cutoff_nano {
@@ -713,7 +714,7 @@ impl DeliveryWriter<'_, '_> {
     }
 
     /// Calls `each` with the stored events of this source at an instant.
-    fn for_each_at(&mut self, time_nano: i64, mut each: impl FnMut(&Event<'_>)) -> rusqlite::Result<()> {
+    fn for_each_at(&mut self, time_nano: i64, mut visit: impl FnMut(&Event<'_>)) -> rusqlite::Result<()> {
         let mut line = Vec::new();
         for seq in self.encoder.blocks.seqs_at(self.db, time_nano)? {
             let row = self
@@ -723,7 +724,7 @@ impl DeliveryWriter<'_, '_> {
             if self.decoder.source(self.db, &row)? == self.source.id {
                 self.decoder.decode(self.db, &row, &mut line)?;
                 if let Ok(stored) = Event::parse(&line) {
-                    each(&stored);
+                    visit(&stored);
                 }
             }
         }

@@ -206,38 +206,38 @@ mod tests {
         /// no longer has the last event seen, the outcome is a gap; if it still has that event, nothing was missed.
         #[test]
         fn the_outcome_matches_what_the_engine_kept(
-            restarted: bool, meanwhile in 0i64..600, between in 0i64..20, order in proptest::collection::vec(any::<bool>(), 0..40),
+            restarted: bool, missed in 0i64..600, between in 0i64..20, order in proptest::collection::vec(any::<bool>(), 0..40),
         ) {
-            // Events 1..=1000 are older, and 1000 is the last event seen. `meanwhile` more events happen before the
+            // Events 1..=1000 are older, and 1000 is the last event seen. `missed` more events happen before the
             // stream is opened, and `between` more before the backlog is requested.
             let oldest = if restarted { 1001 } else { 1 };
-            let ring = |newest: i64| ids(oldest.max(newest - 255)..newest + 1);
-            let at_open = 1000 + meanwhile;
-            let mut stream = ring(at_open);
+            let backlog_up_to = |newest: i64| ids(oldest.max(newest - 255)..newest + 1);
+            let at_open = 1000 + missed;
+            let mut stream = backlog_up_to(at_open);
             stream.extend(ids(at_open + 1..at_open + between + 1));
-            let held = stream.contains(&id(1000));
-            let memory = ring(at_open + between);
-            let full = memory.len() == BACKLOG_LEN;
+            let is_in_backlog = stream.contains(&id(1000));
+            let backlog = backlog_up_to(at_open + between);
+            let full = backlog.len() == BACKLOG_LEN;
             let mut c = ContinuityCheck::new(Some(id(1000)));
             let mut stream = stream.into_iter();
-            let mut memory = Some(memory);
+            let mut backlog = Some(backlog);
             let mut order = order.into_iter();
-            let verdict = loop {
-                if let Some(verdict) = c.outcome() {
-                    break verdict;
+            let outcome = loop {
+                if let Some(outcome) = c.outcome() {
+                    break outcome;
                 }
-                if order.next().unwrap_or(true) && let Some(memory) = memory.take() {
-                    c.on_backlog(memory);
+                if order.next().unwrap_or(true) && let Some(backlog) = backlog.take() {
+                    c.on_backlog(backlog);
                 } else if let Some(event) = stream.next() {
                     c.on_stream_event(event);
-                } else if memory.is_none() {
+                } else if backlog.is_none() {
                     prop_assert!(false, "no outcome after all events were received");
                 }
             };
-            match verdict {
-                ContinuityOutcome::Continuous => prop_assert!(held),
-                ContinuityOutcome::Restarted { .. } => prop_assert!(!held && !full),
-                ContinuityOutcome::Overrun { .. } => prop_assert!(!held && full),
+            match outcome {
+                ContinuityOutcome::Continuous => prop_assert!(is_in_backlog),
+                ContinuityOutcome::Restarted { .. } => prop_assert!(!is_in_backlog && !full),
+                ContinuityOutcome::Overrun { .. } => prop_assert!(!is_in_backlog && full),
                 ContinuityOutcome::FirstSession { .. } => prop_assert!(false),
             }
         }

@@ -12,8 +12,8 @@ fn root() -> PathBuf {
 
 /// Reads every source file; returns its path below `src/`, its stage and its text.
 fn sources() -> Vec<(String, String, String)> {
-    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).expect("the source folder is readable") {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).expect("the source folder is readable") {
             let path = entry.expect("the entry is readable").path();
             if path.is_dir() { walk(&path, found) } else { found.push(path) }
         }

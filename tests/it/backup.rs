@@ -10,9 +10,9 @@ use crate::support::engine::{Engine, event, events};
 use crate::support::fixture::store_with_events;
 use events::store::Reader;
 
-/// Names of the files in the folder, without the logs of commands.
-fn file_names(folder: &TestDir) -> Vec<String> {
-    let names = fs::read_dir(folder.path("")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+/// Names of the files in the directory, without the logs of commands.
+fn file_names(test_dir: &TestDir) -> Vec<String> {
+    let names = fs::read_dir(test_dir.path("")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<String> = names.filter(|name| !name.starts_with("stderr-")).collect();
     names.sort();
     names
@@ -20,9 +20,9 @@ fn file_names(folder: &TestDir) -> Vec<String> {
 
 #[test]
 fn backups_during_recording_are_complete_and_verifiable() {
-    let folder = store_with_events(&events(0..30_000));
-    let engine = Arc::new(Engine::start(folder.path("docker.sock")));
-    let recorder = folder.record(&engine.host(), &[]);
+    let test_dir = store_with_events(&events(0..30_000));
+    let engine = Arc::new(Engine::start(test_dir.path("docker.sock")));
+    let recorder = test_dir.record(&engine.host(), &[]);
     let stop = Arc::new(AtomicBool::new(false));
     let emitter = std::thread::spawn({
         let (engine, stop) = (engine.clone(), stop.clone());
@@ -36,36 +36,37 @@ fn backups_during_recording_are_complete_and_verifiable() {
             number
         }
     });
-    let count = || folder.lines(&["query", "-q", "--count"])[0].parse::<usize>().unwrap();
+    let count = || test_dir.lines(&["query", "-q", "--count"])[0].parse::<usize>().unwrap();
     for round in 0..3 {
         let before =
-            folder.eventually("events are stored", || if count() > 30_000 + round { Ok(count()) } else { Err(()) });
-        let output = folder.run(&["backup", "copy.db", "--force"]).assert_exit_code(0);
+            test_dir.eventually("events are stored", || if count() > 30_000 + round { Ok(count()) } else { Err(()) });
+        let output = test_dir.run(&["backup", "copy.db", "--force"]).assert_exit_code(0);
         let head = output.stderr.trim().rsplit(' ').next().unwrap().to_owned();
         let after = count();
-        assert_eq!(fs::metadata(folder.path("copy.db")).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(folder.verify(&["--db", "copy.db", "--head", &head]), head);
-        let copied = folder.lines(&["query", "-q", "--db", "copy.db"]);
+        assert_eq!(fs::metadata(test_dir.path("copy.db")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(test_dir.verify(&["--db", "copy.db", "--head", &head]), head);
+        let copied = test_dir.lines(&["query", "-q", "--db", "copy.db"]);
         assert!((before..=after).contains(&copied.len()), "{before} {} {after}", copied.len());
         assert_eq!(copied[..30_000], events(0..30_000));
         assert_eq!(copied[30_000..], events(100_000..70_000 + copied.len() as u64));
-        let names = file_names(&folder);
+        let names = file_names(&test_dir);
         assert!(names.iter().all(|name| !name.contains("copy.db-") && !name.starts_with('.')), "{names:?}");
     }
     stop.store(true, Ordering::Relaxed);
     let last = emitter.join().unwrap();
-    folder.eventually("all events are stored", || if count() as u64 == last - 70_000 { Ok(()) } else { Err(count()) });
+    test_dir
+        .eventually("all events are stored", || if count() as u64 == last - 70_000 { Ok(()) } else { Err(count()) });
     recorder.stop();
-    folder.verify(&[]);
+    test_dir.verify(&[]);
 }
 
 #[test]
 fn a_copy_shows_one_moment_despite_concurrent_writes() {
-    let folder = store_with_events(&events(0..60_000));
-    let other = rusqlite::Connection::open(folder.db()).unwrap();
+    let test_dir = store_with_events(&events(0..60_000));
+    let other = rusqlite::Connection::open(test_dir.db()).unwrap();
     let (mut steps, mut last) = (0, 0);
-    let reader = Reader::open(&folder.db()).unwrap();
-    let copied = reader.copy_to(&folder.path("copy.db"), false, |copied, all| {
+    let reader = Reader::open(&test_dir.db()).unwrap();
+    let copied = reader.copy_to(&test_dir.path("copy.db"), false, |copied, all| {
         other.execute("INSERT INTO label (key, value) VALUES ('written', ?1)", [steps]).unwrap();
         assert!(copied > last && copied <= all, "the copy never restarts");
         (steps, last) = (steps + 1, copied);
@@ -77,58 +78,59 @@ fn a_copy_shows_one_moment_despite_concurrent_writes() {
         db.query_row("SELECT count(*) FROM label WHERE key = 'written'", [], |row| row.get::<_, u64>(0)).unwrap()
     };
     assert_eq!(count(&other), steps);
-    assert_eq!(count(&rusqlite::Connection::open(folder.path("copy.db")).unwrap()), 0);
+    assert_eq!(count(&rusqlite::Connection::open(test_dir.path("copy.db")).unwrap()), 0);
     // A cancelled copy leaves no files.
-    let before = file_names(&folder);
+    let before = file_names(&test_dir);
     let mut calls = 0;
-    let stopped = reader.copy_to(&folder.path("second.db"), false, |_, _| {
+    let stopped = reader.copy_to(&test_dir.path("second.db"), false, |_, _| {
         calls += 1;
         calls < 2
     });
     assert_eq!(stopped.unwrap(), None);
-    assert_eq!(file_names(&folder), before);
+    assert_eq!(file_names(&test_dir), before);
 }
 
 #[test]
 fn an_interrupted_backup_leaves_no_files() {
-    let folder = store_with_events(&events(0..60_000));
-    let before = file_names(&folder);
+    let test_dir = store_with_events(&events(0..60_000));
+    let before = file_names(&test_dir);
     for _ in 0..5 {
-        let backup = folder.start(&["backup", "copy.db"]);
-        folder.eventually("the backup has started", || if file_names(&folder) == before { Err(()) } else { Ok(()) });
+        let backup = test_dir.start(&["backup", "copy.db"]);
+        test_dir
+            .eventually("the backup has started", || if file_names(&test_dir) == before { Err(()) } else { Ok(()) });
         backup.signal("INT");
         let output = backup.wait();
         if output.status.success() {
             // The copy was already complete.
-            fs::remove_file(folder.path("copy.db")).unwrap();
+            fs::remove_file(test_dir.path("copy.db")).unwrap();
         } else {
             output.assert_failure(1, "interrupted: no copy was made");
         }
-        assert_eq!(file_names(&folder), before);
+        assert_eq!(file_names(&test_dir), before);
     }
 }
 
 #[test]
 fn existing_files_are_kept_without_force() {
-    let folder = store_with_events(&events(0..10));
-    fs::write(folder.path("there"), "mine").unwrap();
+    let test_dir = store_with_events(&events(0..10));
+    fs::write(test_dir.path("there"), "mine").unwrap();
     let line =
         "cannot write there: the file already exists (hint: pass another path, or use --force to replace the file)";
-    folder.run(&["backup", "there"]).assert_failure(1, line);
-    assert_eq!(fs::read(folder.path("there")).unwrap(), b"mine");
-    let db = folder.db().display().to_string();
+    test_dir.run(&["backup", "there"]).assert_failure(1, line);
+    assert_eq!(fs::read(test_dir.path("there")).unwrap(), b"mine");
+    let db = test_dir.db().display().to_string();
     let line = format!("cannot write {db}: it is the store itself (hint: pass another path)");
-    folder.run(&["backup", &db, "--force"]).assert_failure(1, &line);
-    folder
+    test_dir.run(&["backup", &db, "--force"]).assert_failure(1, &line);
+    test_dir
         .run(&["backup", "no/copy.db"])
         .assert_failure(1, "cannot create no/copy.db: there is no directory no (hint: run `mkdir -p no`)");
-    fs::create_dir(folder.path("dir")).unwrap();
-    folder
+    fs::create_dir(test_dir.path("dir")).unwrap();
+    test_dir
         .run(&["backup", "dir"])
         .assert_failure(1, "cannot open dir: it is a directory (hint: pass a file path, e.g. dir/events.db)");
-    folder.run(&["backup"]).assert_exit_code(2);
-    folder.run(&["backup", "copy.db", "--db", "missing.db"]).assert_exit_code(1);
-    assert!(!exists(&folder.path("copy.db")));
-    folder.run(&["backup", "-q", "there", "--force"]).assert_success();
-    assert_eq!(folder.lines(&["query", "--db", "there"]), events(0..10));
+    test_dir.run(&["backup"]).assert_exit_code(2);
+    test_dir.run(&["backup", "copy.db", "--db", "missing.db"]).assert_exit_code(1);
+    assert!(!exists(&test_dir.path("copy.db")));
+    test_dir.run(&["backup", "-q", "there", "--force"]).assert_success();
+    assert_eq!(test_dir.lines(&["query", "--db", "there"]), events(0..10));
 }

@@ -13,7 +13,7 @@ use crate::support::fixture;
 const QUERY: &str = "query --action start --action die --action oom --action health_status --format table";
 
 /// Name, action and first attribute of each event in the table.
-const STORY: [&str; 24] = [
+const EXPECTED_ROWS: [&str; 24] = [
     "db start image=shop/db:16",
     "api start image=shop/api:2.0",
     "worker start image=shop/worker:1.1",
@@ -60,10 +60,10 @@ fn on_terminal(mut command: Command, columns: u16) -> String {
 
 #[test]
 fn the_demo_shows_the_failed_deployment_in_under_forty_lines() {
-    let folder = TestDir::new();
-    let temporary = folder.path("tmp");
+    let test_dir = TestDir::new();
+    let temporary = test_dir.path("tmp");
     std::fs::create_dir(&temporary).unwrap();
-    let mut demo = folder.command(&["demo"]);
+    let mut demo = test_dir.command(&["demo"]);
     demo.env("TMPDIR", &temporary);
     let output = command::run(demo).assert_success();
     let printed = output.lines();
@@ -75,20 +75,20 @@ fn the_demo_shows_the_failed_deployment_in_under_forty_lines() {
     let at = printed.iter().position(|line| line.starts_with("$ events ")).expect("the output contains a command");
     let shown = format!("{}{}", printed[at].trim_end_matches('\\'), printed[at + 1].trim_start());
     assert_eq!(shown, format!("$ events {QUERY}"));
-    let table = &printed[at + 2..at + 3 + STORY.len()];
+    let table = &printed[at + 2..at + 3 + EXPECTED_ROWS.len()];
     let arguments: Vec<&str> = QUERY.split(' ').collect();
     let queried = fixture::imported_store("shop.ndjson").lines(&arguments);
     assert_eq!(table, queried, "the query prints the same outside the demo");
     let column = |name| table[0].find(name).unwrap();
     let (action, id, name, attributes) = (column("ACTION"), column("ID"), column("NAME"), column("ATTRIBUTES"));
-    let story: Vec<String> = table[1..]
+    let rows: Vec<String> = table[1..]
         .iter()
         .map(|row| {
             let first = row[attributes..].split(", ").next().unwrap();
             format!("{} {} {first}", row[name..attributes].trim(), row[action..id].trim())
         })
         .collect();
-    assert_eq!(story, STORY);
+    assert_eq!(rows, EXPECTED_ROWS);
 
     let end = [
         "",
@@ -96,27 +96,27 @@ fn the_demo_shows_the_failed_deployment_in_under_forty_lines() {
         "  events record &",
         "  events query --since 1h --format table",
     ];
-    assert_eq!(printed[at + 3 + STORY.len()..], end);
+    assert_eq!(printed[at + 3 + EXPECTED_ROWS.len()..], end);
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "the demo leaves no files");
-    assert!(!command::exists(&folder.db()), "the demo uses its own store");
+    assert!(!command::exists(&test_dir.db()), "the demo uses its own store");
 }
 
 #[test]
 fn the_demo_fits_the_terminal_and_is_colored() {
-    let folder = TestDir::new();
-    let demo = || folder.command(&["demo"]);
+    let test_dir = TestDir::new();
+    let demo = || test_dir.command(&["demo"]);
     for columns in [80, 100, 140] {
         let written = on_terminal(demo(), columns);
         let plain = anstream::adapter::strip_str(&written).to_string();
         assert!(plain.lines().count() < 40, "{plain}");
         assert!(plain.lines().all(|line| line.chars().count() <= columns.into()), "{columns}: {plain}");
-        let shown = |text: &str| written.lines().filter(|line| line.contains(text)).count();
+        let count = |text: &str| written.lines().filter(|line| line.contains(text)).count();
         let status = if columns < 120 { "" } else { "health_status: " };
-        assert_eq!(shown("\x1b[31moom\x1b[0m "), 2, "{written}");
-        assert_eq!(shown("\x1b[31mdie\x1b[0m "), 5, "{written}");
-        assert_eq!(shown("\x1b[32mstart\x1b[0m "), 11, "{written}");
-        assert_eq!(shown(&format!("\x1b[31m{status}unhealthy\x1b[0m ")), 1, "{written}");
-        assert_eq!(shown(&format!("\x1b[32m{status}healthy\x1b[0m ")), 3, "{written}");
+        assert_eq!(count("\x1b[31moom\x1b[0m "), 2, "{written}");
+        assert_eq!(count("\x1b[31mdie\x1b[0m "), 5, "{written}");
+        assert_eq!(count("\x1b[32mstart\x1b[0m "), 11, "{written}");
+        assert_eq!(count(&format!("\x1b[31m{status}unhealthy\x1b[0m ")), 1, "{written}");
+        assert_eq!(count(&format!("\x1b[32m{status}healthy\x1b[0m ")), 3, "{written}");
         assert_eq!(plain.matches("  image=shop/web:1.5").count(), 3, "{plain}");
         assert_eq!(plain.matches("  exitCode=137,").count(), 2, "{plain}");
     }

@@ -24,22 +24,22 @@ fn problems(output: &Output) -> Vec<(String, String)> {
     pairs.collect()
 }
 
-fn doctor(folder: &TestDir, host: &Path) -> Output {
-    folder.run(&["doctor", "-H", &format!("unix://{}", host.display())])
+fn doctor(test_dir: &TestDir, host: &Path) -> Output {
+    test_dir.run(&["doctor", "-H", &format!("unix://{}", host.display())])
 }
 
 #[test]
 fn a_working_engine_passes_each_check() {
-    let folder = fixture::recorded_store(&[event(0)]);
-    let engine = Engine::start(folder.path("docker.sock"));
+    let test_dir = fixture::recorded_store(&[event(0)]);
+    let engine = Engine::start(test_dir.path("docker.sock"));
     engine.set_response("/version", r#"{"Version":"28.5.2","ApiVersion":"1.51","MinAPIVersion":"1.24"}"#);
     engine.set_clock_offset(Some(0));
     engine.emit(&event(1));
-    let output = folder.run(&["doctor", "-H", &engine.host()]).assert_success();
+    let output = test_dir.run(&["doctor", "-H", &engine.host()]).assert_success();
     let shown: Vec<String> = output.lines().into_iter().filter(|line| !line.contains("free space")).collect();
     let clock = shown.iter().find(|line| line.contains("the engine's clock is 0.0"));
     let clock = clock.expect("the clock is checked").clone();
-    let db = folder.db().display().to_string();
+    let db = test_dir.db().display().to_string();
     let expected = [
         &engine.host(),
         "  ✓ the socket exists",
@@ -57,9 +57,9 @@ fn a_working_engine_passes_each_check() {
     ];
     assert_eq!(shown, expected);
     assert_eq!(output.stderr, "");
-    assert_eq!(folder.run(&["doctor", "-q", "-H", &engine.host()]).assert_success().stdout, b"");
-    let recorder = folder.record(&engine.host(), &[]);
-    let output = folder.run(&["doctor", "-H", &engine.host()]).assert_success();
+    assert_eq!(test_dir.run(&["doctor", "-q", "-H", &engine.host()]).assert_success().stdout, b"");
+    let recorder = test_dir.record(&engine.host(), &[]);
+    let output = test_dir.run(&["doctor", "-H", &engine.host()]).assert_success();
     let line = format!("  ✓ a recorder writes to the store (pid {})", recorder.pid());
     assert!(output.lines().contains(&line), "{}", output.report());
     recorder.stop();
@@ -67,10 +67,10 @@ fn a_working_engine_passes_each_check() {
 
 #[test]
 fn an_unreachable_engine_is_reported_with_a_remedy() {
-    let folder = TestDir::new();
-    let socket = folder.path("docker.sock");
+    let test_dir = TestDir::new();
+    let socket = test_dir.path("docker.sock");
     let only_problem = |path: &Path| {
-        let output = doctor(&folder, path).assert_exit_code(1);
+        let output = doctor(&test_dir, path).assert_exit_code(1);
         let mut problems = problems(&output);
         assert_eq!(problems.len(), 1, "{}", output.report());
         assert_eq!(output.stderr, "events: 1 check failed (hint: apply the fix after → below the ✗)\n");
@@ -103,11 +103,11 @@ fn an_unreachable_engine_is_reported_with_a_remedy() {
 /// Runs the program as an unprivileged user, even if root runs the test.
 #[test]
 fn a_socket_without_permission_is_reported_with_its_group() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    let program = folder.path("events");
+    let program = test_dir.path("events");
     fs::copy(env!("CARGO_BIN_EXE_events"), &program).unwrap();
-    let (socket, home) = (folder.path("docker.sock"), program.parent().unwrap());
+    let (socket, home) = (test_dir.path("docker.sock"), program.parent().unwrap());
     open(&program);
     open(home);
     let _listener = UnixListener::bind(&socket).unwrap();
@@ -130,11 +130,11 @@ fn a_socket_without_permission_is_reported_with_its_group() {
 
 #[test]
 fn wrong_responses_of_an_engine_are_reported() {
-    let folder = TestDir::new();
-    let engine = Engine::start(folder.path("docker.sock"));
+    let test_dir = TestDir::new();
+    let engine = Engine::start(test_dir.path("docker.sock"));
     engine.set_clock_offset(Some(-90_000));
     engine.emit("{\"no\":\"event\"}");
-    let output = folder.run(&["doctor", "-q", "-H", &engine.host()]).assert_exit_code(1);
+    let output = test_dir.run(&["doctor", "-q", "-H", &engine.host()]).assert_exit_code(1);
     let problems = problems(&output);
     assert_eq!(problems.len(), 3, "{}", output.report());
     // The engine has no /version.
@@ -149,21 +149,21 @@ fn wrong_responses_of_an_engine_are_reported() {
 
 #[test]
 fn an_unusable_store_is_reported() {
-    let folder = TestDir::new();
-    let engine = Engine::start(folder.path("docker.sock"));
+    let test_dir = TestDir::new();
+    let engine = Engine::start(test_dir.path("docker.sock"));
     engine.set_response("/version", "{}");
     let problems_of = |db: &str| {
-        let output = folder.run(&["doctor", "-q", "-H", &engine.host(), "--db", db]).assert_exit_code(1);
+        let output = test_dir.run(&["doctor", "-q", "-H", &engine.host(), "--db", db]).assert_exit_code(1);
         problems(&output).into_iter().map(|(line, _)| line).collect::<Vec<_>>()
     };
-    fs::write(folder.path("text"), "this is not a database, and longer than the header of one").unwrap();
-    let text = folder.path("text").display().to_string();
+    fs::write(test_dir.path("text"), "this is not a database, and longer than the header of one").unwrap();
+    let text = test_dir.path("text").display().to_string();
     assert_eq!(problems_of(&text)[0], format!("cannot open {text}: it is not an SQLite database"));
-    let directory = folder.path("").display().to_string();
+    let directory = test_dir.path("").display().to_string();
     assert_eq!(problems_of(&directory)[0], format!("cannot open {directory}: it is a directory"));
     assert_eq!(problems_of("/proc/events.db")[0], "cannot create /proc/events.db: No such file or directory");
     // Neither run creates a store.
-    assert!(!crate::support::command::exists(&folder.db()));
-    folder.run(&["doctor", "-H", &engine.host()]).assert_success();
-    assert!(!crate::support::command::exists(&folder.db()));
+    assert!(!crate::support::command::exists(&test_dir.db()));
+    test_dir.run(&["doctor", "-H", &engine.host()]).assert_success();
+    assert!(!crate::support::command::exists(&test_dir.db()));
 }

@@ -45,8 +45,8 @@ fn time(line: &str) -> i64 {
 
 #[test]
 fn recordings_of_every_engine_are_stored_byte_for_byte() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.db");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.db");
     let names = ["docker-20.10.24", "docker-26.1.5", "docker-28.5.2", "docker-29.7.2"];
     let lines: Vec<String> = names.iter().flat_map(|name| fixture::lines(&format!("{name}.ndjson"))).collect();
     assert_eq!(store(&path, &lines, 100), lines.len() as u64);
@@ -180,8 +180,8 @@ proptest! {
         per_delivery in 1usize..40,
         per_delivery_again in 1usize..40,
     ) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.db");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
         let mut expected: Vec<String> = Vec::new();
         for line in &lines {
             let event = Event::parse(line.as_bytes()).expect("the line is an event");

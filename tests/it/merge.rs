@@ -17,13 +17,13 @@ fn import_store(into: &TestDir, from: &Path) -> String {
 }
 
 /// Returns the events, gaps and rejected lines of a store, each with its engine's ID as the source.
-fn contents(folder: &TestDir) -> Vec<Value> {
-    let sources = folder.json(&["status", "--json"])[0]["sources"].as_array().unwrap().clone();
+fn contents(test_dir: &TestDir) -> Vec<Value> {
+    let sources = test_dir.json(&["status", "--json"])[0]["sources"].as_array().unwrap().clone();
     let id = |line: &Value| {
         let source = sources.iter().find(|source| source["name"] == line["source"]).expect("status lists every source");
         if source["engine_id"].is_null() { source["name"].clone() } else { source["engine_id"].clone() }
     };
-    let lines = [&["query", "-q", "--envelope"][..], &["gaps"], &["rejected"]].map(|args| folder.json(args)).concat();
+    let lines = [&["query", "-q", "--envelope"][..], &["gaps"], &["rejected"]].map(|args| test_dir.json(args)).concat();
     let mut contents: Vec<Value> = lines
         .into_iter()
         .map(|mut line| {
@@ -38,16 +38,16 @@ fn contents(folder: &TestDir) -> Vec<Value> {
 
 /// Records an engine that restarts and sends a line that is not an event; returns the store.
 fn recorded_machine(id: &str, numbers: std::ops::Range<u64>) -> TestDir {
-    let folder = TestDir::new();
-    let engine = Engine::start(folder.path("docker.sock"));
+    let test_dir = TestDir::new();
+    let engine = Engine::start(test_dir.path("docker.sock"));
     engine.set_identity(id, "vm");
     let middle = (numbers.start + numbers.end) / 2;
-    let recorder = folder.record(&engine.host(), &[]);
+    let recorder = test_dir.record(&engine.host(), &[]);
     (numbers.start..middle).for_each(|n| engine.emit(&event(n)));
     engine.send_junk(b"no event");
     let count = |n: u64| {
-        folder.eventually("the events are stored", || {
-            let count = folder.lines(&["query", "-q", "--count"])[0].clone();
+        test_dir.eventually("the events are stored", || {
+            let count = test_dir.lines(&["query", "-q", "--count"])[0].clone();
             if count == n.to_string() { Ok(()) } else { Err(count) }
         });
     };
@@ -56,38 +56,42 @@ fn recorded_machine(id: &str, numbers: std::ops::Range<u64>) -> TestDir {
     (middle..numbers.end).for_each(|n| engine.emit(&event(n)));
     count(numbers.end - numbers.start);
     recorder.stop();
-    folder
+    test_dir
 }
 
 #[test]
 fn stores_of_two_machines_are_merged() {
-    let (one, two, both) = (recorded_machine(FIRST, 0..40), recorded_machine(SECOND, 20..100), TestDir::new());
-    fs::write(both.path("day.ndjson"), events(0..3).join("\n") + "\nnonsense").unwrap();
-    both.run(&["import", "-q", "day.ndjson", "--source", "vm"]).assert_success();
-    let mut expected = [contents(&one), contents(&two), contents(&both)].concat();
+    let (first, second, merged) = (recorded_machine(FIRST, 0..40), recorded_machine(SECOND, 20..100), TestDir::new());
+    fs::write(merged.path("day.ndjson"), events(0..3).join("\n") + "\nnonsense").unwrap();
+    merged.run(&["import", "-q", "day.ndjson", "--source", "vm"]).assert_success();
+    let mut expected = [contents(&first), contents(&second), contents(&merged)].concat();
     expected.sort_by_key(Value::to_string);
-    let log = import_store(&both, &one.db());
-    let head = format!("head {}", one.verify(&[]));
+    let log = import_store(&merged, &first.db());
+    let head = format!("head {}", first.verify(&[]));
     assert!(log.contains(&format!("was verified and imported up to its {head}\n")), "{log}");
     assert!(log.ends_with("\n40 stored, 0 skipped, 1 rejected (`events rejected` shows them)\n"), "{log}");
-    import_store(&both, &two.db());
-    assert_eq!(contents(&both), expected);
-    let names: Vec<Value> =
-        both.json(&["status", "--json"])[0]["sources"].as_array().unwrap().iter().map(|s| s["name"].clone()).collect();
+    import_store(&merged, &second.db());
+    assert_eq!(contents(&merged), expected);
+    let names: Vec<Value> = merged.json(&["status", "--json"])[0]["sources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["name"].clone())
+        .collect();
     assert_eq!(names, ["vm", "vm-7a5c1ed0", "vm-b2b2b2b2"]);
     // Importing again changes nothing.
-    let before = both.verify(&[]);
-    for from in [&one, &two] {
-        assert!(import_store(&both, &from.db()).ends_with(" 0 rejected\n"));
+    let before = merged.verify(&[]);
+    for from in [&first, &second] {
+        assert!(import_store(&merged, &from.db()).ends_with(" 0 rejected\n"));
     }
-    both.run(&["import", "-q", "day.ndjson", "--source", "vm"]).assert_success();
-    assert_eq!(both.verify(&[]), before);
+    merged.run(&["import", "-q", "day.ndjson", "--source", "vm"]).assert_success();
+    assert_eq!(merged.verify(&[]), before);
     // Importing a file under the name of an engine does not add events to that engine.
-    both.run(&["import", "-q", "day.ndjson", "--source", "vm-7a5c1ed0"]).assert_success();
-    both.run(&["import", "-q", "day.ndjson", "--source", "vm-7a5c1ed0"]).assert_success();
-    assert_eq!(both.lines(&["query", "-q", "--source", "vm-7a5c1ed0-imported"]), events(0..3));
-    assert_eq!(both.lines(&["query", "-q", "--source", "vm-7a5c1ed0"]), events(0..40));
-    both.verify(&[]);
+    merged.run(&["import", "-q", "day.ndjson", "--source", "vm-7a5c1ed0"]).assert_success();
+    merged.run(&["import", "-q", "day.ndjson", "--source", "vm-7a5c1ed0"]).assert_success();
+    assert_eq!(merged.lines(&["query", "-q", "--source", "vm-7a5c1ed0-imported"]), events(0..3));
+    assert_eq!(merged.lines(&["query", "-q", "--source", "vm-7a5c1ed0"]), events(0..40));
+    merged.verify(&[]);
 }
 
 #[test]
@@ -121,11 +125,11 @@ fn two_stores_of_one_engine_are_merged_with_a_gap_between_them() {
     );
     // Recording into the merged store continues where the later store ended.
     engine.emit(&event(400));
-    for folder in [&early_in_late, &late_in_early] {
-        folder.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).assert_success();
-        assert_eq!(folder.lines(&["query", "-q"]), events((0..10).chain(144..401)));
-        assert_eq!(folder.json(&["gaps"]).len(), 2);
-        folder.verify(&[]);
+    for test_dir in [&early_in_late, &late_in_early] {
+        test_dir.run(&["record", "-q", "-H", &engine.host(), "--until", "now"]).assert_success();
+        assert_eq!(test_dir.lines(&["query", "-q"]), events((0..10).chain(144..401)));
+        assert_eq!(test_dir.json(&["gaps"]).len(), 2);
+        test_dir.verify(&[]);
     }
 }
 
@@ -220,20 +224,20 @@ fn merging_redacts_secrets() {
 
 #[test]
 fn invalid_imports_of_stores_are_refused() {
-    let folder = recorded_machine(FIRST, 0..2);
-    let path = folder.db().display().to_string();
+    let test_dir = recorded_machine(FIRST, 0..2);
+    let path = test_dir.db().display().to_string();
     let line = "--source cannot be combined with a store, which names its own sources (hint: omit --source, or import the store \
                 separately)";
-    folder.run(&["import", "--db", "new.db", "--source", "x", &path]).assert_failure(2, line);
+    test_dir.run(&["import", "--db", "new.db", "--source", "x", &path]).assert_failure(2, line);
     let line = format!("cannot import {path} into itself (hint: pass another store with --db)");
-    folder.run(&["import", &path]).assert_failure(1, &line);
-    let other = rusqlite::Connection::open(folder.path("other.db")).unwrap();
+    test_dir.run(&["import", &path]).assert_failure(1, &line);
+    let other = rusqlite::Connection::open(test_dir.path("other.db")).unwrap();
     other.execute_batch("CREATE TABLE x (y)").unwrap();
-    let output = folder.run(&["import", "other.db"]).assert_exit_code(1);
+    let output = test_dir.run(&["import", "other.db"]).assert_exit_code(1);
     assert!(
         output.stderr.starts_with("events: cannot open other.db: it is the database of another program"),
         "{}",
         output.stderr
     );
-    assert!(!crate::support::command::exists(&folder.path("new.db")));
+    assert!(!crate::support::command::exists(&test_dir.path("new.db")));
 }

@@ -36,13 +36,13 @@ fn repeated_days(days: i64) -> Vec<String> {
 
 #[test]
 fn pruning_during_verify_reports_nothing_missing() {
-    let folder = store_with_events(&repeated_days(200));
+    let test_dir = store_with_events(&repeated_days(200));
     let changed = "UPDATE event SET time_nano = time_nano + 1 WHERE seq = 70";
-    Connection::open(folder.db()).unwrap().execute(changed, []).unwrap();
-    let mut other = Store::open(&folder.db()).unwrap();
+    Connection::open(test_dir.db()).unwrap().execute(changed, []).unwrap();
+    let mut other = Store::open(&test_dir.db()).unwrap();
     // While verify is in its first step, everything up to a point far after that step is pruned.
     let (mut faults, mut pruned_to) = (Vec::new(), 0);
-    let reader = Reader::open(&folder.db()).unwrap();
+    let reader = Reader::open(&test_dir.db()).unwrap();
     let report = reader.verify(&[], |fault| {
         if faults.is_empty() {
             pruned_to = other.prune(i64::MAX, u64::MAX, now_nano()).unwrap().unwrap().last_seq;
@@ -58,84 +58,87 @@ fn pruning_during_verify_reports_nothing_missing() {
 #[test]
 fn older_events_are_pruned_and_the_rest_verifies() {
     let lines = repeated_days(100);
-    let folder = store_with_events(&lines);
-    let before = folder.verify(&[]);
-    let everything = folder.lines(&["query", "-q"]);
+    let test_dir = store_with_events(&lines);
+    let before = test_dir.verify(&[]);
+    let all_lines = test_dir.lines(&["query", "-q"]);
     // The age counts from now; the date of the recording is fixed.
     let newest = 1_795_535_640;
     let age = chrono::Utc::now().timestamp() - newest;
     let retain = format!("{}s", (age + 50 * 86_400).max(1));
-    let dry = folder.run(&["prune", "--retain", &retain, "--dry-run"]).assert_exit_code(0);
-    assert_eq!(folder.lines(&["query", "-q"]), everything);
-    let output = folder.run(&["prune", "--retain", &retain]).assert_exit_code(0);
+    let dry = test_dir.run(&["prune", "--retain", &retain, "--dry-run"]).assert_exit_code(0);
+    assert_eq!(test_dir.lines(&["query", "-q"]), all_lines);
+    let output = test_dir.run(&["prune", "--retain", &retain]).assert_exit_code(0);
     let deleted: usize = output.stderr.split(' ').next().unwrap().parse().unwrap();
-    let expected = format!("{deleted} of {} events would be deleted", everything.len());
+    let expected = format!("{deleted} of {} events would be deleted", all_lines.len());
     assert!(dry.stderr.starts_with(&expected), "{}", dry.stderr);
     // The first entries are deleted, up to the last chain link (every 64 entries) before the first younger event.
-    let half = everything.len() / 2;
-    assert!(deleted > half - 300 && deleted <= half + 300, "{deleted} of {}", everything.len());
-    let left = folder.lines(&["query", "-q"]);
-    assert_eq!(left.len(), everything.len() - deleted);
-    assert_eq!(left, fixture::sorted_by_time(&lines[deleted..]));
-    let after = folder.verify(&[]);
+    let half = all_lines.len() / 2;
+    assert!(deleted > half - 300 && deleted <= half + 300, "{deleted} of {}", all_lines.len());
+    let remaining = test_dir.lines(&["query", "-q"]);
+    assert_eq!(remaining.len(), all_lines.len() - deleted);
+    assert_eq!(remaining, fixture::sorted_by_time(&lines[deleted..]));
+    let after = test_dir.verify(&[]);
     assert_ne!(before, after);
     // The earlier head is still part of the chain, because it lies after the pruned entries.
-    folder.verify(&["--head", &before]);
+    test_dir.verify(&["--head", &before]);
     let pruned_head = format!("64:{}", before.split(':').nth(1).unwrap());
-    let output = folder.run(&["verify", "-q", "--head", &pruned_head]).assert_exit_code(1);
+    let output = test_dir.run(&["verify", "-q", "--head", &pruned_head]).assert_exit_code(1);
     assert!(String::from_utf8(output.stdout).unwrap().contains("cannot be verified: everything up to sequence"));
-    let status = &folder.json(&["status", "--json"])[0]["sources"][0];
-    assert_eq!(status["events"], left.len());
-    assert_eq!(status["first"].as_str().unwrap()[..19], events::query::time::rfc3339(line_time_nano(&left[0]))[..19]);
+    let status = &test_dir.json(&["status", "--json"])[0]["sources"][0];
+    assert_eq!(status["events"], remaining.len());
+    assert_eq!(
+        status["first"].as_str().unwrap()[..19],
+        events::query::time::rfc3339(line_time_nano(&remaining[0]))[..19]
+    );
     // Lookups still work: the end of an exec whose start is pruned, a container, a label.
     for args in [&["--action", "exec_die"][..], &["--container", "web"], &["--label", "exitCode=137"]] {
         let args = [&["query", "-q"], args].concat();
-        assert_eq!(folder.lines(&args), store_with_events(&left).lines(&args), "{args:?}");
+        assert_eq!(test_dir.lines(&args), store_with_events(&remaining).lines(&args), "{args:?}");
     }
     // Pruned events can be imported again, and everything can be pruned.
-    folder.run(&["import", "-q", "events.ndjson"]).assert_success();
-    assert_eq!(folder.lines(&["query", "-q"]).len(), everything.len());
-    folder.verify(&[]);
-    folder.run(&["prune", "-q", "--retain", "1ns"]).assert_success();
+    test_dir.run(&["import", "-q", "events.ndjson"]).assert_success();
+    assert_eq!(test_dir.lines(&["query", "-q"]).len(), all_lines.len());
+    test_dir.verify(&[]);
+    test_dir.run(&["prune", "-q", "--retain", "1ns"]).assert_success();
     // Pruning stops at a chain link.
-    assert!(folder.lines(&["query", "-q"]).len() < 64);
-    folder.verify(&[]);
-    folder.run(&["import", "-q", "events.ndjson"]).assert_success();
-    assert_eq!(folder.lines(&["query", "-q"]).len(), everything.len());
-    folder.verify(&[]);
+    assert!(test_dir.lines(&["query", "-q"]).len() < 64);
+    test_dir.verify(&[]);
+    test_dir.run(&["import", "-q", "events.ndjson"]).assert_success();
+    assert_eq!(test_dir.lines(&["query", "-q"]).len(), all_lines.len());
+    test_dir.verify(&[]);
 }
 
 #[test]
 fn pruning_shrinks_the_file() {
-    let folder = store_with_events(&repeated_days(200));
-    let size = || fs::metadata(folder.db()).unwrap().len();
+    let test_dir = store_with_events(&repeated_days(200));
+    let size = || fs::metadata(test_dir.db()).unwrap().len();
     let before = size();
-    folder.run(&["prune", "-q", "--max-size", &format!("{}B", before / 2)]).assert_success();
+    test_dir.run(&["prune", "-q", "--max-size", &format!("{}B", before / 2)]).assert_success();
     assert!(size() <= before / 2 + (64 << 10), "{before} {}", size());
     assert!(size() > before / 4, "{before} {}", size());
-    folder.verify(&[]);
-    let db = Connection::open(folder.db()).unwrap();
+    test_dir.verify(&[]);
+    let db = Connection::open(test_dir.db()).unwrap();
     let check: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
     assert_eq!(check, "ok");
 }
 
 #[test]
 fn gaps_and_source_names_survive_pruning() {
-    let folder = TestDir::new();
-    fs::copy(fixture::path("stores/schema-1.db"), folder.db()).unwrap();
-    fs::write(folder.path("days.ndjson"), repeated_days(100).join("\n")).unwrap();
-    folder.run(&["import", "-q", "days.ndjson"]).assert_success();
-    let gaps = folder.lines(&["gaps"]);
+    let test_dir = TestDir::new();
+    fs::copy(fixture::path("stores/schema-1.db"), test_dir.db()).unwrap();
+    fs::write(test_dir.path("days.ndjson"), repeated_days(100).join("\n")).unwrap();
+    test_dir.run(&["import", "-q", "days.ndjson"]).assert_success();
+    let gaps = test_dir.lines(&["gaps"]);
     assert_eq!(gaps.len(), 2);
     // Both gaps are closed, so pruning could reach past them.
-    let db = Connection::open(folder.db()).unwrap();
+    let db = Connection::open(test_dir.db()).unwrap();
     let open: i64 = db.query_row("SELECT count(*) FROM gap WHERE to_nano IS NULL", [], |row| row.get(0)).unwrap();
     assert_eq!(open, 0);
     drop(db);
-    folder.run(&["prune", "-q", "--max-size", "200kB"]).assert_success();
-    let envelopes = folder.json(&["query", "-q", "--envelope"]);
+    test_dir.run(&["prune", "-q", "--max-size", "200kB"]).assert_success();
+    let envelopes = test_dir.json(&["query", "-q", "--envelope"]);
     assert!(envelopes.iter().all(|line| line["source"] == "imported" || line["source"] == "engine"));
-    folder.verify(&[]);
+    test_dir.verify(&[]);
 }
 
 /// Returns events an hour apart, the last one now.
@@ -145,49 +148,49 @@ fn hourly_events(numbers: std::ops::Range<u64>) -> Vec<String> {
 }
 
 /// Waits until the log reports that the recorder has pruned; returns the events that are left.
-fn lines_after_pruning(folder: &TestDir, recorder: &Running) -> Vec<String> {
+fn wait_for_pruning(test_dir: &TestDir, recorder: &Running) -> Vec<String> {
     recorder.eventually_logs(" of the oldest events");
-    folder.lines(&["query", "-q"])
+    test_dir.lines(&["query", "-q"])
 }
 
 #[test]
 fn the_recorder_prunes_by_age_and_stores_no_pruned_event_again() {
     let lines = hourly_events(0..1000);
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     lines[..240].iter().for_each(|line| engine.emit(line));
-    let recorder = folder.record(&engine.host(), &[]);
+    let recorder = test_dir.record(&engine.host(), &[]);
     lines[240..].iter().for_each(|line| engine.emit(line));
-    folder.eventually_lines(&["query", "-q"], &lines);
+    test_dir.eventually_lines(&["query", "-q"], &lines);
     recorder.stop();
-    let recorder = folder.record(&engine.host(), &["--retain", "20d"]);
+    let recorder = test_dir.record(&engine.host(), &["--retain", "20d"]);
     // Older events are left only up to the next chain link.
-    let left = lines_after_pruning(&folder, &recorder);
-    assert!((480..480 + 64).contains(&left.len()) && lines.ends_with(&left), "{}", left.len());
-    let status = &folder.json(&["status", "--json"])[0];
+    let remaining = wait_for_pruning(&test_dir, &recorder);
+    assert!((480..480 + 64).contains(&remaining.len()) && lines.ends_with(&remaining), "{}", remaining.len());
+    let status = &test_dir.json(&["status", "--json"])[0];
     let pruned = &status["db"]["pruned"];
-    assert_eq!(pruned["events"], 1000 - left.len());
-    assert!(left[0].contains(&format!("\"timeNano\":{}", parse_nano(&pruned["kept_from"]))), "{pruned}");
-    let shown = String::from_utf8(folder.run(&["status"]).assert_success().stdout).unwrap();
-    assert!(shown.contains(&format!("\n  pruned    {} events, ", 1000 - left.len())), "{shown}");
+    assert_eq!(pruned["events"], 1000 - remaining.len());
+    assert!(remaining[0].contains(&format!("\"timeNano\":{}", parse_nano(&pruned["kept_from"]))), "{pruned}");
+    let shown = String::from_utf8(test_dir.run(&["status"]).assert_success().stdout).unwrap();
+    assert!(shown.contains(&format!("\n  pruned    {} events, ", 1000 - remaining.len())), "{shown}");
     // Only a window that starts among the pruned events causes a warning.
     let kept_from = pruned["kept_from"].as_str().unwrap();
     let warning =
         format!("this window begins in the pruned part of the record: the oldest event left is from {kept_from}\n");
-    assert_eq!(folder.run(&["query", "--since", "2000-01-01T00:00:00Z"]).assert_exit_code(0).stderr, warning);
-    assert_eq!(folder.run(&["query", "--until", "2000-01-01T00:00:00Z"]).assert_exit_code(0).stderr, warning);
-    folder.run(&["query", "--since", kept_from]).assert_success();
-    folder.run(&["query"]).assert_success();
+    assert_eq!(test_dir.run(&["query", "--since", "2000-01-01T00:00:00Z"]).assert_exit_code(0).stderr, warning);
+    assert_eq!(test_dir.run(&["query", "--until", "2000-01-01T00:00:00Z"]).assert_exit_code(0).stderr, warning);
+    test_dir.run(&["query", "--since", kept_from]).assert_success();
+    test_dir.run(&["query"]).assert_success();
     recorder.stop();
-    folder.verify(&[]);
+    test_dir.verify(&[]);
     // All but the newest 24 events of the backlog are older than a day: those are not stored again.
-    let recorder = folder.record(&engine.host(), &["--retain", "1d"]);
-    let left = lines_after_pruning(&folder, &recorder);
-    assert!(left.len() < 24 + 64, "{}", left.len());
+    let recorder = test_dir.record(&engine.host(), &["--retain", "1d"]);
+    let remaining = wait_for_pruning(&test_dir, &recorder);
+    assert!(remaining.len() < 24 + 64, "{}", remaining.len());
     engine.break_streams();
     engine.emit(&event_at(1000, now_nano()));
-    folder.eventually("the new event is stored", || {
-        let lines = folder.lines(&["query", "-q"]);
-        if lines.len() == left.len() + 1 { Ok(()) } else { Err(lines.len()) }
+    test_dir.eventually("the new event is stored", || {
+        let lines = test_dir.lines(&["query", "-q"]);
+        if lines.len() == remaining.len() + 1 { Ok(()) } else { Err(lines.len()) }
     });
     recorder.stop();
     // A new store does not store older events either, and has no gap for them.
@@ -202,22 +205,22 @@ fn the_recorder_prunes_by_age_and_stores_no_pruned_event_again() {
 #[test]
 fn pruning_in_small_steps_keeps_lookups_intact() {
     let lines = repeated_days(100);
-    let folder = store_with_events(&lines);
+    let test_dir = store_with_events(&lines);
     // The recorder prunes even without an engine.
-    let recorder = folder.start(&["record", "-H", "unix:///nowhere.sock", "--max-size", "600kB"]);
-    folder.eventually("the file is small", || {
-        let size = fs::metadata(folder.db()).unwrap().len();
+    let recorder = test_dir.start(&["record", "-H", "unix:///nowhere.sock", "--max-size", "600kB"]);
+    test_dir.eventually("the file is small", || {
+        let size = fs::metadata(test_dir.db()).unwrap().len();
         if size <= 600_000 { Ok(()) } else { Err(size) }
     });
     recorder.stop();
-    folder.verify(&[]);
-    let left = folder.lines(&["query", "-q"]);
-    let same = store_with_events(&lines[lines.len() - left.len()..]);
+    test_dir.verify(&[]);
+    let remaining = test_dir.lines(&["query", "-q"]);
+    let recreated = store_with_events(&lines[lines.len() - remaining.len()..]);
     for args in [&["query", "-q"][..], &["query", "-q", "--action", "exec_die"], &["query", "-q", "--container", "web"]]
     {
-        assert_eq!(folder.lines(args), same.lines(args), "{args:?}");
+        assert_eq!(test_dir.lines(args), recreated.lines(args), "{args:?}");
     }
-    assert!(left.len() > 1_000 && left.len() < lines.len(), "{}", left.len());
+    assert!(remaining.len() > 1_000 && remaining.len() < lines.len(), "{}", remaining.len());
 }
 
 fn parse_nano(time: &serde_json::Value) -> i64 {
@@ -226,61 +229,62 @@ fn parse_nano(time: &serde_json::Value) -> i64 {
 
 #[test]
 fn the_recorder_prunes_by_size_and_stores_no_pruned_event_again() {
-    let folder = TestDir::new();
-    let (quiet, busy) = (Engine::start(folder.path("quiet.sock")), Engine::start(folder.path("busy.sock")));
+    let test_dir = TestDir::new();
+    let (quiet, busy) = (Engine::start(test_dir.path("quiet.sock")), Engine::start(test_dir.path("busy.sock")));
     busy.set_identity("BUSY", "busy");
     (0..100).for_each(|n| quiet.emit(&event_at(n, now_nano() - DAY)));
     let args = ["record", "-H", &quiet.host(), "-H", &busy.host(), "--max-size", "300kB"];
-    let recorder = folder.start(&args);
-    let count = |source: &str| folder.lines(&["query", "-q", "--count", "--source", source])[0].parse::<u64>().unwrap();
-    folder.eventually("both engines are connected", || {
-        let output = folder.run(&["status", "--json"]);
+    let recorder = test_dir.start(&args);
+    let count =
+        |source: &str| test_dir.lines(&["query", "-q", "--count", "--source", source])[0].parse::<u64>().unwrap();
+    test_dir.eventually("both engines are connected", || {
+        let output = test_dir.run(&["status", "--json"]);
         let all = String::from_utf8(output.stdout).unwrap();
         if all.matches("\"connected\":true").count() == 2 { Ok(()) } else { Err(all) }
     });
-    folder.eventually("the quiet engine is recorded", || if count("sim") == 100 { Ok(()) } else { Err(()) });
+    test_dir.eventually("the quiet engine is recorded", || if count("sim") == 100 { Ok(()) } else { Err(()) });
     let mut number = 1000;
-    folder.eventually("the events of the quiet engine are pruned", || {
+    test_dir.eventually("the events of the quiet engine are pruned", || {
         (0..500).for_each(|n| busy.emit(&event_at(number + n, now_nano())));
         number += 500;
-        let left = count("sim");
-        if left == 0 { Ok(()) } else { Err(left) }
+        let remaining = count("sim");
+        if remaining == 0 { Ok(()) } else { Err(remaining) }
     });
-    let size = || fs::metadata(folder.db()).unwrap().len();
-    folder.eventually("the file is small", || if size() <= 300_000 { Ok(()) } else { Err(size()) });
+    let size = || fs::metadata(test_dir.db()).unwrap().len();
+    test_dir.eventually("the file is small", || if size() <= 300_000 { Ok(()) } else { Err(size()) });
     // The backlog still contains all of them. Each new session receives them again, together with a new event.
     for round in 0..3 {
         quiet.break_streams();
         quiet.emit(&event_at(200 + round, now_nano()));
-        folder.eventually("the new event is stored", || if count("sim") > round { Ok(()) } else { Err(()) });
+        test_dir.eventually("the new event is stored", || if count("sim") > round { Ok(()) } else { Err(()) });
         assert_eq!(count("sim"), round + 1);
     }
     recorder.stop();
-    let recorder = folder.start(&args);
+    let recorder = test_dir.start(&args);
     quiet.emit(&event_at(300, now_nano()));
-    folder.eventually("the new event is stored", || if count("sim") > 3 { Ok(()) } else { Err(()) });
+    test_dir.eventually("the new event is stored", || if count("sim") > 3 { Ok(()) } else { Err(()) });
     assert_eq!(count("sim"), 4);
     recorder.stop();
-    folder.verify(&[]);
+    test_dir.verify(&[]);
 }
 
 #[test]
 fn invalid_limits_are_refused() {
-    let folder = TestDir::new();
-    let output = folder.run(&["prune"]).assert_exit_code(2);
+    let test_dir = TestDir::new();
+    let output = test_dir.run(&["prune"]).assert_exit_code(2);
     assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
-    folder.run(&["prune", "--retain", "x"]).assert_exit_code(2);
-    folder
+    test_dir.run(&["prune", "--retain", "x"]).assert_exit_code(2);
+    test_dir
         .run(&["prune", "--max-size", "10"])
         .assert_failure(2, "--max-size '10' has no unit (hint: write 10MiB or 10GiB)");
-    let output = folder.run(&["record", "--max-size", "10kB"]).assert_exit_code(2);
+    let output = test_dir.run(&["record", "--max-size", "10kB"]).assert_exit_code(2);
     assert!(
         output.stderr.starts_with("events: --max-size 10kB is smaller than an empty store (hint: pass at least "),
         "{}",
         output.stderr
     );
-    folder.run(&["prune", "--retain", "1d"]).assert_exit_code(1);
-    assert!(!crate::support::command::exists(&folder.db()));
+    test_dir.run(&["prune", "--retain", "1d"]).assert_exit_code(1);
+    assert!(!crate::support::command::exists(&test_dir.db()));
 }
 
 /// Returns an event whose label and command are unique.
@@ -292,11 +296,11 @@ fn event_with_unique_strings(n: u64, nano: i64) -> String {
 }
 
 /// Numbers of the events whose unique strings are anywhere in the file or its WAL.
-fn events_with_strings_in(folder: &TestDir) -> BTreeSet<u64> {
-    let mut wal = folder.db().into_os_string();
+fn events_with_strings_in(test_dir: &TestDir) -> BTreeSet<u64> {
+    let mut wal = test_dir.db().into_os_string();
     wal.push("-wal");
     // The WAL first: a checkpoint in between moves its pages into the file, which is read after it.
-    let bytes = [fs::read(wal).unwrap_or_default(), fs::read(folder.db()).unwrap()].concat();
+    let bytes = [fs::read(wal).unwrap_or_default(), fs::read(test_dir.db()).unwrap()].concat();
     let mut numbers = BTreeSet::new();
     for prefix in [&b"p4ss-"[..], b"t0ken-"] {
         for at in memchr::memmem::find_iter(&bytes, prefix) {
@@ -308,8 +312,8 @@ fn events_with_strings_in(folder: &TestDir) -> BTreeSet<u64> {
 }
 
 /// Number of unreferenced rows in each table of strings.
-fn unreferenced_rows(folder: &TestDir) -> Vec<i64> {
-    let db = Connection::open(folder.db()).unwrap();
+fn unreferenced_rows(test_dir: &TestDir) -> Vec<i64> {
+    let db = Connection::open(test_dir.db()).unwrap();
     [
         "SELECT count(*) FROM actor WHERE id NOT IN (SELECT actor FROM event)",
         "SELECT count(*) FROM label WHERE id NOT IN (SELECT value FROM actor, json_each(actor.labels))",
@@ -322,63 +326,64 @@ fn unreferenced_rows(folder: &TestDir) -> Vec<i64> {
 
 #[test]
 fn no_string_of_a_pruned_event_stays_in_the_file() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     let old: Vec<String> = (0..2000).map(|n| event_with_unique_strings(n, now_nano() - 2 * DAY + n as i64)).collect();
     let recent: Vec<String> =
         (2000..2200).map(|n| event_with_unique_strings(n, now_nano() - DAY / 2 + n as i64)).collect();
     old.iter().chain(&recent).for_each(|line| engine.emit(line));
-    folder.eventually_lines(&["query", "-q", "--count"], &["2200".to_owned()]);
+    test_dir.eventually_lines(&["query", "-q", "--count"], &["2200".to_owned()]);
     recorder.stop();
-    assert_eq!(events_with_strings_in(&folder), (0..2200).collect());
+    assert_eq!(events_with_strings_in(&test_dir), (0..2200).collect());
     // A reader keeps a read transaction open for a while.
-    let reader = Connection::open(folder.db()).unwrap();
+    let reader = Connection::open(test_dir.db()).unwrap();
     reader.execute_batch("BEGIN; SELECT count(*) FROM event").unwrap();
-    let recorder = folder.record(&engine.host(), &["--retain", "1d"]);
-    folder.eventually("the older events are pruned", || {
-        let left = folder.lines(&["query", "-q"]).len();
-        if left < 200 + 64 { Ok(()) } else { Err(left) }
+    let recorder = test_dir.record(&engine.host(), &["--retain", "1d"]);
+    test_dir.eventually("the older events are pruned", || {
+        let remaining = test_dir.lines(&["query", "-q"]).len();
+        if remaining < 200 + 64 { Ok(()) } else { Err(remaining) }
     });
     drop(reader);
     // Garbage collection starts when pruning is done. The WAL is emptied once no reader uses it.
-    let left: BTreeSet<u64> = (2200 - folder.lines(&["query", "-q"]).len() as u64..2200).collect();
-    folder.eventually("the strings of pruned events are deleted", || {
-        let more: Vec<u64> = events_with_strings_in(&folder).difference(&left).copied().collect();
+    let remaining: BTreeSet<u64> = (2200 - test_dir.lines(&["query", "-q"]).len() as u64..2200).collect();
+    test_dir.eventually("the strings of pruned events are deleted", || {
+        let more: Vec<u64> = events_with_strings_in(&test_dir).difference(&remaining).copied().collect();
         if more.is_empty() { Ok(()) } else { Err(format!("{} events, {:?}", more.len(), more.first())) }
     });
     recorder.stop();
-    assert_eq!(events_with_strings_in(&folder), left);
-    assert_eq!(unreferenced_rows(&folder), [0; 4]);
-    folder.verify(&[]);
-    let copy = folder.path("copy.db");
-    folder.run(&["backup", "-q", copy.to_str().unwrap()]).assert_exit_code(0);
+    assert_eq!(events_with_strings_in(&test_dir), remaining);
+    assert_eq!(unreferenced_rows(&test_dir), [0; 4]);
+    test_dir.verify(&[]);
+    let copy = test_dir.path("copy.db");
+    test_dir.run(&["backup", "-q", copy.to_str().unwrap()]).assert_exit_code(0);
     // Nothing is left before the last chain link. New rows get IDs that were never used.
-    folder.run(&["prune", "-q", "--retain", "1s"]).assert_success();
-    let last: BTreeSet<u64> = (2200 - folder.lines(&["query", "-q"]).len() as u64..2200).collect();
+    test_dir.run(&["prune", "-q", "--retain", "1s"]).assert_success();
+    let last: BTreeSet<u64> = (2200 - test_dir.lines(&["query", "-q"]).len() as u64..2200).collect();
     assert!(last.len() < 64);
-    assert_eq!((events_with_strings_in(&folder), unreferenced_rows(&folder)), (last, vec![0; 4]));
+    assert_eq!((events_with_strings_in(&test_dir), unreferenced_rows(&test_dir)), (last, vec![0; 4]));
     let number =
-        |sql: &str| -> i64 { Connection::open(folder.db()).unwrap().query_row(sql, [], |row| row.get(0)).unwrap() };
+        |sql: &str| -> i64 { Connection::open(test_dir.db()).unwrap().query_row(sql, [], |row| row.get(0)).unwrap() };
     let low_ids = ["actor", "label", "shape", "form"]
         .map(|table| format!("SELECT count(*) FROM {table} WHERE id <= (SELECT {table} FROM swept)"));
     let before = low_ids.each_ref().map(|sql| number(sql));
     assert!(number("SELECT min(actor, label, shape) FROM swept") >= 2200);
-    folder.run(&["import", "-q", copy.to_str().unwrap()]).assert_exit_code(0);
-    assert_eq!(events_with_strings_in(&folder), left);
+    test_dir.run(&["import", "-q", copy.to_str().unwrap()]).assert_exit_code(0);
+    assert_eq!(events_with_strings_in(&test_dir), remaining);
     assert_eq!(low_ids.each_ref().map(|sql| number(sql)), before);
-    folder.verify(&[]);
+    test_dir.verify(&[]);
 }
 
 /// If every container has unique labels, unreferenced strings could take up the whole size limit.
 #[test]
 fn unreferenced_strings_do_not_displace_events() {
-    let folder = store_with_events(&(0..9_000).map(|n| event_with_unique_strings(n, n as i64 + 1)).collect::<Vec<_>>());
-    let size = fs::metadata(folder.db()).unwrap().len();
+    let test_dir =
+        store_with_events(&(0..9_000).map(|n| event_with_unique_strings(n, n as i64 + 1)).collect::<Vec<_>>());
+    let size = fs::metadata(test_dir.db()).unwrap().len();
     for args in [&["prune", "-q", "--max-size"][..], &["record", "-q", "-H", "unix:///nowhere.sock", "--max-size"]] {
         let limit = size / 2;
-        let running = folder.start(&[args, &[&*format!("{limit}B")]].concat());
-        folder.eventually("the file is small", || {
-            let size = fs::metadata(folder.db()).unwrap().len();
+        let running = test_dir.start(&[args, &[&*format!("{limit}B")]].concat());
+        test_dir.eventually("the file is small", || {
+            let size = fs::metadata(test_dir.db()).unwrap().len();
             if size <= limit { Ok(()) } else { Err(size) }
         });
         if args[0] == "record" {
@@ -387,28 +392,28 @@ fn unreferenced_strings_do_not_displace_events() {
             drop(running.wait().assert_success());
         }
         // As many events stay as fit into the limit.
-        let left = folder.lines(&["query", "-q"]).len();
-        assert!(left > 9_000 * 3 / 8, "{args:?}: {left}");
-        folder.run(&["import", "-q", "events.ndjson"]).assert_success();
-        folder.verify(&[]);
+        let remaining = test_dir.lines(&["query", "-q"]).len();
+        assert!(remaining > 9_000 * 3 / 8, "{args:?}: {remaining}");
+        test_dir.run(&["import", "-q", "events.ndjson"]).assert_success();
+        test_dir.verify(&[]);
     }
 }
 
 /// Rejected lines are pruned with the events after them, never on their own.
 #[test]
 fn a_size_limit_that_cannot_be_met_is_reported() {
-    let folder = TestDir::new();
-    fs::write(folder.path("junk"), format!("{}\n", "x".repeat(50_000)).repeat(60)).unwrap();
-    folder.run(&["import", "-q", "junk"]).assert_exit_code(0);
-    let output = folder.run(&["prune", "--max-size", "600kB"]).assert_exit_code(1);
+    let test_dir = TestDir::new();
+    fs::write(test_dir.path("junk"), format!("{}\n", "x".repeat(50_000)).repeat(60)).unwrap();
+    test_dir.run(&["import", "-q", "junk"]).assert_exit_code(0);
+    let output = test_dir.run(&["prune", "--max-size", "600kB"]).assert_exit_code(1);
     let hint = "more than --max-size (hint: raise --max-size: prune never deletes the newest entries)\n";
     assert!(output.stderr.ends_with(hint), "{}", output.stderr);
-    let recorder = folder.start(&["record", "-H", "unix:///nowhere.sock", "--max-size", "600kB"]);
+    let recorder = test_dir.start(&["record", "-H", "unix:///nowhere.sock", "--max-size", "600kB"]);
     let warning =
-        format!("{}: the file is larger than --max-size, and nothing more can be deleted\n", folder.db().display());
+        format!("{}: the file is larger than --max-size, and nothing more can be deleted\n", test_dir.db().display());
     recorder.eventually_logs(&warning);
     recorder.stop();
-    assert_eq!(folder.lines(&["rejected"]).len(), 60);
+    assert_eq!(test_dir.lines(&["rejected"]).len(), 60);
 }
 
 /// A step of the property test below. Its events share few strings, so strings become unreferenced and appear again.
@@ -484,18 +489,18 @@ proptest! {
     /// newest of all events, and the chain always verifies.
     #[test]
     fn garbage_collection_deletes_nothing_that_is_used(steps in steps(), small in any::<bool>()) {
-        let folder = TestDir::new();
+        let test_dir = TestDir::new();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let queue = Arc::new(Queue::new(usize::MAX));
         let source = SourceKey { engine_id: Some("e".into()), name: "e".into(), overrides_name: false, host: None };
         let recorder = Recorder { queue: queue.clone(), source: Arc::new(source), lines: lines.clone() };
         let retention = Retention { max_age: None, max_bytes: small.then_some(200_000) };
         let limits = Limits { retention, ..Limits::default() };
-        let writer = spawn_writer(Store::open_or_create(&folder.db()).unwrap(), queue.clone(), limits);
+        let writer = spawn_writer(Store::open_or_create(&test_dir.db()).unwrap(), queue.clone(), limits);
         recorder.store(0);
         let stop = Arc::new(AtomicBool::new(false));
         let reader = {
-            let (stop, lines, path) = (stop.clone(), lines.clone(), folder.db());
+            let (stop, lines, path) = (stop.clone(), lines.clone(), test_dir.db());
             std::thread::spawn(move || {
                 let reader = Reader::open(&path).unwrap();
                 while !stop.load(Ordering::Relaxed) {
@@ -508,7 +513,7 @@ proptest! {
             })
         };
         for step in steps {
-            let mut other = Store::open(&folder.db()).unwrap();
+            let mut other = Store::open(&test_dir.db()).unwrap();
             match step {
                 Step::Store(seed) => recorder.store(seed),
                 Step::Prune(part) => {
@@ -518,7 +523,7 @@ proptest! {
                 }
                 Step::Collect(seed) => other.collect_garbage(1, || if seed > 0 { recorder.store(seed) }).unwrap(),
             }
-            let found = read_all(&Reader::open(&folder.db()).unwrap());
+            let found = read_all(&Reader::open(&test_dir.db()).unwrap());
             let lines = lines.lock().unwrap();
             if small {
                 // The recorder prunes while this reads: what it read first can be gone before it reads on.
@@ -534,13 +539,13 @@ proptest! {
         prop_assert!(writer.join().unwrap().error.is_none());
         stop.store(true, Ordering::Relaxed);
         reader.join().unwrap();
-        let mut other = Store::open(&folder.db()).unwrap();
+        let mut other = Store::open(&test_dir.db()).unwrap();
         let all = lines.lock().unwrap().len() as i64;
         while other.prune(all - 64, u64::MAX, 1).unwrap().is_some() {}
         other.collect_garbage(1, || ()).unwrap();
         drop(other);
-        prop_assert!(lines.lock().unwrap().ends_with(&read_all(&Reader::open(&folder.db()).unwrap())));
-        prop_assert_eq!(unreferenced_rows(&folder), [0; 4]);
-        folder.verify(&[]);
+        prop_assert!(lines.lock().unwrap().ends_with(&read_all(&Reader::open(&test_dir.db()).unwrap())));
+        prop_assert_eq!(unreferenced_rows(&test_dir), [0; 4]);
+        test_dir.verify(&[]);
     }
 }

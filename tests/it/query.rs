@@ -18,51 +18,51 @@ fn all_events_are_printed_in_time_order_byte_for_byte() {
     for recording in ["docker-20.10.24.ndjson", "docker-26.1.5.ndjson", "docker-28.5.2.ndjson", "docker-29.7.2.ndjson"]
     {
         let lines = fixture::lines(recording);
-        let folder = fixture::recorded_store(&lines);
-        assert_eq!(folder.lines(&["query"]), fixture::sorted_by_time(&lines), "{recording}");
+        let test_dir = fixture::recorded_store(&lines);
+        assert_eq!(test_dir.lines(&["query"]), fixture::sorted_by_time(&lines), "{recording}");
     }
 }
 
 #[test]
 fn type_and_action_select_events() {
     let lines = fixture::lines("docker-28.5.2.ndjson");
-    let folder = fixture::recorded_store(&lines);
+    let test_dir = fixture::recorded_store(&lines);
     let started: Vec<String> =
         lines.into_iter().filter(|line| line.contains(r#""Type":"container","Action":"start""#)).collect();
     assert_eq!(started.len(), 17);
-    assert_eq!(folder.lines(&["query", "--type", "container", "--action", "start"]), started);
+    assert_eq!(test_dir.lines(&["query", "--type", "container", "--action", "start"]), started);
 }
 
 #[test]
 fn events_with_equal_times_are_in_arrival_order() {
     let simultaneous = |n| event_at(n, 1_790_000_000_000_000_000);
     let earlier = event_at(3, 1_789_999_999_999_999_999);
-    let folder = fixture::recorded_store(&[simultaneous(2), simultaneous(0), simultaneous(1), earlier.clone()]);
-    assert_eq!(folder.lines(&["query"]), [earlier, simultaneous(2), simultaneous(0), simultaneous(1)]);
-    let mut reversed = folder.lines(&["query", "--reverse"]);
+    let test_dir = fixture::recorded_store(&[simultaneous(2), simultaneous(0), simultaneous(1), earlier.clone()]);
+    assert_eq!(test_dir.lines(&["query"]), [earlier, simultaneous(2), simultaneous(0), simultaneous(1)]);
+    let mut reversed = test_dir.lines(&["query", "--reverse"]);
     reversed.reverse();
-    assert_eq!(reversed, folder.lines(&["query"]));
+    assert_eq!(reversed, test_dir.lines(&["query"]));
 }
 
 #[test]
 fn the_window_is_inclusive_to_the_nanosecond() {
-    let folder = first_ten();
-    let query = |since: &str, until: &str| folder.lines(&["query", "--since", since, "--until", until]);
+    let test_dir = first_ten();
+    let query = |since: &str, until: &str| test_dir.lines(&["query", "--since", since, "--until", until]);
     assert_eq!(query(&second(3), &second(5)), events(3..6));
     assert_eq!(query(&format!("{}.000000001", second(3)), &format!("{}.999999999", second(4))), events(4..5));
     assert_eq!(query(&event_time(3), &event_time(3)), events(3..4));
-    assert_eq!(folder.lines(&["query", "--until", "now"]), events(0..10));
-    assert_eq!(folder.lines(&["query", "--since", &second(8)]), events(8..10));
-    assert_eq!(folder.lines(&["query", "--until", &second(1)]), events(0..2));
-    assert_eq!(folder.lines(&["query", "--since", "1h"]), events(0..0));
+    assert_eq!(test_dir.lines(&["query", "--until", "now"]), events(0..10));
+    assert_eq!(test_dir.lines(&["query", "--since", &second(8)]), events(8..10));
+    assert_eq!(test_dir.lines(&["query", "--until", &second(1)]), events(0..2));
+    assert_eq!(test_dir.lines(&["query", "--since", "1h"]), events(0..0));
 }
 
 #[test]
 fn limit_last_reverse_and_count_combine() {
-    let folder = first_ten();
+    let test_dir = first_ten();
     let query = |args: &str| {
         let args: Vec<&str> = std::iter::once("query").chain(args.split(' ')).collect();
-        folder.lines(&args)
+        test_dir.lines(&args)
     };
     assert_eq!(query("--limit 3"), events(0..3));
     assert_eq!(query("-n 3"), events(0..3));
@@ -83,16 +83,19 @@ fn limit_last_reverse_and_count_combine() {
 
 #[test]
 fn each_exclude_applies_on_its_own() {
-    let folder = first_ten();
-    assert_eq!(folder.lines(&["query", "--exclude", "event=start", "--exclude", "event=die"]), events([0, 3, 4, 7, 8]));
+    let test_dir = first_ten();
+    assert_eq!(
+        test_dir.lines(&["query", "--exclude", "event=start", "--exclude", "event=die"]),
+        events([0, 3, 4, 7, 8])
+    );
     let both = ["query", "--exclude", "event=start", "--exclude", "container=box-1", "--type", "container"];
-    assert_eq!(folder.lines(&both), events([0, 2, 3, 8]));
+    assert_eq!(test_dir.lines(&both), events([0, 2, 3, 8]));
 }
 
 #[test]
 fn the_envelope_has_the_sequence_the_source_and_the_time_received() {
-    let folder = first_ten();
-    let lines = folder.lines(&["query", "--envelope", "--limit", "2"]);
+    let test_dir = first_ten();
+    let lines = test_dir.lines(&["query", "--envelope", "--limit", "2"]);
     // Sequence 1 and 2 are the name of the source and its first gap.
     assert!(lines[1].starts_with(r#"{"seq":4,"source":"events","received":"20"#), "{}", lines[1]);
     assert!(lines[1].ends_with(&format!(r#"Z","event":{}}}"#, event(1))), "{}", lines[1]);
@@ -100,12 +103,12 @@ fn the_envelope_has_the_sequence_the_source_and_the_time_received() {
 
 #[test]
 fn text_format_prints_what_docker_events_prints() {
-    let folder = first_ten();
+    let test_dir = first_ten();
     assert_eq!(
-        folder.lines(&["query", "--format", "text", "--limit", "1"]),
+        test_dir.lines(&["query", "--format", "text", "--limit", "1"]),
         [format!("{} container create {:064x} (image=busybox, name=box-0)", event_time(0), 0)]
     );
-    let mut command = folder.command(&["query", "--format", "text", "--limit", "1"]);
+    let mut command = test_dir.command(&["query", "--format", "text", "--limit", "1"]);
     let elsewhere = crate::support::command::run({
         command.env("TZ", "XXX-5:30");
         command
@@ -115,21 +118,21 @@ fn text_format_prints_what_docker_events_prints() {
 
 #[test]
 fn a_template_prints_one_line_per_event() {
-    let folder = first_ten();
+    let test_dir = first_ten();
     let query = |args: &[&str]| {
-        folder.lines(&[&["query", "--format", "{{.Action}} {{.Actor.Attributes.name}}"], args].concat())
+        test_dir.lines(&[&["query", "--format", "{{.Action}} {{.Actor.Attributes.name}}"], args].concat())
     };
     assert_eq!(query(&["--limit", "2"]), ["create box-0", "start box-0"]);
     assert_eq!(query(&["--last", "1"]), ["start box-2"]);
     assert_eq!(query(&["--limit", "1", "--reverse"]), ["start box-2"]);
-    assert_eq!(folder.lines(&["query", "--format", "- {{.Type}}", "--limit", "1"]), ["- container"]);
-    assert_eq!(folder.lines(&["query", "--format", "", "--limit", "1"]), events(0..1));
+    assert_eq!(test_dir.lines(&["query", "--format", "- {{.Type}}", "--limit", "1"]), ["- container"]);
+    assert_eq!(test_dir.lines(&["query", "--format", "", "--limit", "1"]), events(0..1));
 }
 
 #[test]
 fn an_event_that_a_template_cannot_print_is_named() {
-    let folder = first_ten();
-    let output = folder.run(&["query", "--format", "{{.Type}} {{.Actor.Attributes.name.x}}"]).assert_exit_code(1);
+    let test_dir = first_ten();
+    let output = test_dir.run(&["query", "--format", "{{.Type}} {{.Actor.Attributes.name.x}}"]).assert_exit_code(1);
     assert_eq!(output.lines(), ["container "]);
     assert_eq!(
         output.stderr,
@@ -139,8 +142,8 @@ fn an_event_that_a_template_cannot_print_is_named() {
 
 #[test]
 fn table_columns_fit_their_rows() {
-    let folder = first_ten();
-    let lines = folder.lines(&["query", "--format", "table", "--limit", "2"]);
+    let test_dir = first_ten();
+    let lines = test_dir.lines(&["query", "--format", "table", "--limit", "2"]);
     let id = format!("{:064x}", 0);
     assert_eq!(
         lines,
@@ -150,17 +153,17 @@ fn table_columns_fit_their_rows() {
             format!("2026-09-21T14:13:21.000000000Z  container  start     {id}  box-0     image=busybox"),
         ]
     );
-    let last = folder.lines(&["query", "--format", "table", "--envelope", "--last", "1"]);
+    let last = test_dir.lines(&["query", "--format", "table", "--envelope", "--last", "1"]);
     assert!(last[0].starts_with("SEQ  SOURCE  TIME "), "{last:?}");
     assert!(last[1].starts_with("12   events  2026-09-21T14:13:29.000000000Z  container  start "), "{last:?}");
     // Without matches the table has only its header.
-    assert_eq!(folder.lines(&["query", "--format", "table", "--type", "plugin"]).len(), 1);
+    assert_eq!(test_dir.lines(&["query", "--format", "table", "--type", "plugin"]).len(), 1);
 }
 
 #[test]
 fn csv_has_the_columns_of_the_events_view() {
-    let folder = first_ten();
-    let output = folder.run(&["query", "--format", "csv", "--limit", "1"]).assert_success();
+    let test_dir = first_ten();
+    let output = test_dir.run(&["query", "--format", "csv", "--limit", "1"]).assert_success();
     let (time, id) = ("2026-09-21T14:13:20.000000000Z", format!("{:064x}", 0));
     let attributes = r#""{""image"":""busybox"",""name"":""box-0""}""#;
     assert_eq!(
@@ -170,19 +173,19 @@ fn csv_has_the_columns_of_the_events_view() {
              {time},container,create,{id},box-0,busybox,{attributes},1790000000000000000\r\n"
         )
     );
-    let lines = folder.lines(&["query", "--format", "csv", "--envelope"]);
+    let lines = test_dir.lines(&["query", "--format", "csv", "--envelope"]);
     assert_eq!(lines[0], "seq,source,received,time,type,action,actor_id,name,image,attributes,time_nano");
     assert!(lines[1].starts_with("3,events,20"), "{}", lines[1]);
-    assert_eq!(folder.lines(&["query", "--format", "csv", "--type", "plugin"]).len(), 1);
+    assert_eq!(test_dir.lines(&["query", "--format", "csv", "--type", "plugin"]).len(), 1);
 }
 
 #[test]
 fn every_format_works_with_follow() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.emit(&event(0));
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(&["query"], &events(0..1));
-    let follow = |format: &'static str| folder.start(&["query", "--follow", "--format", format, "--limit", "2"]);
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(&["query"], &events(0..1));
+    let follow = |format: &'static str| test_dir.start(&["query", "--follow", "--format", format, "--limit", "2"]);
     let mut followers = ["text", "table", "csv", "{{.Actor.Attributes.name}}"].map(follow);
     let lines = followers.each_mut().map(|follower| follower.stdout_lines());
     // Stored events are printed before a new one arrives.
@@ -197,9 +200,9 @@ fn every_format_works_with_follow() {
 
 #[test]
 fn times_without_a_zone_are_local() {
-    let folder = first_ten();
+    let test_dir = first_ten();
     let since = |time: &str| {
-        let mut command = folder.command(&["query", "--count", "--since", time]);
+        let mut command = test_dir.command(&["query", "--count", "--since", time]);
         command.env("TZ", "XXX-5:30");
         crate::support::command::run(command).assert_success().lines()
     };
@@ -211,12 +214,12 @@ fn times_without_a_zone_are_local() {
 
 #[test]
 fn follow_prints_new_events_and_exits_at_its_limit() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     events(0..4).iter().for_each(|event| engine.emit(event));
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(&["query"], &events(0..4));
-    let mut tail = folder.start(&["query", "--follow", "--last", "2"]);
-    let mut starts = folder.start(&["query", "--follow", "--action", "start", "--limit", "3"]);
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(&["query"], &events(0..4));
+    let mut tail = test_dir.start(&["query", "--follow", "--last", "2"]);
+    let mut starts = test_dir.start(&["query", "--follow", "--action", "start", "--limit", "3"]);
     let (tail_lines, start_lines) = (tail.stdout_lines(), starts.stdout_lines());
     assert_eq!([next_line(&tail_lines), next_line(&tail_lines)], [event(2), event(3)]);
     assert_eq!(next_line(&start_lines), event(1));
@@ -233,20 +236,20 @@ fn follow_prints_new_events_and_exits_at_its_limit() {
 
 #[test]
 fn follow_with_a_past_until_prints_and_exits() {
-    let folder = first_ten();
-    assert_eq!(folder.lines(&["query", "--follow", "--until", &second(3)]), events(0..4));
+    let test_dir = first_ten();
+    assert_eq!(test_dir.lines(&["query", "--follow", "--until", &second(3)]), events(0..4));
 }
 
 #[test]
 fn a_gap_in_the_window_is_reported_on_stderr() {
-    let (folder, engine) = start_engine();
-    let once = ["record", "-H", &engine.host(), "--until", "now", "-q"];
+    let (test_dir, engine) = start_engine();
+    let record_once = ["record", "-H", &engine.host(), "--until", "now", "-q"];
     engine.emit(&event(0));
-    folder.run(&once).assert_success();
+    test_dir.run(&record_once).assert_success();
     engine.clear_backlog();
     engine.emit(&event(5));
-    folder.run(&once).assert_success();
-    let log = |args: &[&str]| folder.run(&[&["query"], args].concat()).assert_exit_code(0).stderr;
+    test_dir.run(&record_once).assert_success();
+    let log = |args: &[&str]| test_dir.run(&[&["query"], args].concat()).assert_exit_code(0).stderr;
     let line = format!(
         "this window overlaps a gap in the record of sim: from {} to {} (engine-restart); `events gaps` shows all\n",
         event_time(0),
@@ -266,20 +269,20 @@ fn a_gap_in_the_window_is_reported_on_stderr() {
 
 #[test]
 fn a_closed_pipe_is_not_an_error() {
-    let folder = fixture::recorded_store(&fixture::lines("docker-28.5.2.ndjson"));
+    let test_dir = fixture::recorded_store(&fixture::lines("docker-28.5.2.ndjson"));
     let script = format!("set -o pipefail; {} query | head -1", env!("CARGO_BIN_EXE_events"));
     let mut bash = std::process::Command::new("bash");
-    bash.args(["-c", &script]).env("EVENTS_DB", folder.db());
+    bash.args(["-c", &script]).env("EVENTS_DB", test_dir.db());
     let output = crate::support::command::run(bash).assert_success();
     assert_eq!(output.lines().len(), 1);
 }
 
 #[test]
 fn readers_leave_no_files() {
-    let folder = first_ten();
-    folder.lines(&["query"]);
-    folder.lines(&["status"]);
+    let test_dir = first_ten();
+    test_dir.lines(&["query"]);
+    test_dir.lines(&["status"]);
     for name in ["events.db-wal", "events.db-shm"] {
-        assert!(!crate::support::command::exists(&folder.path(name)), "{name}");
+        assert!(!crate::support::command::exists(&test_dir.path(name)), "{name}");
     }
 }

@@ -39,23 +39,23 @@ fn examples(page: &str) -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn the_examples_print_what_the_pages_show() {
-    let folder = crate::support::command::TestDir::new();
-    let engine = Engine::start(folder.path("docker.sock"));
+    let test_dir = crate::support::command::TestDir::new();
+    let engine = Engine::start(test_dir.path("docker.sock"));
     engine.set_identity("d2bd29c2-305b-449c-b173-d684a54510b6", "vm");
     fixture::lines("docker-28.5.2.ndjson").iter().for_each(|line| engine.emit(line));
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
+    test_dir.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
     let examples: Vec<_> = pages().iter().flat_map(|(_, page)| examples(page)).collect();
     assert!(examples.len() >= 8, "{examples:?}");
     for (args, printed) in examples {
         let args: Vec<&str> = args.split(' ').collect();
-        assert_eq!(folder.lines(&args), printed, "$ events {}", args.join(" "));
+        assert_eq!(test_dir.lines(&args), printed, "$ events {}", args.join(" "));
     }
 }
 
 #[test]
 fn the_sql_examples_return_rows() {
-    let folder = fixture::recorded_store(&fixture::lines("docker-28.5.2.ndjson"));
-    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let test_dir = fixture::recorded_store(&fixture::lines("docker-28.5.2.ndjson"));
+    let db = rusqlite::Connection::open(test_dir.db()).unwrap();
     let page = read("docs/sqlite.md");
     let block = page.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block of SQL");
     let statements: Vec<&str> = block.split(';').map(str::trim).filter(|sql| !sql.is_empty()).collect();
@@ -79,11 +79,11 @@ fn flags(help: &str) -> Vec<String> {
 
 #[test]
 fn every_command_and_flag_is_documented() {
-    let folder = crate::support::command::TestDir::new();
+    let test_dir = crate::support::command::TestDir::new();
     let text: String = pages().into_iter().map(|(_, page)| page).collect();
-    for command in folder.command_names() {
+    for command in test_dir.command_names() {
         assert!(text.contains(&format!("events {command}")), "{command}");
-        let help = folder.run(&[&command, "--help"]).assert_success().lines().join("\n");
+        let help = test_dir.run(&[&command, "--help"]).assert_success().lines().join("\n");
         for flag in flags(&help) {
             let is_common = ["--help", "--verbose", "--quiet"].contains(&flag.as_str());
             assert!(is_common || text.contains(&flag), "{command} {flag} is not documented");
@@ -112,9 +112,9 @@ fn every_link_leads_to_a_file() {
     let others = ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "fixtures/README.md"];
     let names = design.chain(others.map(str::to_owned));
     for (name, page) in pages().into_iter().chain(names.map(|name| (name.clone(), read(&name)))) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(&name).parent().expect("a folder").to_owned();
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(&name).parent().expect("a folder").to_owned();
         for target in links(&page).filter(|target| !target.is_empty()) {
-            assert!(folder.join(target).exists(), "{name} links to {target}");
+            assert!(dir.join(target).exists(), "{name} links to {target}");
         }
     }
 }

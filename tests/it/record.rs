@@ -10,15 +10,15 @@ const ALL: &[&str] = &["query"];
 
 #[test]
 fn the_backlog_is_stored_before_live_events() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     events(0..3).iter().for_each(|event| engine.emit(event));
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(ALL, &events(0..3));
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(ALL, &events(0..3));
     events(3..6).iter().for_each(|event| engine.emit(event));
-    folder.eventually_lines(ALL, &events(0..6));
+    test_dir.eventually_lines(ALL, &events(0..6));
     recorder.stop();
-    assert_eq!(folder.lines(ALL), events(0..6));
-    let gaps = folder.json(&["gaps"]);
+    assert_eq!(test_dir.lines(ALL), events(0..6));
+    let gaps = test_dir.json(&["gaps"]);
     assert_eq!(gaps.len(), 1);
     assert_eq!(gaps[0]["reason"], "first-contact");
     assert_eq!(gaps[0]["from"], serde_json::Value::Null);
@@ -27,8 +27,8 @@ fn the_backlog_is_stored_before_live_events() {
 
 #[test]
 fn events_are_requested_unversioned_and_unfiltered() {
-    let (folder, engine) = start_engine();
-    folder.record(&engine.host(), &["--filter", "type=container"]).stop();
+    let (test_dir, engine) = start_engine();
+    test_dir.record(&engine.host(), &["--filter", "type=container"]).stop();
     let mut requests = engine.requests();
     assert_eq!(requests[..2], ["/_ping", "/v1.51/info"]);
     requests.retain(|request| request != "/v1.51/containers/json?all=1");
@@ -38,40 +38,40 @@ fn events_are_requested_unversioned_and_unfiltered() {
 
 #[test]
 fn store_files_are_readable_only_by_their_owner() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     for name in ["events.db", "events.db-wal", "events.db-shm", "events.db.lock"] {
-        let mode = folder.path(name).metadata().unwrap_or_else(|e| panic!("{name}: {e}")).permissions().mode();
+        let mode = test_dir.path(name).metadata().unwrap_or_else(|e| panic!("{name}: {e}")).permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     recorder.stop();
-    assert!(!exists(&folder.path("events.db-wal")));
+    assert!(!exists(&test_dir.path("events.db-wal")));
 }
 
 #[test]
 fn a_restarted_recorder_resumes_without_duplicates() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     events(0..5).iter().for_each(|event| engine.emit(event));
-    folder.eventually_lines(ALL, &events(0..5));
+    test_dir.eventually_lines(ALL, &events(0..5));
     recorder.stop();
     events(5..9).iter().for_each(|event| engine.emit(event));
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(ALL, &events(0..9));
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(ALL, &events(0..9));
     recorder.kill();
     events(9..12).iter().for_each(|event| engine.emit(event));
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(ALL, &events(0..12));
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(ALL, &events(0..12));
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn the_recorder_reconnects_after_a_clean_or_cut_end_of_the_stream() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     for n in 1..6 {
         if n % 2 == 0 {
             engine.end_streams();
@@ -79,33 +79,33 @@ fn the_recorder_reconnects_after_a_clean_or_cut_end_of_the_stream() {
             engine.cut_connections();
         }
         engine.emit(&event(n));
-        folder.eventually_lines(ALL, &events(0..n + 1));
+        test_dir.eventually_lines(ALL, &events(0..n + 1));
     }
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"], "continuity was established each time");
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"], "continuity was established each time");
 }
 
 #[test]
 fn a_restarted_engine_leaves_an_engine_restart_gap() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     events(0..3).iter().for_each(|event| engine.emit(event));
-    folder.eventually_lines(ALL, &events(0..3));
+    test_dir.eventually_lines(ALL, &events(0..3));
 
     engine.stop();
-    let open = folder.eventually("a gap is open", || {
-        let gaps = folder.json(&["gaps"]);
+    let open = test_dir.eventually("a gap is open", || {
+        let gaps = test_dir.json(&["gaps"]);
         gaps.get(1).cloned().ok_or(gaps)
     });
     assert_eq!((open["from"].as_str(), open["to"].as_str()), (Some(event_time(2).as_str()), None), "{open}");
-    assert_eq!(folder.json(&["status", "--json"])[0]["sources"][0]["connected"], false);
+    assert_eq!(test_dir.json(&["status", "--json"])[0]["sources"][0]["connected"], false);
 
     engine.clear_backlog();
     engine.start_again();
     engine.emit(&event(7));
     engine.emit(&event(8));
-    folder.eventually_lines(ALL, &events([0, 1, 2, 7, 8]));
-    let gaps = folder.json(&["gaps"]);
+    test_dir.eventually_lines(ALL, &events([0, 1, 2, 7, 8]));
+    let gaps = test_dir.json(&["gaps"]);
     assert_eq!(gaps.len(), 2, "{gaps:?}");
     assert_eq!(
         (gaps[1]["reason"].as_str(), gaps[1]["from"].as_str()),
@@ -115,85 +115,85 @@ fn a_restarted_engine_leaves_an_engine_restart_gap() {
     recorder.stop();
 
     // A later session changes nothing about the gap.
-    folder.record(&engine.host(), &[]).stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact", "engine-restart"]);
+    test_dir.record(&engine.host(), &[]).stop();
+    assert_eq!(test_dir.gap_reasons(), ["first-contact", "engine-restart"]);
 }
 
 #[test]
 fn a_disconnect_with_an_intact_backlog_leaves_no_gap() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     engine.stop();
-    folder.eventually_gap_reasons(&["first-contact", "disconnected"]);
+    test_dir.eventually_gap_reasons(&["first-contact", "disconnected"]);
     engine.emit(&event(1));
     engine.start_again();
-    folder.eventually_lines(ALL, &events(0..2));
-    folder.eventually_gap_reasons(&["first-contact"]);
+    test_dir.eventually_lines(ALL, &events(0..2));
+    test_dir.eventually_gap_reasons(&["first-contact"]);
     recorder.stop();
 }
 
 #[test]
 fn more_events_than_the_backlog_are_an_overrun() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     recorder.stop();
     events(1..300).iter().for_each(|event| engine.emit(event));
-    let recorder = folder.record(&engine.host(), &[]);
+    let recorder = test_dir.record(&engine.host(), &[]);
     let obtainable: Vec<u64> = std::iter::once(0).chain(44..300).collect();
-    folder.eventually_lines(ALL, &events(obtainable));
+    test_dir.eventually_lines(ALL, &events(obtainable));
     recorder.stop();
-    let gap = &folder.json(&["gaps"])[1];
+    let gap = &test_dir.json(&["gaps"])[1];
     assert_eq!(gap["reason"], "overrun");
     assert_eq!((gap["from"].as_str(), gap["to"].as_str()), (Some(&*event_time(0)), Some(&*event_time(44))));
 }
 
 #[test]
 fn exactly_a_full_backlog_is_no_gap() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     recorder.stop();
     events(1..256).iter().for_each(|event| engine.emit(event));
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(ALL, &events(0..256));
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(ALL, &events(0..256));
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn events_missing_from_the_stream_are_found_in_the_backlog() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &["--look-again", "50ms"]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &["--look-again", "50ms"]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     engine.emit_to_backlog(&event(1));
     engine.emit(&event(2));
-    folder.eventually_lines(ALL, &events(0..3));
+    test_dir.eventually_lines(ALL, &events(0..3));
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn the_recorder_waits_for_an_engine_to_start() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.stop();
-    let recorder = folder.start(&["record", "-H", &engine.host()]);
+    let recorder = test_dir.start(&["record", "-H", &engine.host()]);
     recorder.eventually_logs("cannot connect");
     engine.start_again();
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     recorder.stop();
 }
 
 #[test]
 fn invalid_responses_are_retried() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.start(&["record", "-H", &engine.host(), "-v"]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.start(&["record", "-H", &engine.host(), "-v"]);
     for response in [
         "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 16\r\n\r\n{\"message\":\"no\"}",
         "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>",
@@ -209,7 +209,7 @@ fn invalid_responses_are_retried() {
     }
     engine.set_behavior(Behavior::default());
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     assert!(
         recorder.log().contains("responded to /events?since=0 with 500 Internal Server Error: no"),
         "{}",
@@ -220,31 +220,31 @@ fn invalid_responses_are_retried() {
 
 #[test]
 fn events_are_the_same_however_the_stream_is_chunked() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.set_behavior(Behavior { chunking: Chunking::PerByte, ..Behavior::default() });
-    let wide = event(1).replace("box-0", "bücher-📦");
+    let multibyte_event = event(1).replace("box-0", "bücher-📦");
     engine.emit(&event(0));
-    let recorder = folder.record(&engine.host(), &[]);
-    engine.emit(&wide);
+    let recorder = test_dir.record(&engine.host(), &[]);
+    engine.emit(&multibyte_event);
     // An event with CRLF, an empty line, a json-seq record, and half an event.
     engine.send_raw(format!("{}\r\n\n\x1e{}\n{}", event(2), event(3), &event(4)[..50]).as_bytes());
     engine.send_raw(format!("{}\n", &event(4)[50..]).as_bytes());
-    folder.eventually_lines(ALL, &[event(0), wide, event(2), event(3), event(4)]);
+    test_dir.eventually_lines(ALL, &[event(0), multibyte_event, event(2), event(3), event(4)]);
     recorder.stop();
-    assert!(folder.lines(&["rejected"]).is_empty());
+    assert!(test_dir.lines(&["rejected"]).is_empty());
 }
 
 #[test]
 fn lines_that_are_not_events_are_rejected_and_later_events_stored() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &["--max-event", "1kB"]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &["--max-event", "1kB"]);
     engine.send_raw(b"garbage\n");
     engine.emit(&event(0));
     engine.send_raw(b"{\"Type\":\"container\"}\n\xff\xfe\n");
     engine.send_raw(format!("{}\n", "x".repeat(5000)).as_bytes());
     engine.emit(&event(1));
-    folder.eventually_lines(ALL, &events(0..2));
-    let rejected = folder.json(&["rejected"]);
+    test_dir.eventually_lines(ALL, &events(0..2));
+    let rejected = test_dir.json(&["rejected"]);
     let rejections: Vec<_> =
         rejected.iter().map(|line| (line["error"].as_str().unwrap(), line["bytes"].as_str().unwrap())).collect();
     let long = "eHh4".repeat(333) + "eA==";
@@ -258,35 +258,35 @@ fn lines_that_are_not_events_are_rejected_and_later_events_stored() {
         ]
     );
     assert_eq!(rejected[0]["source"], "sim");
-    assert_eq!(folder.json(&["status", "--json"])[0]["sources"][0]["rejected"], 4);
+    assert_eq!(test_dir.json(&["status", "--json"])[0]["sources"][0]["rejected"], 4);
     recorder.stop();
 }
 
 #[test]
 fn rejected_lines_past_the_limit_are_only_counted() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.emit(&event(0));
     for (round, stored) in [(1, 3), (2, 5)] {
         let limit = stored.to_string();
-        let recorder = folder.record(&engine.host(), &["--rejected-limit", &limit]);
+        let recorder = test_dir.record(&engine.host(), &["--rejected-limit", &limit]);
         (0..10).for_each(|n| engine.send_raw(format!("no event {round} {n}\n").as_bytes()));
         engine.emit(&event(round));
-        folder.eventually("all lines are counted", || {
-            let rejected = folder.json(&["status", "--json"])[0]["sources"][0]["rejected"].clone();
+        test_dir.eventually("all lines are counted", || {
+            let rejected = test_dir.json(&["status", "--json"])[0]["sources"][0]["rejected"].clone();
             if rejected == round * 10 { Ok(()) } else { Err(rejected) }
         });
         let warning = format!("{stored} rejected lines of sim are stored; more are only counted");
         assert_eq!(recorder.log().matches(&warning).count(), 1, "{}", recorder.log());
         recorder.stop();
-        assert_eq!(folder.lines(&["rejected"]).len(), stored);
-        folder.verify(&[]);
+        assert_eq!(test_dir.lines(&["rejected"]).len(), stored);
+        test_dir.verify(&[]);
     }
 }
 
 #[test]
 fn an_event_sent_again_with_other_bytes_is_stored_once() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     let other_bytes =
         event(0).replace("\"image\":\"busybox\",\"name\":\"box-0\"", "\"name\":\"box\\u002d0\", \"image\":\"busybox\"");
     assert_ne!(other_bytes, event(0));
@@ -295,144 +295,146 @@ fn an_event_sent_again_with_other_bytes_is_stored_once() {
     engine.emit(&event(0));
     engine.send_raw(format!("{}\n{other_bytes}\n{sibling}\n{}\n", event(0), event(0)).as_bytes());
     engine.emit(&event(1));
-    folder.eventually_lines(ALL, &[event(0), sibling, event(1)]);
+    test_dir.eventually_lines(ALL, &[event(0), sibling, event(1)]);
     recorder.stop();
 }
 
 #[test]
 fn events_after_a_backward_clock_step_are_stored() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     let hour = 3_600_000_000_000;
-    let back: Vec<String> = (0..4).map(|n| event_at(n, 1_790_000_000_000_000_000 + n as i64 - hour)).collect();
-    let recorder = folder.record(&engine.host(), &[]);
+    let earlier_events: Vec<String> =
+        (0..4).map(|n| event_at(n, 1_790_000_000_000_000_000 + n as i64 - hour)).collect();
+    let recorder = test_dir.record(&engine.host(), &[]);
     events(0..4).iter().for_each(|event| engine.emit(event));
-    folder.eventually_lines(ALL, &events(0..4));
+    test_dir.eventually_lines(ALL, &events(0..4));
     recorder.stop();
-    engine.emit(&back[0]);
-    engine.emit(&back[1]);
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(ALL, &[back[..2].to_vec(), events(0..4)].concat());
+    engine.emit(&earlier_events[0]);
+    engine.emit(&earlier_events[1]);
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(ALL, &[earlier_events[..2].to_vec(), events(0..4)].concat());
     engine.cut_connections();
-    engine.emit(&back[2]);
-    engine.emit(&back[3]);
-    folder.eventually_lines(ALL, &[back.clone(), events(0..4)].concat());
+    engine.emit(&earlier_events[2]);
+    engine.emit(&earlier_events[3]);
+    test_dir.eventually_lines(ALL, &[earlier_events.clone(), events(0..4)].concat());
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn a_filter_limits_what_is_stored_but_not_the_last_event_seen() {
-    let (folder, engine) = start_engine();
-    let only = ["--filter", "event=start", "--exclude", "container=box-1"];
-    let recorder = folder.record(&engine.host(), &only);
+    let (test_dir, engine) = start_engine();
+    let filter_args = ["--filter", "event=start", "--exclude", "container=box-1"];
+    let recorder = test_dir.record(&engine.host(), &filter_args);
     events(0..12).iter().for_each(|event| engine.emit(event));
-    folder.eventually_lines(ALL, &events([1, 9]));
+    test_dir.eventually_lines(ALL, &events([1, 9]));
     recorder.stop();
     // More events than fit into the backlog: it no longer contains the last event stored, but the last event seen.
-    let recorder = folder.record(&engine.host(), &only);
+    let recorder = test_dir.record(&engine.host(), &filter_args);
     let filtered_out = events((12..400).filter(|n| n % 4 != 1));
     filtered_out.iter().for_each(|event| engine.emit(event));
     engine.send_raw(b"all seen\n");
-    folder.eventually("all events are seen", || {
-        if folder.lines(&["rejected"]).len() == 1 { Ok(()) } else { Err(recorder.log()) }
+    test_dir.eventually("all events are seen", || {
+        if test_dir.lines(&["rejected"]).len() == 1 { Ok(()) } else { Err(recorder.log()) }
     });
     recorder.kill();
-    folder.record(&engine.host(), &only).stop();
-    assert_eq!(folder.lines(ALL), events([1, 9]));
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    test_dir.record(&engine.host(), &filter_args).stop();
+    assert_eq!(test_dir.lines(ALL), events([1, 9]));
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn another_engine_at_the_same_host_is_another_source() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     engine.stop();
     engine.clear_backlog();
     engine.set_identity("0ther000-0000-4000-8000-000000000002", "sim");
     engine.start_again();
     engine.emit(&event(1));
-    folder.eventually_lines(ALL, &events(0..2));
+    test_dir.eventually_lines(ALL, &events(0..2));
     recorder.stop();
-    let gaps = folder.json(&["gaps"]);
+    let gaps = test_dir.json(&["gaps"]);
     let sources: Vec<_> =
         gaps.iter().map(|gap| (gap["source"].as_str().unwrap(), gap["reason"].as_str().unwrap())).collect();
     assert_eq!(sources, [("sim", "first-contact"), ("sim", "engine-restart"), ("sim-0ther000", "first-contact")]);
     assert_eq!(gaps[1]["from"], event_time(0));
     assert!(gaps[1]["to"].is_string(), "{gaps:?}");
-    assert_eq!(folder.lines(&["query", "--source", "sim-0ther000"]), events(1..2));
+    assert_eq!(test_dir.lines(&["query", "--source", "sim-0ther000"]), events(1..2));
 }
 
 #[test]
 fn an_engine_that_moves_to_another_socket_keeps_its_history() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     recorder.stop();
-    let link = folder.path("moved.sock");
+    let link = test_dir.path("moved.sock");
     engine.stop();
     engine.start_again();
-    std::os::unix::fs::symlink(folder.path("docker.sock"), &link).unwrap();
+    std::os::unix::fs::symlink(test_dir.path("docker.sock"), &link).unwrap();
     engine.emit(&event(1));
-    let recorder = folder.record(&format!("unix://{}", link.display()), &[]);
-    folder.eventually_lines(ALL, &events(0..2));
+    let recorder = test_dir.record(&format!("unix://{}", link.display()), &[]);
+    test_dir.eventually_lines(ALL, &events(0..2));
     recorder.stop();
-    let status = &folder.json(&["status", "--json"])[0];
+    let status = &test_dir.json(&["status", "--json"])[0];
     assert_eq!(status["sources"].as_array().map(Vec::len), Some(1), "{status}");
     assert_eq!(status["sources"][0]["host"], format!("unix://{}", link.display()));
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn several_hosts_share_a_store_and_one_that_is_down_delays_none() {
-    let folder = TestDir::new();
-    let (a, b) = (Engine::start(folder.path("a.sock")), Engine::start(folder.path("b.sock")));
+    let test_dir = TestDir::new();
+    let (a, b) = (Engine::start(test_dir.path("a.sock")), Engine::start(test_dir.path("b.sock")));
     b.set_identity("b0000000-0000-4000-8000-00000000000b", "sim");
-    let down = format!("unix://{}", folder.path("nobody.sock").display());
-    let recorder = folder.start(&["record", "-H", &down, "-H", &a.host(), "-H", &format!("build={}", b.host())]);
+    let unreachable_host = format!("unix://{}", test_dir.path("nobody.sock").display());
+    let recorder =
+        test_dir.start(&["record", "-H", &unreachable_host, "-H", &a.host(), "-H", &format!("build={}", b.host())]);
     a.emit(&event(0));
     b.emit(&event(1));
-    folder.eventually_lines(ALL, &events(0..2));
-    assert_eq!(folder.lines(&["query", "--source", "build"]), events(1..2));
-    assert_eq!(folder.lines(&["query", "--source", "sim"]), events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..2));
+    assert_eq!(test_dir.lines(&["query", "--source", "build"]), events(1..2));
+    assert_eq!(test_dir.lines(&["query", "--source", "sim"]), events(0..1));
     recorder.stop();
 }
 
 #[test]
 fn one_engine_under_two_hosts_is_recorded_once() {
-    let (folder, engine) = start_engine();
-    let link = folder.path("again.sock");
-    std::os::unix::fs::symlink(folder.path("docker.sock"), &link).unwrap();
-    let recorder = folder.start(&["record", "-H", &engine.host(), "-H", &format!("unix://{}", link.display())]);
+    let (test_dir, engine) = start_engine();
+    let link = test_dir.path("again.sock");
+    std::os::unix::fs::symlink(test_dir.path("docker.sock"), &link).unwrap();
+    let recorder = test_dir.start(&["record", "-H", &engine.host(), "-H", &format!("unix://{}", link.display())]);
     recorder.eventually_logs(" reaches the same engine as unix://");
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     assert_eq!(engine.subscriber_count(), 1);
     recorder.stop();
-    assert_eq!(folder.json(&["status", "--json"])[0]["sources"].as_array().map(Vec::len), Some(1));
+    assert_eq!(test_dir.json(&["status", "--json"])[0]["sources"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
 fn until_now_records_the_backlog_and_exits() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     events(0..200).iter().for_each(|event| engine.emit(event));
-    let once = ["record", "-H", &engine.host(), "--until", "now", "-q"];
-    folder.run(&once).assert_success();
-    assert_eq!(folder.lines(ALL), events(0..200));
+    let record_once = ["record", "-H", &engine.host(), "--until", "now", "-q"];
+    test_dir.run(&record_once).assert_success();
+    assert_eq!(test_dir.lines(ALL), events(0..200));
     engine.emit(&event(200));
-    folder.run(&once).assert_success();
-    assert_eq!(folder.lines(ALL), events(0..201));
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    test_dir.run(&record_once).assert_success();
+    assert_eq!(test_dir.lines(ALL), events(0..201));
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
     assert!(!engine.requests().contains(&"/events?since=0".to_owned()));
 }
 
 #[test]
 fn until_now_without_an_engine_fails() {
-    let folder = TestDir::new();
-    let once = ["record", "-H", "unix:///nowhere/docker.sock", "--until", "now", "-q"];
-    let output = folder.run(&once).assert_exit_code(1);
+    let test_dir = TestDir::new();
+    let record_once = ["record", "-H", "unix:///nowhere/docker.sock", "--until", "now", "-q"];
+    let output = test_dir.run(&record_once).assert_exit_code(1);
     assert!(
         output.stderr.contains("events: cannot connect to unix:///nowhere/docker.sock: No such file"),
         "{}",
@@ -442,146 +444,148 @@ fn until_now_without_an_engine_fails() {
 
 #[test]
 fn until_stops_at_the_given_time() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.emit(&event(0));
-    folder.run(&["record", "-H", &engine.host(), "--until", "-500ms", "-q"]).assert_success();
-    assert_eq!(folder.lines(ALL), events(0..1));
+    test_dir.run(&["record", "-H", &engine.host(), "--until", "-500ms", "-q"]).assert_success();
+    assert_eq!(test_dir.lines(ALL), events(0..1));
 }
 
 #[test]
 fn a_stopped_recorder_loses_and_duplicates_nothing() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     for round in 0..20 {
-        let recorder = folder.record(&engine.host(), &[]);
-        folder.eventually_lines(ALL, &events(0..round * 50));
+        let recorder = test_dir.record(&engine.host(), &[]);
+        test_dir.eventually_lines(ALL, &events(0..round * 50));
         events(round * 50..(round + 1) * 50).iter().for_each(|event| engine.emit(event));
         recorder.stop();
         // Events that it had not read yet arrive in the next backlog.
     }
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
-    assert_eq!(folder.lines(ALL), events(0..1000));
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    test_dir.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
+    assert_eq!(test_dir.lines(ALL), events(0..1000));
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn a_killed_recorder_loses_and_duplicates_nothing() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     for round in 0..20 {
-        let recorder = folder.record(&engine.host(), &[]);
+        let recorder = test_dir.record(&engine.host(), &[]);
         // Events that the killed recorder had not stored arrive in the backlog.
-        folder.eventually_lines(ALL, &events(0..round * 50));
+        test_dir.eventually_lines(ALL, &events(0..round * 50));
         events(round * 50..(round + 1) * 50).iter().for_each(|event| engine.emit(event));
         recorder.kill();
     }
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
-    assert_eq!(folder.lines(ALL), events(0..1000));
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    test_dir.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
+    assert_eq!(test_dir.lines(ALL), events(0..1000));
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn an_endless_backlog_response_does_not_prevent_recording() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.emit(&event(0));
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(ALL, &events(0..1));
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(ALL, &events(0..1));
     recorder.stop();
     engine.set_behavior(Behavior { endless_backlog: true, ..Behavior::default() });
     engine.clear_backlog();
     engine.emit(&event(5));
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(ALL, &events([0, 5]));
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(ALL, &events([0, 5]));
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact", "engine-restart"]);
+    assert_eq!(test_dir.gap_reasons(), ["first-contact", "engine-restart"]);
 }
 
 #[test]
 fn a_second_recorder_is_refused_unless_the_first_was_killed() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     let assert_refused = |pid: u32| {
         let line = format!(
             "cannot record into {}: another recorder (pid {pid}) is using the file (hint: pass another path with --db, or add this host to that recorder)",
-            folder.db().display()
+            test_dir.db().display()
         );
-        folder.run(&["record", "-H", &engine.host()]).assert_failure(1, &line);
+        test_dir.run(&["record", "-H", &engine.host()]).assert_failure(1, &line);
     };
     assert_refused(recorder.pid());
     recorder.kill();
-    let recorder = folder.record(&engine.host(), &[]);
+    let recorder = test_dir.record(&engine.host(), &[]);
     assert_refused(recorder.pid());
     recorder.stop();
 }
 
 /// Records two events, stops, and emits 198 more, so that the backlog is long and still contains the last event seen.
-fn fill_backlog_after_recording(folder: &TestDir, engine: &Engine) {
+fn fill_backlog_after_recording(test_dir: &TestDir, engine: &Engine) {
     engine.emit(&event(0));
     engine.emit(&event(1));
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
+    test_dir.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
     events(2..200).iter().for_each(|event| engine.emit(event));
 }
 
 #[test]
 fn a_slow_backlog_is_not_mistaken_for_a_restart() {
-    let (folder, engine) = start_engine();
-    fill_backlog_after_recording(&folder, &engine);
+    let (test_dir, engine) = start_engine();
+    fill_backlog_after_recording(&test_dir, &engine);
     engine.set_behavior(Behavior { stall_after: Some(1), ..Behavior::default() });
-    let recorder = folder.record(&engine.host(), &["-v"]);
+    let recorder = test_dir.record(&engine.host(), &["-v"]);
     recorder.eventually_logs("did not end its response");
     engine.resume();
-    folder.eventually_lines(ALL, &events(0..200));
+    test_dir.eventually_lines(ALL, &events(0..200));
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn a_gap_is_withdrawn_if_the_last_event_seen_arrives_late() {
-    let (folder, engine) = start_engine();
-    fill_backlog_after_recording(&folder, &engine);
+    let (test_dir, engine) = start_engine();
+    fill_backlog_after_recording(&test_dir, &engine);
     engine.set_behavior(Behavior { stall_after: Some(1), ..Behavior::default() });
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_gap_reasons(&["first-contact", "engine-restart"]);
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_gap_reasons(&["first-contact", "engine-restart"]);
     engine.resume();
-    folder.eventually_gap_reasons(&["first-contact"]);
-    folder.eventually_lines(ALL, &events(0..200));
+    test_dir.eventually_gap_reasons(&["first-contact"]);
+    test_dir.eventually_lines(ALL, &events(0..200));
     recorder.stop();
 }
 
 #[test]
 fn until_now_reports_an_endless_backlog_response() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     events(0..3).iter().for_each(|event| engine.emit(event));
     engine.set_behavior(Behavior { endless_backlog: true, ..Behavior::default() });
-    let output = folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_exit_code(1);
+    let output = test_dir.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_exit_code(1);
     assert!(output.stderr.contains("did not end its response to /events?since=0&until=0"), "{}", output.stderr);
-    assert_eq!(folder.lines(ALL), events(0..3), "the events that arrived are stored");
+    assert_eq!(test_dir.lines(ALL), events(0..3), "the events that arrived are stored");
 }
 
 #[test]
 fn until_now_waits_for_the_store_when_the_buffer_is_full() {
-    let folder = TestDir::new();
-    let (a, b) = (Engine::start(folder.path("a.sock")), Engine::start(folder.path("b.sock")));
+    let test_dir = TestDir::new();
+    let (a, b) = (Engine::start(test_dir.path("a.sock")), Engine::start(test_dir.path("b.sock")));
     b.set_identity("b0000000-0000-4000-8000-00000000000b", "b");
     events(0..200).iter().for_each(|event| a.emit(event));
     events(0..200).iter().for_each(|event| b.emit(event));
-    folder.run(&["record", "-H", &a.host(), "-H", &b.host(), "--until", "now", "-q", "--buffer", "1"]).assert_success();
-    assert_eq!(folder.lines(&["query", "--count", "--source", "sim"]), ["200"]);
-    assert_eq!(folder.lines(&["query", "--count", "--source", "b"]), ["200"]);
+    test_dir
+        .run(&["record", "-H", &a.host(), "-H", &b.host(), "--until", "now", "-q", "--buffer", "1"])
+        .assert_success();
+    assert_eq!(test_dir.lines(&["query", "--count", "--source", "sim"]), ["200"]);
+    assert_eq!(test_dir.lines(&["query", "--count", "--source", "b"]), ["200"]);
 }
 
 #[test]
 fn a_stream_that_drops_more_than_the_backlog_leaves_a_gap() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &["--look-again", "50ms"]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &["--look-again", "50ms"]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     // At one moment: a backlog check in between would store the first ones.
     engine.emit_all_to_backlog(&events(1..400));
     let obtainable: Vec<u64> = std::iter::once(0).chain(144..400).collect();
-    folder.eventually("the backlog is stored", || {
-        let lines = folder.run(ALL).lines();
+    test_dir.eventually("the backlog is stored", || {
+        let lines = test_dir.run(ALL).lines();
         if lines == events(obtainable.iter().copied()) { Ok(()) } else { Err(lines.len()) }
     });
-    let gap = &folder.json(&["gaps"])[1];
+    let gap = &test_dir.json(&["gaps"])[1];
     assert_eq!(gap["reason"], "overrun");
     assert_eq!((gap["from"].as_str(), gap["to"].as_str()), (Some(&*event_time(0)), Some(&*event_time(144))));
     recorder.stop();
@@ -589,114 +593,114 @@ fn a_stream_that_drops_more_than_the_backlog_leaves_a_gap() {
 
 #[test]
 fn streams_that_are_always_cut_count_as_disconnected() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     engine.set_behavior(Behavior { cut_at_start: true, ..Behavior::default() });
     engine.cut_connections();
-    folder.eventually_gap_reasons(&["first-contact", "disconnected"]);
+    test_dir.eventually_gap_reasons(&["first-contact", "disconnected"]);
     assert!(recorder.log().contains("the recorder retries until it succeeds"), "{}", recorder.log());
     engine.set_behavior(Behavior::default());
     engine.emit(&event(1));
-    folder.eventually_lines(ALL, &events(0..2));
-    folder.eventually_gap_reasons(&["first-contact"]);
+    test_dir.eventually_lines(ALL, &events(0..2));
+    test_dir.eventually_gap_reasons(&["first-contact"]);
     recorder.stop();
 }
 
 #[test]
 fn reconnecting_to_an_idle_engine_extends_no_gap() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &["-v"]);
-    let first = folder.eventually("the first gap is stored", || folder.json(&["gaps"]).pop().ok_or("none"));
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &["-v"]);
+    let first = test_dir.eventually("the first gap is stored", || test_dir.json(&["gaps"]).pop().ok_or("none"));
     for n in 1..=3 {
         engine.end_streams();
-        folder.eventually("the recorder has reconnected", || {
+        test_dir.eventually("the recorder has reconnected", || {
             if engine.subscriber_count() == 1 { Ok(()) } else { Err(engine.requests()) }
         });
         // A rejected line is stored once continuity is established, and changes no gap.
         engine.send_junk(b"not an event");
-        folder.eventually("continuity is established", || {
-            let rejected = folder.json(&["rejected"]).len();
+        test_dir.eventually("continuity is established", || {
+            let rejected = test_dir.json(&["rejected"]).len();
             if rejected == n { Ok(()) } else { Err(rejected) }
         });
-        assert_eq!(folder.json(&["gaps"]), std::slice::from_ref(&first));
+        assert_eq!(test_dir.json(&["gaps"]), std::slice::from_ref(&first));
     }
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     recorder.stop();
-    assert_eq!(folder.json(&["gaps"]), [first]);
+    assert_eq!(test_dir.json(&["gaps"]), [first]);
 }
 
 #[test]
 fn renaming_an_engine_duplicates_nothing() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     for (n, name) in ["sim", "box", "sim", "box"].into_iter().enumerate() {
         engine.set_identity("7a5c1ed0-0000-4000-8000-000000000001", name);
         engine.cut_connections();
         engine.emit(&event(n as u64));
-        folder.eventually_lines(ALL, &events(0..=n as u64));
+        test_dir.eventually_lines(ALL, &events(0..=n as u64));
     }
     recorder.stop();
-    assert_eq!(folder.lines(&["query", "--source", "sim"]), events(0..4), "the first name stays");
+    assert_eq!(test_dir.lines(&["query", "--source", "sim"]), events(0..4), "the first name stays");
 }
 
 #[test]
 fn a_disconnect_gap_belongs_to_the_engine_recorded_last() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     let (a, b) = ("a0000000-0000-4000-8000-00000000000a", "b0000000-0000-4000-8000-00000000000b");
     for (n, id) in [a, b, a].into_iter().enumerate() {
         engine.set_identity(id, &id[..1]);
         engine.clear_backlog();
         engine.emit(&event(n as u64));
-        folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_exit_code(0);
+        test_dir.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_exit_code(0);
     }
-    let before = folder.json(&["gaps"]);
+    let before = test_dir.json(&["gaps"]);
     engine.stop();
-    let recorder = folder.start(&["record", "-H", &engine.host()]);
-    let open = folder.eventually("a gap is open", || {
-        let gaps = folder.json(&["gaps"]);
+    let recorder = test_dir.start(&["record", "-H", &engine.host()]);
+    let open = test_dir.eventually("a gap is open", || {
+        let gaps = test_dir.json(&["gaps"]);
         gaps.iter().find(|gap| gap["to"].is_null()).cloned().ok_or(gaps)
     });
     assert_eq!((open["source"].as_str(), open["from"].as_str()), (Some("a"), Some(event_time(2).as_str())));
     engine.start_again();
-    folder.eventually("the gap is withdrawn", || {
-        let gaps = folder.json(&["gaps"]);
+    test_dir.eventually("the gap is withdrawn", || {
+        let gaps = test_dir.json(&["gaps"]);
         if gaps == before { Ok(()) } else { Err(gaps) }
     });
     recorder.stop();
-    assert_eq!(folder.json(&["gaps"]), before);
+    assert_eq!(test_dir.json(&["gaps"]), before);
 }
 
 #[test]
 fn until_with_one_engine_under_two_hosts_succeeds() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.emit(&event(0));
-    let again = format!("again={}", engine.host());
-    folder.run(&["record", "-H", &engine.host(), "-H", &again, "--until", "-1s", "-q"]).assert_exit_code(0);
-    assert_eq!(folder.lines(ALL), events(0..1));
+    let second_host = format!("again={}", engine.host());
+    test_dir.run(&["record", "-H", &engine.host(), "-H", &second_host, "--until", "-1s", "-q"]).assert_exit_code(0);
+    assert_eq!(test_dir.lines(ALL), events(0..1));
 }
 
 /// Renames the store as `mv` does: its `-wal` and `-shm` files stay. Returns the new path.
-fn move_store_away(folder: &TestDir) -> std::path::PathBuf {
-    let moved = folder.path("moved.db");
-    std::fs::rename(folder.db(), &moved).unwrap();
+fn move_store_away(test_dir: &TestDir) -> std::path::PathBuf {
+    let moved = test_dir.path("moved.db");
+    std::fs::rename(test_dir.db(), &moved).unwrap();
     moved
 }
 
 /// Returns the lines of a store after an integrity check.
-fn lines_in(folder: &TestDir, db: &Path) -> Vec<String> {
+fn lines_in(test_dir: &TestDir, db: &Path) -> Vec<String> {
     let db = db.display().to_string();
-    let lines = folder.lines(&["query", "-q", "--db", &db]);
+    let lines = test_dir.lines(&["query", "-q", "--db", &db]);
     let check = rusqlite::Connection::open(&db).unwrap();
     assert_eq!(check.query_row("PRAGMA integrity_check", [], |row| row.get::<_, String>(0)).unwrap(), "ok", "{db}");
     lines
 }
 
 /// Checks the only gap of a store that replaces one that disappeared.
-fn assert_only_gap_is_store_failed(folder: &TestDir, oldest: u64) {
-    let gaps = folder.json(&["gaps"]);
+fn assert_only_gap_is_store_failed(test_dir: &TestDir, oldest: u64) {
+    let gaps = test_dir.json(&["gaps"]);
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert_eq!((gaps[0]["reason"].as_str(), gaps[0]["from"].as_str()), (Some("store-failed"), None), "{gaps:?}");
     assert_eq!(gaps[0]["to"], event_time(oldest));
@@ -705,151 +709,151 @@ fn assert_only_gap_is_store_failed(folder: &TestDir, oldest: u64) {
 
 #[test]
 fn a_moved_store_stays_intact_and_a_new_one_is_created() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     events(0..300).iter().for_each(|event| engine.emit(event));
-    folder.eventually_lines(&["query", "--count"], &["300".into()]);
-    let moved = move_store_away(&folder);
-    let stale = folder.path("events.db-wal").metadata().unwrap().ino();
+    test_dir.eventually_lines(&["query", "--count"], &["300".into()]);
+    let moved = move_store_away(&test_dir);
+    let stale = test_dir.path("events.db-wal").metadata().unwrap().ino();
     events(300..310).iter().for_each(|event| engine.emit(event));
     // The new file contains the backlog and all events from then on.
-    folder.eventually_lines(ALL, &events(54..310));
+    test_dir.eventually_lines(ALL, &events(54..310));
     events(310..320).iter().for_each(|event| engine.emit(event));
-    folder.eventually_lines(ALL, &events(54..320));
-    assert_ne!(folder.path("events.db-wal").metadata().unwrap().ino(), stale, "each store has its own WAL");
-    let status = &folder.json(&["status", "--json"])[0];
+    test_dir.eventually_lines(ALL, &events(54..320));
+    assert_ne!(test_dir.path("events.db-wal").metadata().unwrap().ino(), stale, "each store has its own WAL");
+    let status = &test_dir.json(&["status", "--json"])[0];
     assert_eq!(
         (status["recorder"]["pid"].as_u64(), status["sources"][0]["events"].as_u64()),
         (Some(recorder.pid().into()), Some(266))
     );
     let log = recorder.log();
-    let warning = format!("{} was moved or deleted; events read so far are in the old file", folder.db().display());
+    let warning = format!("{} was moved or deleted; events read so far are in the old file", test_dir.db().display());
     assert_eq!(log.matches(&warning).count(), 1, "{log}");
     recorder.signal("TERM");
     let output = recorder.wait().assert_exit_code(0);
-    assert_only_gap_is_store_failed(&folder, 54);
+    assert_only_gap_is_store_failed(&test_dir, 54);
     // The moved file is complete without the files that stayed.
-    assert_eq!(lines_in(&folder, &moved)[..300], events(0..300));
-    let (before, after) = (lines_in(&folder, &moved).len(), lines_in(&folder, &folder.db()).len());
+    assert_eq!(lines_in(&test_dir, &moved)[..300], events(0..300));
+    let (before, after) = (lines_in(&test_dir, &moved).len(), lines_in(&test_dir, &test_dir.db()).len());
     assert!(output.stderr.contains(&format!("stopped: {} events stored", before + after)), "{}", output.stderr);
 }
 
 #[test]
 fn a_deleted_store_is_created_again() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     for name in ["events.db", "events.db-wal", "events.db-shm", "events.db.lock"] {
-        std::fs::remove_file(folder.path(name)).unwrap();
+        std::fs::remove_file(test_dir.path(name)).unwrap();
     }
     engine.emit(&event(1));
-    folder.eventually_lines(ALL, &events(0..2));
-    assert_eq!(folder.db().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    test_dir.eventually_lines(ALL, &events(0..2));
+    assert_eq!(test_dir.db().metadata().unwrap().permissions().mode() & 0o777, 0o600);
     // The new store is locked too.
-    folder.run(&["record", "-H", &engine.host()]).assert_exit_code(1);
+    test_dir.run(&["record", "-H", &engine.host()]).assert_exit_code(1);
     recorder.stop();
-    assert_only_gap_is_store_failed(&folder, 0);
+    assert_only_gap_is_store_failed(&test_dir, 0);
 }
 
 #[test]
 fn a_deleted_lock_file_is_created_again() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
-    std::fs::remove_file(folder.path("events.db.lock")).unwrap();
-    folder.eventually("status shows the recorder again", || {
-        let status = folder.json(&["status", "--json"]).remove(0);
+    test_dir.eventually_lines(ALL, &events(0..1));
+    std::fs::remove_file(test_dir.path("events.db.lock")).unwrap();
+    test_dir.eventually("status shows the recorder again", || {
+        let status = test_dir.json(&["status", "--json"]).remove(0);
         if status["recorder"]["pid"] == recorder.pid() { Ok(()) } else { Err(recorder.log()) }
     });
     engine.emit(&event(1));
-    folder.eventually_lines(ALL, &events(0..2));
+    test_dir.eventually_lines(ALL, &events(0..2));
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"], "the store is the same, and nothing was missed");
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"], "the store is the same, and nothing was missed");
 }
 
 #[test]
 fn recording_continues_in_a_store_that_replaces_the_first() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     // Another store with the first event of the engine.
     engine.emit(&event(0));
-    let other = folder.path("other.db").display().to_string();
-    folder.run(&["record", "--db", &other, "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
-    let recorder = folder.record(&engine.host(), &[]);
+    let other = test_dir.path("other.db").display().to_string();
+    test_dir.run(&["record", "--db", &other, "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
+    let recorder = test_dir.record(&engine.host(), &[]);
     events(1..5).iter().for_each(|event| engine.emit(event));
-    folder.eventually_lines(ALL, &events(0..5));
-    std::fs::rename(&other, folder.db()).unwrap();
+    test_dir.eventually_lines(ALL, &events(0..5));
+    std::fs::rename(&other, test_dir.db()).unwrap();
     recorder.eventually_logs("was replaced;");
     engine.emit(&event(5));
-    folder.eventually_lines(ALL, &events(0..6));
+    test_dir.eventually_lines(ALL, &events(0..6));
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"], "the other store continued from its last event seen");
-    assert_eq!(lines_in(&folder, &folder.db()), events(0..6));
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"], "the other store continued from its last event seen");
+    assert_eq!(lines_in(&test_dir, &test_dir.db()), events(0..6));
 }
 
 #[test]
 fn a_file_that_is_not_a_store_is_left_unchanged() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
-    let moved = move_store_away(&folder);
-    std::fs::write(folder.db(), "notes").unwrap();
+    test_dir.eventually_lines(ALL, &events(0..1));
+    let moved = move_store_away(&test_dir);
+    std::fs::write(test_dir.db(), "notes").unwrap();
     let errors = || recorder.log().matches("it is not an SQLite database (hint").count();
-    folder.eventually("the error is logged", || if errors() > 0 { Ok(()) } else { Err(recorder.log()) });
+    test_dir.eventually("the error is logged", || if errors() > 0 { Ok(()) } else { Err(recorder.log()) });
     engine.emit(&event(1));
-    assert_eq!(std::fs::read(folder.db()).unwrap(), b"notes");
-    std::fs::rename(&moved, folder.db()).unwrap();
-    folder.eventually_lines(ALL, &events(0..2));
+    assert_eq!(std::fs::read(test_dir.db()).unwrap(), b"notes");
+    std::fs::rename(&moved, test_dir.db()).unwrap();
+    test_dir.eventually_lines(ALL, &events(0..2));
     assert_eq!(errors(), 1, "{}", recorder.log());
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"], "the store is back, and nothing was missed");
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"], "the store is back, and nothing was missed");
 }
 
 #[test]
-fn recording_resumes_when_a_moved_folder_is_back() {
-    let folder = TestDir::new();
-    let engine = Engine::start(folder.path("docker.sock"));
-    let (data_dir, moved_dir) = (folder.path("data"), folder.path("elsewhere"));
+fn recording_resumes_when_a_moved_directory_is_back() {
+    let test_dir = TestDir::new();
+    let engine = Engine::start(test_dir.path("docker.sock"));
+    let (data_dir, moved_dir) = (test_dir.path("data"), test_dir.path("elsewhere"));
     std::fs::create_dir(&data_dir).unwrap();
     let db = data_dir.join("events.db").display().to_string();
     let query = ["query", "--db", &db];
-    let recorder = folder.start(&["record", "--db", &db, "-H", &engine.host()]);
+    let recorder = test_dir.start(&["record", "--db", &db, "-H", &engine.host()]);
     engine.emit(&event(0));
-    folder.eventually_lines(&query, &events(0..1));
+    test_dir.eventually_lines(&query, &events(0..1));
     std::fs::rename(&data_dir, &moved_dir).unwrap();
     recorder.eventually_logs("there is no directory");
     events(1..4).iter().for_each(|event| engine.emit(event));
-    assert_eq!(lines_in(&folder, &moved_dir.join("events.db")), events(0..1));
+    assert_eq!(lines_in(&test_dir, &moved_dir.join("events.db")), events(0..1));
     std::fs::rename(&moved_dir, &data_dir).unwrap();
-    folder.eventually_lines(&query, &events(0..4));
+    test_dir.eventually_lines(&query, &events(0..4));
     // A waiting recorder can be stopped.
     std::fs::rename(&data_dir, &moved_dir).unwrap();
-    folder.eventually("the recorder waits again", || {
+    test_dir.eventually("the recorder waits again", || {
         let times = recorder.log().matches("there is no directory").count();
         if times == 2 { Ok(()) } else { Err(recorder.log()) }
     });
     recorder.stop();
-    assert_eq!(lines_in(&folder, &moved_dir.join("events.db")), events(0..4));
+    assert_eq!(lines_in(&test_dir, &moved_dir.join("events.db")), events(0..4));
 }
 
 #[test]
 fn clock_skew_is_shown_and_logged_once() {
-    let (folder, engine) = start_engine();
-    let skew = || folder.json(&["status", "--json"])[0]["sources"][0]["clock_skew_ms"].as_i64();
-    let shown = || folder.lines(&["status"]).into_iter().find(|line| line.starts_with("  clock"));
-    folder.record(&engine.host(), &[]).stop();
+    let (test_dir, engine) = start_engine();
+    let skew = || test_dir.json(&["status", "--json"])[0]["sources"][0]["clock_skew_ms"].as_i64();
+    let shown = || test_dir.lines(&["status"]).into_iter().find(|line| line.starts_with("  clock"));
+    test_dir.record(&engine.host(), &[]).stop();
     assert_eq!(skew(), None, "this engine does not report its clock");
     engine.set_clock_offset(Some(0));
-    folder.record(&engine.host(), &[]).stop();
+    test_dir.record(&engine.host(), &[]).stop();
     assert!(skew().is_some_and(|skew| skew.abs() < 1000), "{:?}", skew());
     assert_eq!(shown(), None);
     engine.set_clock_offset(Some(-90_000));
-    let recorder = folder.record(&engine.host(), &[]);
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.cut_connections();
     engine.emit(&event(0));
-    folder.eventually_lines(ALL, &events(0..1));
+    test_dir.eventually_lines(ALL, &events(0..1));
     let warnings = recorder.log().matches("the clock of sim is 90.0 s behind this machine's").count();
     assert_eq!(warnings, 1, "{}", recorder.log());
     recorder.stop();
@@ -859,15 +863,15 @@ fn clock_skew_is_shown_and_logged_once() {
 
 #[test]
 fn reconnecting_an_idle_stream_logs_nothing() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.emit(&event(0));
-    let recorder = folder.record(&engine.host(), &[]);
-    folder.eventually_lines(ALL, &events(0..1));
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually_lines(ALL, &events(0..1));
     let before = recorder.log();
     for _ in 0..3 {
         let requests = engine.requests().len();
         engine.end_streams();
-        folder.eventually("the recorder has reconnected", || {
+        test_dir.eventually("the recorder has reconnected", || {
             if engine.subscriber_count() == 1 && engine.requests().len() >= requests + 4 {
                 Ok(())
             } else {
@@ -876,29 +880,29 @@ fn reconnecting_an_idle_stream_logs_nothing() {
         });
     }
     engine.emit(&event(1));
-    folder.eventually_lines(ALL, &events(0..2));
+    test_dir.eventually_lines(ALL, &events(0..2));
     assert_eq!(recorder.log(), before, "a routine reconnect is not logged");
     recorder.stop();
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
 
 #[test]
 fn two_long_outages_are_logged_once_each() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.emit(&event(0));
-    let recorder = folder.record(&engine.host(), &["-v"]);
-    folder.eventually_lines(ALL, &events(0..1));
+    let recorder = test_dir.record(&engine.host(), &["-v"]);
+    test_dir.eventually_lines(ALL, &events(0..1));
     for round in 1..3 {
         let before = recorder.log().matches("cannot connect").count();
         engine.stop();
-        folder.eventually_gap_reasons(&["first-contact", "disconnected"]);
-        folder.eventually("the recorder has retried often", || {
+        test_dir.eventually_gap_reasons(&["first-contact", "disconnected"]);
+        test_dir.eventually("the recorder has retried often", || {
             if recorder.log().matches("cannot connect").count() > before + 4 { Ok(()) } else { Err(recorder.log()) }
         });
         engine.start_again();
         engine.emit(&event(round));
-        folder.eventually_lines(ALL, &events(0..=round));
-        folder.eventually_gap_reasons(&["first-contact"]);
+        test_dir.eventually_lines(ALL, &events(0..=round));
+        test_dir.eventually_gap_reasons(&["first-contact"]);
         let log = recorder.log();
         assert_eq!(log.matches("the recorder retries until it succeeds").count() as u64, round, "{log}");
         assert_eq!(log.matches(": engine sim (").count() as u64, round + 1, "{log}");

@@ -31,9 +31,9 @@ fn partly_redacted(numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
     numbers.into_iter().map(|n| exec(n).replace(&format!("p{SECRET}"), "[redacted]")).collect()
 }
 
-/// Checks that no file in the folder contains the secret.
-fn assert_secret_nowhere(folder: &TestDir) {
-    for entry in std::fs::read_dir(folder.path("")).unwrap() {
+/// Checks that no file in the directory contains the secret.
+fn assert_secret_nowhere(test_dir: &TestDir) {
+    for entry in std::fs::read_dir(test_dir.path("")).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() {
             let bytes = std::fs::read(&path).unwrap();
@@ -45,50 +45,50 @@ fn assert_secret_nowhere(folder: &TestDir) {
 
 #[test]
 fn a_redacted_secret_is_in_no_file_at_any_time() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     execs(0..3).iter().for_each(|event| engine.emit(event));
-    let recorder = folder.record(&engine.host(), &["--redact", "exec", "-vv", "--look-again", "50ms"]);
+    let recorder = test_dir.record(&engine.host(), &["--redact", "exec", "-vv", "--look-again", "50ms"]);
     execs(3..6).iter().for_each(|event| engine.emit(event));
-    folder.eventually_lines(ALL, &redacted(0..6));
+    test_dir.eventually_lines(ALL, &redacted(0..6));
     // The backlog check finds event 6; a line that is not an event is redacted too.
     engine.emit_to_backlog(&exec(6));
     engine.emit(&exec(7));
     engine.send_raw(format!("{}\n", &exec(8)[..200]).as_bytes());
-    folder.eventually_lines(ALL, &redacted(0..8));
-    let rejected = folder.eventually("the line is rejected", || folder.json(&["rejected"]).pop().ok_or("none"));
+    test_dir.eventually_lines(ALL, &redacted(0..8));
+    let rejected = test_dir.eventually("the line is rejected", || test_dir.json(&["rejected"]).pop().ok_or("none"));
     assert_eq!(rejected["bytes"], "W3JlZGFjdGVkXQ==", "[redacted]");
     assert!(rejected["error"].as_str().is_some_and(|error| error.starts_with("not JSON: ")), "{rejected}");
-    assert_secret_nowhere(&folder);
-    let path = folder.path("events.db-wal");
+    assert_secret_nowhere(&test_dir);
+    let path = test_dir.path("events.db-wal");
     assert!(path.metadata().unwrap().len() > 0, "there is a WAL to search");
     recorder.stop();
-    assert_secret_nowhere(&folder);
-    let once = ["record", "-H", &engine.host(), "--until", "now", "-q", "--redact", "exec"];
-    folder.run(&once).assert_success();
-    assert_eq!(folder.lines(ALL), redacted(0..8));
+    assert_secret_nowhere(&test_dir);
+    let record_once = ["record", "-H", &engine.host(), "--until", "now", "-q", "--redact", "exec"];
+    test_dir.run(&record_once).assert_success();
+    assert_eq!(test_dir.lines(ALL), redacted(0..8));
 }
 
 #[test]
 fn continuity_is_established_from_unredacted_events() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     let redact = ["--redact", "exec", "--redact", "box"];
     for round in 0..3u64 {
-        let recorder = folder.record(&engine.host(), &redact);
+        let recorder = test_dir.record(&engine.host(), &redact);
         execs(round * 10..round * 10 + 10).iter().for_each(|event| engine.emit(event));
-        folder.eventually_lines(&["query", "--count"], &[(round * 10 + 10).to_string()]);
+        test_dir.eventually_lines(&["query", "--count"], &[(round * 10 + 10).to_string()]);
         recorder.kill();
     }
-    assert_eq!(folder.gap_reasons(), ["first-contact"]);
-    assert!(folder.lines(ALL)[0].contains("\"name\":\"[redacted]-0\""));
+    assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
+    assert!(test_dir.lines(ALL)[0].contains("\"name\":\"[redacted]-0\""));
 }
 
 #[test]
 fn a_changed_redaction_stores_no_event_again() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     let record_once = |extra_args: &[&str]| {
         let host = engine.host();
         let args = ["record", "-H", &host, "--until", "now", "-q"];
-        folder.run(&[&args[..], extra_args].concat()).assert_success();
+        test_dir.run(&[&args[..], extra_args].concat()).assert_success();
     };
     let mut expected = Vec::new();
     let mut next = 0;
@@ -115,43 +115,45 @@ fn a_changed_redaction_stores_no_event_again() {
             expected.push(line.replace("exec_create", "exec_start"));
         }
         record_once(args);
-        assert_eq!(folder.lines(ALL), expected, "{args:?}");
+        assert_eq!(test_dir.lines(ALL), expected, "{args:?}");
         record_once(args);
-        assert_eq!(folder.lines(ALL), expected, "{args:?} again");
+        assert_eq!(test_dir.lines(ALL), expected, "{args:?} again");
     }
-    assert_eq!(folder.json(&["gaps"]).len(), 1);
+    assert_eq!(test_dir.json(&["gaps"]).len(), 1);
 }
 
 #[test]
 fn filters_match_unredacted_events() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     execs(0..8).iter().for_each(|event| engine.emit(event));
-    let only = ["--filter", "container=box-1", "--redact", "box-1", "--redact", "exec"];
-    folder.run(&[&["record", "-H", &engine.host(), "--until", "now", "-q"][..], &only].concat()).assert_success();
+    let filter_args = ["--filter", "container=box-1", "--redact", "box-1", "--redact", "exec"];
+    test_dir
+        .run(&[&["record", "-H", &engine.host(), "--until", "now", "-q"][..], &filter_args].concat())
+        .assert_success();
     let expected: Vec<String> = redacted(4..8).iter().map(|line| line.replace("box-1", "[redacted]")).collect();
-    assert_eq!(folder.lines(ALL), expected);
+    assert_eq!(test_dir.lines(ALL), expected);
 }
 
 #[test]
 fn import_redacts_too() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let lines = execs(0..4).join("\n") + "\n" + &exec(5)[..150];
-    let file = folder.path("file");
+    let file = test_dir.path("file");
     std::fs::write(&file, lines).unwrap();
-    folder.run(&["import", "-q", "--redact", "exec", &file.display().to_string()]).assert_success();
+    test_dir.run(&["import", "-q", "--redact", "exec", &file.display().to_string()]).assert_success();
     std::fs::remove_file(file).unwrap();
-    assert_eq!(folder.lines(ALL), redacted(0..4));
-    assert_secret_nowhere(&folder);
+    assert_eq!(test_dir.lines(ALL), redacted(0..4));
+    assert_secret_nowhere(&test_dir);
 }
 
 #[test]
 fn an_invalid_expression_is_a_usage_error() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let hint = "(hint: pass exec or a regular expression such as 'password=[^ ]+')";
     for command in ["record", "import"] {
-        folder
+        test_dir
             .run(&[command, "--redact", "exec", "--redact", "pass("])
             .assert_failure(2, &format!("'pass(' is not a valid regular expression: unclosed group {hint}"));
     }
-    assert!(!folder.db().exists());
+    assert!(!test_dir.db().exists());
 }

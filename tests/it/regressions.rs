@@ -20,21 +20,21 @@ const PROPERTIES: [(&str, Check); 8] = [
     ("chain", crate::properties::chain::check),
 ];
 
-fn fuzz(folder: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder)
+fn fuzz_dir(dir: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(dir)
 }
 
-/// Returns the paths in a folder, sorted; none if the folder does not exist.
-fn entries(folder: &Path) -> BTreeSet<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return BTreeSet::new() };
+/// Returns the paths in a directory, sorted; none if the directory does not exist.
+fn entries(dir: &Path) -> BTreeSet<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return BTreeSet::new() };
     entries.map(|entry| entry.expect("the entry is readable").path()).collect()
 }
 
 /// Checks each property with its inputs; returns the number of inputs.
-fn check_inputs(folder: &str) -> usize {
+fn check_inputs(dir: &str) -> usize {
     let mut inputs = 0;
     for (name, check) in PROPERTIES {
-        for path in entries(&fuzz(folder).join(name)) {
+        for path in entries(&fuzz_dir(dir).join(name)) {
             println!("{}", path.display()); // Printed if the check fails.
             check(&fs::read(&path).expect("the input is readable"));
             inputs += 1;
@@ -50,15 +50,15 @@ fn the_properties_hold_for_all_seeds() {
 
 #[test]
 fn the_properties_hold_for_all_past_failures() {
-    let inputs: usize = entries(&fuzz("regressions")).iter().map(|folder| entries(folder).len()).sum();
+    let inputs: usize = entries(&fuzz_dir("regressions")).iter().map(|dir| entries(dir).len()).sum();
     assert_eq!(check_inputs("regressions"), inputs, "each regression belongs to a property");
 }
 
 #[test]
 fn each_property_has_a_target_and_seeds() {
-    let names = |folder: &str| -> BTreeSet<String> {
+    let names = |dir: &str| -> BTreeSet<String> {
         let stem = |path: PathBuf| path.file_stem().expect("the path has a file name").to_string_lossy().into_owned();
-        entries(&fuzz(folder)).into_iter().map(stem).collect()
+        entries(&fuzz_dir(dir)).into_iter().map(stem).collect()
     };
     let properties = BTreeSet::from(PROPERTIES.map(|(name, _)| name.to_owned()));
     assert_eq!(names("targets"), properties);
@@ -85,20 +85,20 @@ fn no_property_takes_quadratic_time() {
     fn event(attributes: &str, more: &str) -> String {
         format!(r#"{{"Type":"t","Action":"a","Actor":{{"ID":"x","Attributes":{{{attributes}}}}},"time":1{more}}}"#)
     }
-    fn many(number: usize, each: impl Fn(usize) -> String) -> String {
-        (0..number).map(each).collect::<Vec<_>>().join(",")
+    fn join_generated(number: usize, generate_item: impl Fn(usize) -> String) -> String {
+        (0..number).map(generate_item).collect::<Vec<_>>().join(",")
     }
     type Generator = fn(usize) -> String;
     let kinds: [(&str, Generator); 15] = [
         ("nested arrays", |n| event("", &format!(",\"a\":{}{}", "[".repeat(4 * n), "]".repeat(4 * n)))),
         ("arrays that do not end", |n| "[".repeat(8 * n)),
         ("objects that do not end", |n| "{\"a\":".repeat(4 * n)),
-        ("attributes", |n| event(&many(n, |n| format!("\"{n}\":\"v\"")), "")),
-        ("attributes in no order", |n| event(&many(n, |at| format!("\"{}\":\"v\"", at * 7919 % n)), "")),
-        ("the same attribute", |n| event(&many(n, |n| format!("\"exitCode\":\"{n}\"")), "")),
-        ("members", |n| event("", &format!(",{}", many(n, |n| format!("\"{n}\":[]"))))),
-        ("the same member", |n| event("", &format!(",{}", many(n, |n| format!("\"Type\":\"{n}\""))))),
-        ("actors", |n| event("", &format!(",{}", many(n, |_| "\"Actor\":{\"ID\":\"y\"}".into())))),
+        ("attributes", |n| event(&join_generated(n, |n| format!("\"{n}\":\"v\"")), "")),
+        ("attributes in no order", |n| event(&join_generated(n, |at| format!("\"{}\":\"v\"", at * 7919 % n)), "")),
+        ("the same attribute", |n| event(&join_generated(n, |n| format!("\"exitCode\":\"{n}\"")), "")),
+        ("members", |n| event("", &format!(",{}", join_generated(n, |n| format!("\"{n}\":[]"))))),
+        ("the same member", |n| event("", &format!(",{}", join_generated(n, |n| format!("\"Type\":\"{n}\""))))),
+        ("actors", |n| event("", &format!(",{}", join_generated(n, |_| "\"Actor\":{\"ID\":\"y\"}".into())))),
         ("escapes", |n| event(&format!("\"a\":\"{}\"", "\\ud83d\\udc33".repeat(n)), "")),
         ("backslashes", |n| event(&format!("\"a\":\"{}\"", "\\\\".repeat(4 * n)), "")),
         ("digits", |n| event("", &format!(",\"timeNano\":{}", "1".repeat(8 * n)))),

@@ -13,20 +13,20 @@ use crate::support::http::subscribe;
 
 #[test]
 fn replay_serves_a_command_and_exits_with_its_code() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
     let events = env!("CARGO_BIN_EXE_events");
     let args = ["replay", &path, "--speed", "max", "--", "sh", "-c", "echo $DOCKER_HOST; exit 7"];
-    let output = folder.run(&args).assert_exit_code(7);
+    let output = test_dir.run(&args).assert_exit_code(7);
     let socket = output.lines()[0].strip_prefix("unix://").unwrap().to_owned();
     assert!(
         !crate::support::command::exists(Path::new(&socket))
             && !crate::support::command::exists(Path::new(&socket).parent().unwrap())
     );
-    folder.run(&["replay", &path, "--", "sh", "-c", "kill -9 $$"]).assert_exit_code(137);
-    folder.run(&["replay", &path, "--", "no-such-program"]).assert_exit_code(1);
+    test_dir.run(&["replay", &path, "--", "sh", "-c", "kill -9 $$"]).assert_exit_code(137);
+    test_dir.run(&["replay", &path, "--", "no-such-program"]).assert_exit_code(1);
     // A recorder as the command: despite the faults it stores each event once.
-    let until_all = format!(
+    let script = format!(
         "{events} record -q --look-again 0 & pid=$!; for n in $(seq 300); do [ \"$({events} query -q --count 2>/dev/null)\" = 248 ] && break; sleep 0.1; done; kill $pid; wait $pid"
     );
     let faults = [
@@ -43,18 +43,18 @@ fn replay_serves_a_command_and_exits_with_its_code() {
         "--seed",
         "3",
     ];
-    let args = [&["replay", &path, "--speed", "max"], &faults[..], &["--", "sh", "-c", &until_all]].concat();
-    folder.run(&args).assert_success();
-    assert_eq!(folder.lines(&["query", "-q"]), sorted_by_time(&fixture::lines("docker-28.5.2.ndjson")));
-    assert!(!folder.lines(&["rejected"]).is_empty());
+    let args = [&["replay", &path, "--speed", "max"], &faults[..], &["--", "sh", "-c", &script]].concat();
+    test_dir.run(&args).assert_success();
+    assert_eq!(test_dir.lines(&["query", "-q"]), sorted_by_time(&fixture::lines("docker-28.5.2.ndjson")));
+    assert!(!test_dir.lines(&["rejected"]).is_empty());
 }
 
 #[test]
 fn signals_are_forwarded_and_the_socket_is_removed() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
     let script = "trap 'echo caught; exit 5' TERM; echo ready $DOCKER_HOST; while :; do sleep 0.05; done";
-    let mut replay = folder.start(&["replay", &path, "--", "sh", "-c", script]);
+    let mut replay = test_dir.start(&["replay", &path, "--", "sh", "-c", script]);
     let printed = replay.stdout_lines();
     let ready = next_line(&printed);
     let socket = PathBuf::from(ready.strip_prefix("ready unix://").unwrap());
@@ -67,21 +67,21 @@ fn signals_are_forwarded_and_the_socket_is_removed() {
 
 #[test]
 fn a_store_or_a_recording_is_replayed_to_stdout() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let everything = folder.lines(&["query", "-q"]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let all_lines = test_dir.lines(&["query", "-q"]);
     let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
-    assert_eq!(folder.lines(&["replay", "--speed", "max"]), everything);
-    assert_eq!(folder.lines(&["replay", "--speed", "max", &path]), everything);
-    assert_eq!(folder.lines(&["replay", "--speed", "10000", "--last", "5"]), everything[everything.len() - 5..]);
+    assert_eq!(test_dir.lines(&["replay", "--speed", "max"]), all_lines);
+    assert_eq!(test_dir.lines(&["replay", "--speed", "max", &path]), all_lines);
+    assert_eq!(test_dir.lines(&["replay", "--speed", "10000", "--last", "5"]), all_lines[all_lines.len() - 5..]);
     assert_eq!(
-        folder.lines(&["replay", "--speed", "max", "-n", "3", "--type", "network", &path]),
-        folder.lines(&["query", "-q", "-n", "3", "--type", "network"])
+        test_dir.lines(&["replay", "--speed", "max", "-n", "3", "--type", "network", &path]),
+        test_dir.lines(&["query", "-q", "-n", "3", "--type", "network"])
     );
     let before = now_nano();
-    let retimed = folder.json(&["replay", "--speed", "max", "--retime"]);
-    assert_eq!(retimed.len(), everything.len());
+    let retimed = test_dir.json(&["replay", "--speed", "max", "--retime"]);
+    assert_eq!(retimed.len(), all_lines.len());
     let mut last = before;
-    for (event, line) in retimed.iter().zip(&everything) {
+    for (event, line) in retimed.iter().zip(&all_lines) {
         let mut original: serde_json::Value = serde_json::from_str(line).unwrap();
         let nano = event["timeNano"].as_i64().unwrap();
         assert!(nano >= last && nano / 1_000_000_000 == event["time"].as_i64().unwrap());
@@ -90,17 +90,17 @@ fn a_store_or_a_recording_is_replayed_to_stdout() {
         assert_eq!(*event, original);
     }
     for wrong in [&["--speed", "0"][..], &["--speed", "fast"], &["--fault", "cut@1"], &["--fault", "x", "--", "true"]] {
-        folder.run(&[&["replay"], wrong].concat()).assert_exit_code(2);
+        test_dir.run(&[&["replay"], wrong].concat()).assert_exit_code(2);
     }
 }
 
 #[test]
 fn a_waiting_replay_exits_when_its_reader_closes() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let event =
         |time| format!("{{\"Type\":\"container\",\"Action\":\"oom\",\"Actor\":{{\"ID\":\"c\"}},\"time\":{time}}}\n");
-    fs::write(folder.path("slow"), event(1) + &event(10_001)).unwrap();
-    let mut replay = folder.start(&["replay", "slow"]);
+    fs::write(test_dir.path("slow"), event(1) + &event(10_001)).unwrap();
+    let mut replay = test_dir.start(&["replay", "slow"]);
     let mut line = String::new();
     BufReader::new(replay.stdout()).read_line(&mut line).unwrap();
     assert_eq!(line, event(1));
@@ -108,8 +108,8 @@ fn a_waiting_replay_exits_when_its_reader_closes() {
 }
 
 /// Returns ten evenly spaced events over this duration.
-fn ten_events(over: Duration) -> Vec<String> {
-    let step = over.as_nanos() / 9;
+fn ten_events(duration: Duration) -> Vec<String> {
+    let step = duration.as_nanos() / 9;
     let event = |n| {
         let time = 1_795_535_600_000_000_000 + n * step;
         format!(r#"{{"Type":"container","Action":"start","Actor":{{"ID":"c{n}"}},"timeNano":{time}}}"#)
@@ -118,9 +118,9 @@ fn ten_events(over: Duration) -> Vec<String> {
 }
 
 /// Starts `replay` with a command that waits; returns the socket of its engine.
-fn replay_to_command(folder: &TestDir, args: &[&str]) -> (Running, PathBuf) {
+fn replay_to_command(test_dir: &TestDir, args: &[&str]) -> (Running, PathBuf) {
     let mut replay =
-        folder.start(&[&["replay"], args, &["--", "sh", "-c", "echo $DOCKER_HOST; exec sleep 1000"]].concat());
+        test_dir.start(&[&["replay"], args, &["--", "sh", "-c", "echo $DOCKER_HOST; exec sleep 1000"]].concat());
     let host = next_line(&replay.stdout_lines());
     (replay, PathBuf::from(host.strip_prefix("unix://").unwrap()))
 }
@@ -132,29 +132,29 @@ const REPLAY_DURATION: Duration = Duration::from_secs(2);
 fn assert_paced(start: Instant, mut line: impl FnMut() -> String, expected: &[String]) {
     let received: Vec<(String, Instant)> = expected.iter().map(|_| (line(), Instant::now())).collect();
     for (n, ((line, at), expected)) in received.iter().zip(expected).enumerate() {
-        let (due, taken) = (REPLAY_DURATION.mul_f64(n as f64 / 9.0), *at - start);
-        assert!(line == expected && taken + Duration::from_millis(1) >= due, "{line} after {taken:?}, due {due:?}");
+        let (due, elapsed) = (REPLAY_DURATION.mul_f64(n as f64 / 9.0), *at - start);
+        assert!(line == expected && elapsed + Duration::from_millis(1) >= due, "{line} after {elapsed:?}, due {due:?}");
     }
     // At a tenth of the pace it would take 20 seconds; a busy machine may double it.
-    let taken = received[9].1 - received[0].1;
-    assert!(taken < REPLAY_DURATION * 5, "{taken:?}");
+    let elapsed = received[9].1 - received[0].1;
+    assert!(elapsed < REPLAY_DURATION * 5, "{elapsed:?}");
 }
 
 #[test]
 fn events_are_replayed_at_their_recorded_pace() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let (once, ten_times) = (ten_events(REPLAY_DURATION), ten_events(REPLAY_DURATION * 10));
-    fs::write(folder.path("once"), once.join("\n")).unwrap();
-    fs::write(folder.path("ten-times"), ten_times.join("\n")).unwrap();
-    let (_once, once_socket) = replay_to_command(&folder, &["once"]);
-    let (_ten_times, ten_times_socket) = replay_to_command(&folder, &["ten-times", "--speed", "10"]);
+    fs::write(test_dir.path("once"), once.join("\n")).unwrap();
+    fs::write(test_dir.path("ten-times"), ten_times.join("\n")).unwrap();
+    let (_once, once_socket) = replay_to_command(&test_dir, &["once"]);
+    let (_ten_times, ten_times_socket) = replay_to_command(&test_dir, &["ten-times", "--speed", "10"]);
     std::thread::scope(|scope| {
         for (args, lines) in [(&["replay", "once"][..], &once), (&["replay", "ten-times", "--speed", "10"], &ten_times)]
         {
-            let folder = &folder;
+            let test_dir = &test_dir;
             scope.spawn(move || {
                 let start = Instant::now();
-                let mut replay = folder.start(args);
+                let mut replay = test_dir.start(args);
                 let printed = replay.stdout_lines();
                 assert_paced(start, || next_line(&printed), lines);
                 replay.wait().assert_exit_code(0);
@@ -174,10 +174,10 @@ fn events_are_replayed_at_their_recorded_pace() {
 
 #[test]
 fn concurrent_subscribers_each_get_the_whole_recording() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let lines = ten_events(REPLAY_DURATION / 4);
-    fs::write(folder.path("day"), lines.join("\n")).unwrap();
-    let (replay, socket) = replay_to_command(&folder, &["day"]);
+    fs::write(test_dir.path("day"), lines.join("\n")).unwrap();
+    let (replay, socket) = replay_to_command(&test_dir, &["day"]);
     let mut first = subscribe(&socket);
     let first_chunk = first.chunk().unwrap();
     let second = subscribe(&socket);
@@ -192,28 +192,28 @@ fn concurrent_subscribers_each_get_the_whole_recording() {
 
 #[test]
 fn a_recording_is_read_from_standard_input() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let lines = ten_events(REPLAY_DURATION);
-    fs::write(folder.path("day"), lines.join("\n")).unwrap();
-    let day = || Stdio::from(fs::File::open(folder.path("day")).unwrap());
-    let mut command = folder.command(&["replay", "--speed", "max", "-"]);
+    fs::write(test_dir.path("day"), lines.join("\n")).unwrap();
+    let day = || Stdio::from(fs::File::open(test_dir.path("day")).unwrap());
+    let mut command = test_dir.command(&["replay", "--speed", "max", "-"]);
     command.stdin(day());
     assert_eq!(crate::support::command::run(command).assert_success().lines(), lines);
     let script = format!("{} record -q --until now && {0} query -q", env!("CARGO_BIN_EXE_events"));
-    let mut command = folder.command(&["replay", "--speed", "max", "-", "--", "sh", "-c", &script]);
+    let mut command = test_dir.command(&["replay", "--speed", "max", "-", "--", "sh", "-c", &script]);
     command.stdin(day());
     assert_eq!(crate::support::command::run(command).assert_success().lines(), lines);
 }
 
 #[test]
 fn a_cut_stream_contains_all_events_before_the_cut() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let path = fixture::path("docker-28.5.2.ndjson").display().to_string();
     let lines = sorted_by_time(&fixture::lines("docker-28.5.2.ndjson"));
     let faults: Vec<String> = (1..=20).map(|at| format!("--fault=cut@{}", at * 12)).collect();
     let mut args = vec![path.as_str(), "--speed", "max"];
     args.extend(faults.iter().map(String::as_str));
-    let (replay, socket) = replay_to_command(&folder, &args);
+    let (replay, socket) = replay_to_command(&test_dir, &args);
     for at in (1..=20).map(|at| at * 12) {
         let response = subscribe(&socket).read_to_end();
         let (half, before) = response.chunks.split_last().unwrap();

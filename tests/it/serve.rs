@@ -13,9 +13,9 @@ use crate::support::http::{ResponseStream, get, percent_encode, send_request, se
 
 #[test]
 fn history_is_sent_completely_one_event_per_chunk() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (_server, socket) = serve(&folder, &[]);
-    let everything = folder.lines(&["query", "-q"]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&test_dir, &[]);
+    let all_lines = test_dir.lines(&["query", "-q"]);
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
     for target in
         ["/events?since=0&until=0", "/v1.46/events?since=0&until=1795535700", "/events?until=1795535700.000000001"]
@@ -25,16 +25,16 @@ fn history_is_sent_completely_one_event_per_chunk() {
         assert_eq!(response.header("Content-Type"), Some("application/json"));
         assert_eq!(response.header("Transfer-Encoding"), Some("chunked"));
         assert_eq!(response.header("Api-Version"), Some("1.51"));
-        assert_eq!(response.lines(), everything, "{target}");
-        let mut chunks = response.chunks.iter().zip(&everything);
+        assert_eq!(response.lines(), all_lines, "{target}");
+        let mut chunks = response.chunks.iter().zip(&all_lines);
         assert!(chunks.all(|(chunk, line)| *chunk == format!("{line}\n").into_bytes()));
     }
 }
 
 #[test]
 fn filters_and_bounds_select_the_same_as_query() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (_server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&test_dir, &[]);
     let times = ["1795535605.311574272", "1795535620", "1795535610.000000000"];
     let cases: [(&str, &[&str]); 9] = [
         (r#"{"type":["container"],"event":["start"]}"#, &["--type", "container", "--action", "start"]),
@@ -61,15 +61,15 @@ fn filters_and_bounds_select_the_same_as_query() {
             if let Some(until) = until {
                 query.extend(["--until", until]);
             }
-            assert_eq!(get(&socket, &target).lines(), folder.lines(&query), "{target}");
+            assert_eq!(get(&socket, &target).lines(), test_dir.lines(&query), "{target}");
         }
     }
 }
 
 #[test]
 fn invalid_requests_get_the_same_errors_as_from_an_engine() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (_server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&test_dir, &[]);
     let cases = [
         ("/events?since=abc", 500, r#"strconv.ParseInt: parsing \"abc\": invalid syntax"#),
         ("/events?since=2&until=1", 400, "`since` time (2) cannot be after `until` time (1)"),
@@ -149,24 +149,24 @@ fn invalid_requests_get_the_same_errors_as_from_an_engine() {
 
 #[test]
 fn json_seq_and_http_1_0_are_supported() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (_server, socket) = serve(&folder, &[]);
-    let everything = folder.lines(&["query", "-q"]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&test_dir, &[]);
+    let all_lines = test_dir.lines(&["query", "-q"]);
     let request = "GET /events?since=0&until=0 HTTP/1.1\r\nHost: x\r\nAccept: application/json-seq\r\n\r\n";
     let response = send_request(&socket, request).read_to_end();
     assert_eq!(response.header("Content-Type"), Some("application/json-seq"));
-    let mut chunks = response.chunks.iter().zip(&everything);
+    let mut chunks = response.chunks.iter().zip(&all_lines);
     assert!(chunks.all(|(chunk, line)| *chunk == format!("\x1e{line}\n").into_bytes()));
     let mut old = send_request(&socket, "GET /events?since=0&until=0 HTTP/1.0\r\n\r\n");
     assert!(old.head.starts_with("HTTP/1.0 200 OK") && !old.head.to_lowercase().contains("transfer-encoding"));
     let mut body = String::new();
     old.reader.read_to_string(&mut body).unwrap();
-    assert_eq!(body.lines().map(str::to_owned).collect::<Vec<_>>(), everything);
+    assert_eq!(body.lines().map(str::to_owned).collect::<Vec<_>>(), all_lines);
 }
 
 #[test]
 fn the_transition_from_history_to_live_loses_and_duplicates_nothing() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let lines = fixture::lines("docker-28.5.2.ndjson");
     let mut many = Vec::new();
     for round in 0..120 {
@@ -175,10 +175,10 @@ fn the_transition_from_history_to_live_loses_and_duplicates_nothing() {
         );
     }
     let (first, later) = many.split_at(many.len() / 3);
-    fs::write(folder.path("first"), first.join("\n")).unwrap();
-    fs::write(folder.path("later"), later.join("\n")).unwrap();
-    folder.run(&["import", "-q", "first"]).assert_success();
-    let (_server, socket) = serve(&folder, &[]);
+    fs::write(test_dir.path("first"), first.join("\n")).unwrap();
+    fs::write(test_dir.path("later"), later.join("\n")).unwrap();
+    test_dir.run(&["import", "-q", "first"]).assert_success();
+    let (_server, socket) = serve(&test_dir, &[]);
     let head = "GET /events?since=0 HTTP/1.1\r\nHost: x\r\n\r\n";
     let subscribers: Vec<_> = (0..4)
         .map(|_| {
@@ -193,7 +193,7 @@ fn the_transition_from_history_to_live_loses_and_duplicates_nothing() {
         &format!("GET /events?filters={} HTTP/1.1\r\nHost: x\r\n\r\n", percent_encode(r#"{"event":["reload"]}"#)),
     );
     assert!(quiet.head.starts_with("HTTP/1.1 200 OK"));
-    folder.run(&["import", "-q", "later"]).assert_success();
+    test_dir.run(&["import", "-q", "later"]).assert_success();
     let mut expected: Vec<Vec<u8>> = many.iter().map(|line| format!("{line}\n").into_bytes()).collect();
     expected.sort();
     for subscriber in subscribers {
@@ -243,36 +243,36 @@ fn live_events_are_served_and_a_second_recording_is_identical() {
 
 #[test]
 fn several_sources_are_merged_unless_one_is_selected() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     for (name, file) in [("old", "docker-20.10.24.ndjson"), ("new", "docker-28.5.2.ndjson")] {
-        folder.run(&["import", "-q", "--source", name, &fixture::path(file).display().to_string()]).assert_success();
+        test_dir.run(&["import", "-q", "--source", name, &fixture::path(file).display().to_string()]).assert_success();
     }
-    let (server, socket) = serve(&folder, &[]);
-    assert_eq!(get(&socket, "/events?since=0&until=0").lines(), folder.lines(&["query", "-q"]));
+    let (server, socket) = serve(&test_dir, &[]);
+    assert_eq!(get(&socket, "/events?since=0&until=0").lines(), test_dir.lines(&["query", "-q"]));
     server.stop();
-    let (server, socket) = serve(&folder, &["--source", "old"]);
-    assert_eq!(get(&socket, "/events?since=0&until=0").lines(), folder.lines(&["query", "-q", "--source", "old"]));
+    let (server, socket) = serve(&test_dir, &["--source", "old"]);
+    assert_eq!(get(&socket, "/events?since=0&until=0").lines(), test_dir.lines(&["query", "-q", "--source", "old"]));
     server.stop();
-    let (_server, socket) = serve(&folder, &["--type", "network", "--exclude", "event=connect"]);
-    let expected = folder.lines(&["query", "-q", "--type", "network", "--exclude", "event=connect"]);
+    let (_server, socket) = serve(&test_dir, &["--type", "network", "--exclude", "event=connect"]);
+    let expected = test_dir.lines(&["query", "-q", "--type", "network", "--exclude", "event=connect"]);
     assert_eq!(get(&socket, "/events?since=0&until=0").lines(), expected);
 }
 
 #[test]
 fn recordings_are_served_instead_of_a_store() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let bytes = fixture::bytes("docker-28.5.2.ndjson");
-    let gzip = folder.path("day.ndjson.gz");
+    let gzip = test_dir.path("day.ndjson.gz");
     let mut encoder = flate2::write::GzEncoder::new(fs::File::create(&gzip).unwrap(), flate2::Compression::fast());
     encoder.write_all(&bytes).unwrap();
     encoder.finish().unwrap();
-    fs::write(folder.path("day.zst"), zstd::encode_all(&fixture::bytes("docker-29.7.2.ndjson")[..], 1).unwrap())
+    fs::write(test_dir.path("day.zst"), zstd::encode_all(&fixture::bytes("docker-29.7.2.ndjson")[..], 1).unwrap())
         .unwrap();
-    let (_server, socket) = serve(&folder, &["day.ndjson.gz", "day.zst"]);
+    let (_server, socket) = serve(&test_dir, &["day.ndjson.gz", "day.zst"]);
     let number = fixture::lines("docker-28.5.2.ndjson").len() + fixture::lines("docker-29.7.2.ndjson").len();
     let lines = get(&socket, "/events?since=0&until=0").lines();
     assert_eq!(lines.len(), number);
-    assert!(!crate::support::command::exists(&folder.db()));
+    assert!(!crate::support::command::exists(&test_dir.db()));
     let again = TestDir::new();
     let day = fs::File::open(fixture::path("docker-28.5.2.ndjson")).unwrap();
     let (_again, again) = serve_with_stdin(&again, &["-"], day.into());
@@ -287,25 +287,25 @@ fn recordings_are_served_instead_of_a_store() {
 
 #[test]
 fn an_address_that_cannot_be_used_is_named() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let path = folder.path("serve.sock");
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let path = test_dir.path("serve.sock");
     let listen = format!("unix://{}", path.display());
     // A socket that a dead process left is replaced.
     drop(UnixListener::bind(&path).unwrap());
-    let (server, _) = serve(&folder, &[]);
+    let (server, _) = serve(&test_dir, &[]);
     let line = format!("cannot listen on {listen}: the address is in use");
-    folder.run(&["serve", "--listen", &listen]).assert_failure(1, &line);
+    test_dir.run(&["serve", "--listen", &listen]).assert_failure(1, &line);
     server.stop();
     assert!(!crate::support::command::exists(&path));
     fs::write(&path, "text").unwrap();
-    folder
+    test_dir
         .run(&["serve", "--listen", &listen])
         .assert_failure(1, &format!("cannot listen on {listen}: the path exists and is not a socket"));
     assert_eq!(fs::read_to_string(&path).unwrap(), "text");
     let open = "tcp://0.0.0.0:1 can be reached from other machines without TLS (hint: pass --tls-cert and --tls-key, or --allow-remote to allow it)";
-    folder.run(&["serve", "--listen", "tcp://0.0.0.0:1"]).assert_failure(2, open);
-    folder.run(&["serve"]).assert_exit_code(2);
-    folder.run(&["serve", "--listen", "http://x"]).assert_exit_code(2);
+    test_dir.run(&["serve", "--listen", "tcp://0.0.0.0:1"]).assert_failure(2, open);
+    test_dir.run(&["serve"]).assert_exit_code(2);
+    test_dir.run(&["serve", "--listen", "http://x"]).assert_exit_code(2);
     let missing = TestDir::new();
     missing.run(&["serve", "--listen", &listen]).assert_exit_code(1);
     assert!(!crate::support::command::exists(&missing.db()));
@@ -313,8 +313,8 @@ fn an_address_that_cannot_be_used_is_named() {
 
 #[test]
 fn paths_are_parsed_as_an_engine_parses_them() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (_server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&test_dir, &[]);
     for (target, clean) in [
         ("//events?until=1", "/events?until=1"),
         ("/v1.41//_ping", "/v1.41/_ping"),
@@ -331,9 +331,9 @@ fn paths_are_parsed_as_an_engine_parses_them() {
         assert_eq!(get(&socket, target).text(), "OK", "{target}");
     }
     // Bounds may have signs. As on an engine, a bound of -1 is none, and an earlier `until` includes all stored events.
-    let everything = folder.lines(&["query", "-q"]);
+    let all_lines = test_dir.lines(&["query", "-q"]);
     for target in ["/events?since=-2&until=1795535700", "/events?until=-2", "/events?since=-1&until=%2B1795535700"] {
-        assert_eq!(get(&socket, target).lines(), everything, "{target}");
+        assert_eq!(get(&socket, target).lines(), all_lines, "{target}");
     }
     assert!(send_request(&socket, "GET /events?since=-1&until=-1 HTTP/1.1\r\nHost: x\r\n\r\n").is_idle());
     // The first of two values applies.
@@ -342,8 +342,8 @@ fn paths_are_parsed_as_an_engine_parses_them() {
 
 #[test]
 fn a_stream_with_a_future_until_contains_all_events_stored_by_then() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (_server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&test_dir, &[]);
     let until = now_nano() + 1_000_000_000;
     let stream = send_request(
         &socket,
@@ -353,9 +353,9 @@ fn a_stream_with_a_future_until_contains_all_events_stored_by_then() {
             until % 1_000_000_000
         ),
     );
-    folder.run(&["import", "-q", &fixture::path("docker-20.10.24.ndjson").display().to_string()]).assert_success();
+    test_dir.run(&["import", "-q", &fixture::path("docker-20.10.24.ndjson").display().to_string()]).assert_success();
     let mut received = stream.read_to_end().lines();
-    let mut expected = folder.lines(&["query", "-q"]);
+    let mut expected = test_dir.lines(&["query", "-q"]);
     received.sort();
     expected.sort();
     assert_eq!(received, expected);
@@ -363,16 +363,16 @@ fn a_stream_with_a_future_until_contains_all_events_stored_by_then() {
 
 #[test]
 fn a_replaced_store_is_served_and_open_streams_are_cut() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (server, socket) = serve(&test_dir, &[]);
     let live = subscribe(&socket);
     let other = imported_store("docker-20.10.24.ndjson");
-    fs::rename(other.db(), folder.db()).unwrap();
+    fs::rename(other.db(), test_dir.db()).unwrap();
     let response = live.read_to_end();
     assert!(!response.is_complete && response.chunks.is_empty());
-    let expected = folder.lines(&["query", "-q"]);
+    let expected = test_dir.lines(&["query", "-q"]);
     assert_eq!(get(&socket, "/events?since=0&until=0").lines(), expected);
-    fs::remove_file(folder.db()).unwrap();
+    fs::remove_file(test_dir.db()).unwrap();
     eventually("the missing store is logged", || {
         let warnings = server.log().matches("the server retries every second").count();
         if warnings == 1 { Ok(()) } else { Err(server.log()) }
@@ -383,8 +383,8 @@ fn a_replaced_store_is_served_and_open_streams_are_cut() {
 
 #[test]
 fn serve_stops_with_open_streams_and_leaves_only_the_store() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (server, socket) = serve(&test_dir, &[]);
     let live: Vec<_> = (0..20)
         .map(|at| {
             let since = ["", "?since=0"][at % 2];
@@ -394,7 +394,7 @@ fn serve_stops_with_open_streams_and_leaves_only_the_store() {
     server.stop();
     assert!(live.into_iter().all(|stream| !stream.read_to_end().is_complete));
     for suffix in ["-wal", "-shm"] {
-        assert!(!crate::support::command::exists(&folder.path(&format!("events.db{suffix}"))), "{suffix}");
+        assert!(!crate::support::command::exists(&test_dir.path(&format!("events.db{suffix}"))), "{suffix}");
     }
     assert!(!crate::support::command::exists(&socket));
 }
@@ -412,20 +412,20 @@ fn old_and_recent_events(number: usize) -> Vec<String> {
 
 #[test]
 fn pruning_breaks_no_response_and_drops_only_old_events() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let lines = old_and_recent_events(20_000);
-    fs::write(folder.path("days"), lines[..39_000].join("\n")).unwrap();
-    fs::write(folder.path("later"), lines[39_000..].join("\n")).unwrap();
-    folder.run(&["import", "-q", "days"]).assert_success();
-    let (server, socket) = serve(&folder, &[]);
+    fs::write(test_dir.path("days"), lines[..39_000].join("\n")).unwrap();
+    fs::write(test_dir.path("later"), lines[39_000..].join("\n")).unwrap();
+    test_dir.run(&["import", "-q", "days"]).assert_success();
+    let (server, socket) = serve(&test_dir, &[]);
     let mut history = send_request(&socket, "GET /events?since=0 HTTP/1.1\r\nHost: x\r\n\r\n");
     let mut live = subscribe(&socket);
     let line = |stream: &mut ResponseStream| String::from_utf8(stream.chunk().unwrap()).unwrap().trim_end().to_owned();
     assert_eq!(line(&mut history), lines[0]);
-    folder.run(&["prune", "--retain", "1d"]).assert_exit_code(0);
-    let left = folder.lines(&["query", "-q"]);
+    test_dir.run(&["prune", "--retain", "1d"]).assert_exit_code(0);
+    let left = test_dir.lines(&["query", "-q"]);
     assert!(left.len() < 30_000 && left.ends_with(&lines[20_000..39_000]));
-    folder.run(&["import", "-q", "later"]).assert_success();
+    test_dir.run(&["import", "-q", "later"]).assert_success();
     assert!(lines[39_000..].iter().all(|expected| line(&mut live) == *expected));
     let mut received = vec![lines[0].clone()];
     while received.last() != lines.last() {
@@ -441,23 +441,23 @@ fn pruning_breaks_no_response_and_drops_only_old_events() {
 
 #[test]
 fn a_store_locked_by_another_writer_is_served() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let everything = folder.lines(&["query", "-q"]);
-    let (server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let all_lines = test_dir.lines(&["query", "-q"]);
+    let (server, socket) = serve(&test_dir, &[]);
     let mut live = subscribe(&socket);
-    let other = rusqlite::Connection::open(folder.db()).unwrap();
+    let other = rusqlite::Connection::open(test_dir.db()).unwrap();
     other.execute_batch("BEGIN IMMEDIATE; CREATE TABLE other (a); INSERT INTO other VALUES (1)").unwrap();
     let start = Instant::now();
     eventually("the store is served for two seconds", || {
-        assert_eq!(get(&socket, "/events?since=0&until=0").lines(), everything);
+        assert_eq!(get(&socket, "/events?since=0&until=0").lines(), all_lines);
         if start.elapsed() > Duration::from_secs(2) { Ok(()) } else { Err(start.elapsed()) }
     });
     assert!(live.is_idle());
     other.execute_batch("COMMIT").unwrap();
     assert!(live.is_idle());
     let line = r#"{"Type":"container","Action":"oom","Actor":{"ID":"c1"},"timeNano":1795539999000000000}"#;
-    fs::write(folder.path("one"), line).unwrap();
-    folder.run(&["import", "-q", "one"]).assert_success();
+    fs::write(test_dir.path("one"), line).unwrap();
+    test_dir.run(&["import", "-q", "one"]).assert_success();
     assert_eq!(live.chunk().unwrap(), format!("{line}\n").into_bytes());
     assert_eq!(server.log().lines().count(), 1, "{}", server.log());
     server.stop();

@@ -12,8 +12,8 @@ use crate::support::http::{ResponseStream, get, percent_encode, send_request, se
 
 #[test]
 fn long_requests_are_refused_and_unfinished_ones_block_no_client() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (_server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&test_dir, &[]);
     let mut slow = UnixStream::connect(&socket).unwrap();
     slow.write_all(b"GET /events HTTP/1.1\r\nHo").unwrap();
     let values: Vec<String> = (0..100_000).map(|n| n.to_string()).collect();
@@ -37,8 +37,8 @@ fn is_kind(file: &Path, kind: &str) -> bool {
 
 #[test]
 fn ten_thousand_connections_leave_none_open() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (server, socket) = serve(&test_dir, &[]);
     let before = open_files(&server, "socket:");
     let requests: [&[u8]; 7] = [
         b"",
@@ -58,16 +58,16 @@ fn ten_thousand_connections_leave_none_open() {
         open => Err((before, open)),
     });
     // SQLite keeps files of earlier readers open for later ones: as many as were in use at the same time.
-    let stores = open_files(&server, &folder.db().display().to_string());
+    let stores = open_files(&server, &test_dir.db().display().to_string());
     assert!(stores <= 64 + 5, "{stores}");
-    assert_eq!(get(&socket, "/events?since=0&until=0").lines(), folder.lines(&["query", "-q"]));
+    assert_eq!(get(&socket, "/events?since=0&until=0").lines(), test_dir.lines(&["query", "-q"]));
     server.stop();
 }
 
 #[test]
 fn endless_headers_are_refused_with_bounded_memory() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (server, socket) = serve(&test_dir, &[]);
     let mut endless = UnixStream::connect(&socket).unwrap();
     endless.write_all(b"GET /events HTTP/1.1\r\n").unwrap();
     let line = format!("X: {}\r\n", "x".repeat(1_000));
@@ -82,13 +82,13 @@ fn endless_headers_are_refused_with_bounded_memory() {
 
 #[test]
 fn long_filters_delay_no_other_request() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (_server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&test_dir, &[]);
     let values: Vec<String> = (0..4_000).map(|n| format!("x{n}")).collect();
     let filter = percent_encode(&format!(r#"{{"container":["{}","web"]}}"#, values.join("\",\"")));
     let request = format!("GET /events?until=1795535700&filters={filter} HTTP/1.1\r\nHost: x\r\n\r\n");
     let streams: Vec<_> = (0..20).map(|_| send_request(&socket, &request)).collect();
-    let expected = folder.lines(&["query", "-q", "--container", "web"]);
+    let expected = test_dir.lines(&["query", "-q", "--container", "web"]);
     let read = |stream: ResponseStream| (stream.read_to_end().lines() == expected, Instant::now());
     let (pinged, streamed): (Instant, Vec<(bool, Instant)>) = std::thread::scope(|scope| {
         let streams: Vec<_> = streams.into_iter().map(|stream| scope.spawn(|| read(stream))).collect();
@@ -101,8 +101,8 @@ fn long_filters_delay_no_other_request() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let folder = imported_store("docker-28.5.2.ndjson");
-    let (_server, socket) = serve(&folder, &[]);
+    let test_dir = imported_store("docker-28.5.2.ndjson");
+    let (_server, socket) = serve(&test_dir, &[]);
     let mut many = UnixStream::connect(&socket).unwrap();
     many.write_all("GET /events?since=0&until=0 HTTP/1.1\r\nHost: x\r\n\r\n".repeat(3).as_bytes()).unwrap();
     many.write_all(b"GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();

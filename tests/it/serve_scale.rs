@@ -48,9 +48,9 @@ fn subscribe(socket: &std::path::Path, filter: &[(&str, Vec<String>)]) -> Respon
 
 #[test]
 fn two_hundred_subscribers_get_their_events_and_one_that_reads_nothing_is_cut() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
-    let (server, socket) = serve(&folder, &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
+    let (server, socket) = serve(&test_dir, &[]);
     let idle = subscribe(&socket, &[]);
     let subscribers: Vec<_> = (0..199)
         .map(|number| {
@@ -70,8 +70,8 @@ fn two_hundred_subscribers_get_their_events_and_one_that_reads_nothing_is_cut() 
     for number in 1..=20 {
         (200 * (number - 1)..200 * number).for_each(|n| engine.emit(&event(n, 300)));
         let count = (200 * number).to_string();
-        folder.eventually("all events are stored", || {
-            let stored = folder.run(&["query", "-q", "--count"]).lines();
+        test_dir.eventually("all events are stored", || {
+            let stored = test_dir.run(&["query", "-q", "--count"]).lines();
             if stored == [count.clone()] { Ok(()) } else { Err(stored) }
         });
     }
@@ -83,7 +83,7 @@ fn two_hundred_subscribers_get_their_events_and_one_that_reads_nothing_is_cut() 
             .flat_map(|(key, values)| values.iter().map(move |value| format!("--filter={key}={value}")))
             .collect();
         let args: Vec<&str> = ["query", "-q"].into_iter().chain(args.iter().map(String::as_str)).collect();
-        let (mut lines, mut expected) = (lines, folder.lines(&args));
+        let (mut lines, mut expected) = (lines, test_dir.lines(&args));
         lines.sort();
         expected.sort();
         assert!(lines == expected && lines.len() > 5, "{number}: {} of {}", lines.len(), expected.len());
@@ -91,9 +91,9 @@ fn two_hundred_subscribers_get_their_events_and_one_that_reads_nothing_is_cut() 
     }
     // Events that the idle subscriber does not read use no memory: neither its stream nor the tail grows.
     let before = server.peak_memory().unwrap();
-    let much: Vec<String> = (5_000..10_000).map(|n| event(n, 6_000) + "\n").collect();
-    fs::write(folder.path("much"), much.concat()).unwrap();
-    folder.run(&["import", "-q", "much"]).assert_success();
+    let more_events: Vec<String> = (5_000..10_000).map(|n| event(n, 6_000) + "\n").collect();
+    fs::write(test_dir.path("much"), more_events.concat()).unwrap();
+    test_dir.run(&["import", "-q", "much"]).assert_success();
     let cut = || server.log().matches("a client accepted no data for 20 s: the server disconnects it").count();
     assert!(within(Duration::from_secs(40), || cut() == 1), "{}", server.log());
     let received = idle.read_to_end();
@@ -105,8 +105,8 @@ fn two_hundred_subscribers_get_their_events_and_one_that_reads_nothing_is_cut() 
 }
 
 /// Reads the whole history; returns the number of chunks and the peak memory of `serve`.
-fn read_history(folder: &TestDir) -> (usize, u64) {
-    let (server, socket) = serve(folder, &[]);
+fn read_history(test_dir: &TestDir) -> (usize, u64) {
+    let (server, socket) = serve(test_dir, &[]);
     let mut stream = send_request(&socket, "GET /events?since=0&until=0 HTTP/1.1\r\nHost: x\r\n\r\n");
     let chunks = std::iter::from_fn(|| stream.chunk()).take_while(|chunk| !chunk.is_empty()).count();
     let peak = server.peak_memory().unwrap();
@@ -117,19 +117,19 @@ fn read_history(folder: &TestDir) -> (usize, u64) {
 /// The file of the store is mapped and counts as memory, so its size is subtracted.
 #[test]
 fn history_is_streamed_with_bounded_memory() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let import = |from: usize, to: usize| -> io::Result<u64> {
-        let mut file = BufWriter::new(fs::File::create(folder.path("some"))?);
+        let mut file = BufWriter::new(fs::File::create(test_dir.path("some"))?);
         (from..to).try_for_each(|n| writeln!(file, "{}", event(n, 300)))?;
         file.into_inner()?;
-        folder.run(&["import", "-q", "some"]).assert_success();
-        Ok(fs::metadata(folder.db())?.len())
+        test_dir.run(&["import", "-q", "some"]).assert_success();
+        Ok(fs::metadata(test_dir.db())?.len())
     };
     let few = import(0, 50_000).unwrap();
-    let (chunks, peak_of_few) = read_history(&folder);
+    let (chunks, peak_of_few) = read_history(&test_dir);
     assert_eq!(chunks, 50_000);
     let many = import(50_000, 200_000).unwrap();
-    let (chunks, peak_of_many) = read_history(&folder);
+    let (chunks, peak_of_many) = read_history(&test_dir);
     assert_eq!(chunks, 200_000);
     let (few, many) = (peak_of_few.saturating_sub(few), peak_of_many.saturating_sub(many));
     assert!(many < few + 8 * MEGABYTE, "{few} bytes of 50,000 events, {many} of 200,000");

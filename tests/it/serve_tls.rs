@@ -36,23 +36,23 @@ fn get_over_tls(port: u16, trusted: &Certificate, client: Option<(&Certificate, 
 
 #[test]
 fn tls_requires_a_trusted_client_certificate() {
-    let folder = imported_store("docker-28.5.2.ndjson");
+    let test_dir = imported_store("docker-28.5.2.ndjson");
     let self_signed = || {
         let generated = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
         (generated.cert, generated.signing_key)
     };
-    let ((cert, key), (client, client_key), (stranger, stranger_key)) = (self_signed(), self_signed(), self_signed());
+    let ((cert, key), (client, client_key), (untrusted, untrusted_key)) = (self_signed(), self_signed(), self_signed());
     for (name, text) in [
         ("cert", cert.pem()),
         ("key", key.serialize_pem()),
         ("ca", client.pem()),
-        ("other", stranger_key.serialize_pem()),
+        ("other", untrusted_key.serialize_pem()),
     ] {
-        fs::write(folder.path(name), text).unwrap();
+        fs::write(test_dir.path(name), text).unwrap();
     }
-    fs::write(folder.path("empty"), "").unwrap();
+    fs::write(test_dir.path("empty"), "").unwrap();
     let tls = ["--tls-cert", "cert", "--tls-key", "key", "--tls-ca", "ca", "--listen", "tcp://127.0.0.1:0"];
-    let (server, socket) = serve(&folder, &tls);
+    let (server, socket) = serve(&test_dir, &tls);
     // The log contains the port that the system chose.
     let port = eventually("the port is logged", || {
         let log = server.log();
@@ -62,7 +62,7 @@ fn tls_requires_a_trusted_client_certificate() {
     let response = get_over_tls(port, &cert, Some((&client, &client_key))).unwrap();
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     assert!(get_over_tls(port, &cert, None).is_err());
-    assert!(get_over_tls(port, &cert, Some((&stranger, &stranger_key))).is_err());
+    assert!(get_over_tls(port, &cert, Some((&untrusted, &untrusted_key))).is_err());
     // A plain HTTP connection is closed. A unix socket never uses TLS.
     let mut plain = TcpStream::connect(("127.0.0.1", port)).unwrap();
     plain.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -79,7 +79,7 @@ fn tls_requires_a_trusted_client_certificate() {
         ("cert", "key", "empty"),
     ] {
         let args = ["serve", "--listen", "tcp://127.0.0.1:0", "--tls-cert", cert, "--tls-key", key, "--tls-ca", ca];
-        let output = folder.run(&args).assert_exit_code(1);
+        let output = test_dir.run(&args).assert_exit_code(1);
         let is_one_line = output.stderr.lines().count() == 1;
         assert!(output.stderr.starts_with("events: cannot ") && is_one_line, "{}", output.report());
     }

@@ -10,11 +10,11 @@ use events::commands::record::{Config, record};
 
 /// Starts a recorder in this process, because the interval of liveness probes has no flag.
 fn start_recorder(
-    folder: &TestDir,
+    test_dir: &TestDir,
     host: &str,
     ping: Duration,
 ) -> (tokio::sync::oneshot::Sender<()>, std::thread::JoinHandle<()>) {
-    let config = Config::new(vec![host.parse().unwrap()], folder.db());
+    let config = Config::new(vec![host.parse().unwrap()], test_dir.db());
     let config = Config { backlog_check_interval: None, ping_interval: ping, ..config };
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let recorder = std::thread::spawn(move || {
@@ -27,27 +27,27 @@ fn start_recorder(
 
 #[test]
 fn a_dead_connection_is_found_without_a_backlog_check() {
-    let folder = TestDir::new();
-    let engine = Engine::start(folder.path("docker.sock"));
-    let socket = folder.path("docker.sock");
+    let test_dir = TestDir::new();
+    let engine = Engine::start(test_dir.path("docker.sock"));
+    let socket = test_dir.path("docker.sock");
     let proxy = TcpProxy::start(move || UnixStream::connect(&socket));
     engine.emit(&event(0));
-    let (stop, recorder) = start_recorder(&folder, &proxy.host(), Duration::from_millis(100));
-    folder.eventually_lines(&["query"], &events(0..1));
+    let (stop, recorder) = start_recorder(&test_dir, &proxy.host(), Duration::from_millis(100));
+    test_dir.eventually_lines(&["query"], &events(0..1));
     proxy.blackhole();
     engine.emit(&event(1));
-    folder.eventually_gap_reasons(&["first-contact", "disconnected"]);
+    test_dir.eventually_gap_reasons(&["first-contact", "disconnected"]);
     proxy.restore();
-    folder.eventually_lines(&["query"], &events(0..2));
-    folder.eventually_gap_reasons(&["first-contact"]);
+    test_dir.eventually_lines(&["query"], &events(0..2));
+    test_dir.eventually_gap_reasons(&["first-contact"]);
     stop.send(()).unwrap();
     recorder.join().unwrap();
 }
 
 #[test]
 fn an_idle_stream_of_a_live_engine_stays_open() {
-    let (folder, engine) = start_engine();
-    let (stop, recorder) = start_recorder(&folder, &engine.host(), Duration::from_millis(500));
+    let (test_dir, engine) = start_engine();
+    let (stop, recorder) = start_recorder(&test_dir, &engine.host(), Duration::from_millis(500));
     let pings = || engine.requests().iter().filter(|request| request.ends_with("/_ping")).count();
     eventually("the recorder pings", || if pings() > 3 { Ok(()) } else { Err(pings()) });
     let streams = engine.requests().iter().filter(|request| *request == "/events?since=0").count();
@@ -58,8 +58,8 @@ fn an_idle_stream_of_a_live_engine_stays_open() {
 
 #[test]
 fn frequent_backlog_checks_replace_pings() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &["--look-again", "20ms"]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &["--look-again", "20ms"]);
     let checks = || engine.requests().iter().filter(|request| request.ends_with("until=0")).count();
     eventually("backlog checks run", || if checks() > 20 { Ok(()) } else { Err(checks()) });
     assert_eq!(engine.requests().iter().filter(|request| request.ends_with("/_ping")).count(), 1);

@@ -27,7 +27,7 @@ fn get_events(engine: &Engine, target: &str) -> Vec<String> {
 
 #[test]
 fn the_backlog_has_256_events_and_bounds_are_exact_to_the_nanosecond() {
-    let (_folder, engine) = start_engine();
+    let (_test_dir, engine) = start_engine();
     let all: Vec<String> = (0..300).map(|n| event_at(n, 5_000_000_000 + n as i64)).collect();
     all.iter().for_each(|event| engine.emit(event));
     assert_eq!(get_events(&engine, "/events?since=0&until=0"), all[44..]);
@@ -40,7 +40,7 @@ fn the_backlog_has_256_events_and_bounds_are_exact_to_the_nanosecond() {
 
 #[test]
 fn after_a_backward_clock_step_an_older_event_hides_newer_ones() {
-    let (_folder, engine) = start_engine();
+    let (_test_dir, engine) = start_engine();
     let all = [event_at(0, 900), event_at(1, 1000), event_at(2, 100), event_at(3, 950)];
     all.iter().for_each(|event| engine.emit(event));
     assert_eq!(get_events(&engine, "/events?since=0.0000009&until=9"), all[3..]);
@@ -49,7 +49,7 @@ fn after_a_backward_clock_step_an_older_event_hides_newer_ones() {
 
 #[test]
 fn a_slow_subscriber_silently_misses_events() {
-    let (_folder, engine) = start_engine();
+    let (_test_dir, engine) = start_engine();
     engine.set_behavior(Behavior { send_timeout_micros: Some(0), ..Behavior::default() });
     let mut slow = send_get(&engine, "/events");
     eventually("the subscriber is counted", || if engine.subscriber_count() == 1 { Ok(()) } else { Err(()) });
@@ -69,7 +69,7 @@ fn a_slow_subscriber_silently_misses_events() {
 
 #[test]
 fn events_sent_to_a_killed_recorder_are_obtainable_only_from_the_backlog() {
-    let (_folder, engine) = start_engine();
+    let (_test_dir, engine) = start_engine();
     let stream = send_get(&engine, "/events");
     eventually("the subscriber is counted", || if engine.subscriber_count() == 1 { Ok(()) } else { Err(()) });
     events(0..300).iter().for_each(|event| engine.emit(event));
@@ -82,7 +82,7 @@ fn events_sent_to_a_killed_recorder_are_obtainable_only_from_the_backlog() {
 
 #[test]
 fn chunks_end_anywhere_and_events_have_three_framings() {
-    let (_folder, engine) = start_engine();
+    let (_test_dir, engine) = start_engine();
     let line = r#"{"Type":"x","Action":"ü","Actor":{"ID":"📦"},"timeNano":5}"#;
     engine.emit(line);
     for (framing, whole) in [

@@ -9,8 +9,8 @@ use rusqlite::Connection;
 
 #[test]
 fn queries_use_an_index_where_one_applies() {
-    let folder = fixture::recorded_store(&fixture::lines("docker-28.5.2.ndjson"));
-    let explain = |args: &[&str]| folder.lines(&[&["query", "-q", "--explain"], args].concat()).join("\n");
+    let test_dir = fixture::recorded_store(&fixture::lines("docker-28.5.2.ndjson"));
+    let explain = |args: &[&str]| test_dir.lines(&[&["query", "-q", "--explain"], args].concat()).join("\n");
     for (args, rows) in [
         (&[][..], "rows: all rows of each block"),
         (&["--type", "container", "--action", "start"], "rows: by index, 1 event kinds"),
@@ -40,40 +40,40 @@ fn lock(path: &Path) -> Connection {
 
 #[test]
 fn a_write_lock_of_another_program_blocks_no_reader_and_loses_nothing() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &[]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(&["query"], &events(0..1));
+    test_dir.eventually_lines(&["query"], &events(0..1));
 
-    let lock = lock(&folder.db());
+    let lock = lock(&test_dir.db());
     events(1..100).iter().for_each(|event| engine.emit(event));
-    let status = folder.eventually("events are waiting", || {
-        let status = folder.json(&["status", "--json"]).remove(0);
+    let status = test_dir.eventually("events are waiting", || {
+        let status = test_dir.json(&["status", "--json"]).remove(0);
         if status["recorder"]["buffered"].as_u64() > Some(0) { Ok(status) } else { Err(status) }
     });
     assert_eq!(status["recorder"]["running"], true);
     assert_eq!(status["sources"][0]["connected"], true);
-    assert_eq!(folder.lines(&["query"]), events(0..1));
+    assert_eq!(test_dir.lines(&["query"]), events(0..1));
     drop(lock);
-    folder.eventually_lines(&["query"], &events(0..100));
+    test_dir.eventually_lines(&["query"], &events(0..100));
     recorder.stop();
 }
 
 /// How much is lost depends on how much the recorder reads at a time; a small loss is still in the backlog and healed.
 #[test]
 fn a_full_buffer_loses_no_event_outside_a_gap() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &["--buffer", "20kB", "--look-again", "100ms"]);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &["--buffer", "20kB", "--look-again", "100ms"]);
     engine.emit(&event(0));
-    folder.eventually_lines(&["query"], &events(0..1));
-    let lock = lock(&folder.db());
+    test_dir.eventually_lines(&["query"], &events(0..1));
+    let lock = lock(&test_dir.db());
     events(1..1000).iter().for_each(|event| engine.emit(event));
     recorder.eventually_logs("the buffer is full");
     drop(lock);
-    folder.eventually("each event is stored or in a gap, and no gap is empty", || {
-        let stored = folder.run(&["query"]).lines();
+    test_dir.eventually("each event is stored or in a gap, and no gap is empty", || {
+        let stored = test_dir.run(&["query"]).lines();
         let lost: Vec<String> = (0..1000).filter(|n| !stored.contains(&event(*n))).map(event_time).collect();
-        let gaps = folder.json(&["gaps"]);
+        let gaps = test_dir.json(&["gaps"]);
         let is_inside = |gap: &serde_json::Value, time: &str| {
             gap["from"].as_str().is_some_and(|from| from < time) && gap["to"].as_str().is_some_and(|to| time < to)
         };
@@ -87,8 +87,8 @@ fn a_full_buffer_loses_no_event_outside_a_gap() {
 
 #[test]
 fn the_file_is_intact_and_has_an_application_id() {
-    let folder = fixture::recorded_store(&fixture::lines("docker-28.5.2.ndjson"));
-    let db = Connection::open(folder.db()).unwrap();
+    let test_dir = fixture::recorded_store(&fixture::lines("docker-28.5.2.ndjson"));
+    let db = Connection::open(test_dir.db()).unwrap();
     let pragma = |name: &str| -> String {
         db.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, rusqlite::types::Value>(0))
             .map(|value| match value {
@@ -106,19 +106,19 @@ fn the_file_is_intact_and_has_an_application_id() {
 
 #[test]
 fn an_empty_file_becomes_a_store() {
-    let (folder, engine) = start_engine();
-    std::fs::write(folder.db(), "").unwrap();
+    let (test_dir, engine) = start_engine();
+    std::fs::write(test_dir.db(), "").unwrap();
     engine.emit(&event(0));
-    folder.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
-    assert_eq!(folder.lines(&["query"]), events(0..1));
+    test_dir.run(&["record", "-H", &engine.host(), "--until", "now", "-q"]).assert_success();
+    assert_eq!(test_dir.lines(&["query"]), events(0..1));
 }
 
 /// Opening a reader in the writer's process must not release the writer's lock. Otherwise another program that closes
 /// the file would act as its last user and remove the WAL.
 #[test]
 fn a_reader_in_the_writers_process_releases_no_lock() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("events.db");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
     let store = Store::open_or_create(&path).unwrap();
     let inode = std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
     let is_locked = || std::fs::read_to_string("/proc/locks").unwrap().contains(&format!(":{inode} "));

@@ -11,13 +11,13 @@ use events::testing::Engine;
 #[test]
 fn the_test_engine_serves_a_recorder() {
     let engine = Engine::from_fixture(fixture::path("docker-28.5.2.ndjson")).unwrap();
-    let folder = TestDir::new();
-    let recorder = folder.record(&engine.docker_host(), &[]);
+    let test_dir = TestDir::new();
+    let recorder = test_dir.record(&engine.docker_host(), &[]);
     assert!(engine.wait_for_subscriber());
     let mut expected = fixture::sorted_by_time(&fixture::lines("docker-28.5.2.ndjson"));
     expected.push(r#"{"Type":"container","Action":"oom","Actor":{"ID":"c1"},"timeNano":1795539999000000000}"#.into());
     engine.push(expected.last().unwrap());
-    folder.eventually_lines(&["query", "-q"], &expected);
+    test_dir.eventually_lines(&["query", "-q"], &expected);
     engine.stop();
     recorder.stop();
 }
@@ -27,11 +27,11 @@ fn injected_faults_lose_no_event() {
     let faults = vec![FaultKind::Cut(7), FaultKind::Garbage(9), FaultKind::Cut(11), FaultKind::Split];
     let path = fixture::path("docker-29.7.2.ndjson");
     let engine = Engine::from_fixture_with_faults(path, faults, 1).unwrap();
-    let folder = TestDir::new();
-    let recorder = folder.record(&engine.docker_host(), &[]);
+    let test_dir = TestDir::new();
+    let recorder = test_dir.record(&engine.docker_host(), &[]);
     let count = fixture::lines("docker-29.7.2.ndjson").len().to_string();
-    folder.eventually("all events are stored", || {
-        let lines = folder.run(&["query", "-q", "--count"]).lines();
+    test_dir.eventually("all events are stored", || {
+        let lines = test_dir.run(&["query", "-q", "--count"]).lines();
         if lines == [count.clone()] { Ok(()) } else { Err(lines) }
     });
     recorder.stop();

@@ -13,7 +13,7 @@ const KEYS: &str =
 
 #[test]
 fn invalid_arguments_exit_with_2() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let time = "(hint: write 2026-11-24T15:04:05Z or a part of it, Unix seconds, a duration before now such as 1h30m or 7d, or now)";
     let host = "(hint: use unix:///path/to/docker.sock or tcp://host:2375, with NAME= in front to name the source)";
     let metrics =
@@ -154,17 +154,17 @@ fn invalid_arguments_exit_with_2() {
         ("record --buffer lots", "--buffer 'lots' is not a size (hint: write a size such as 64MiB, 500kB or 1GiB)".into()),
     ] {
         let args: Vec<&str> = args.split(' ').collect();
-        let output = folder.run(&args);
+        let output = test_dir.run(&args);
         assert_eq!(output.stderr.trim_end(), format!("events: {line}"), "{}", output.report());
         output.assert_exit_code(2);
-        assert!(!exists(&folder.db()), "{args:?} created a file");
+        assert!(!exists(&test_dir.db()), "{args:?} created a file");
     }
 }
 
 #[test]
 fn a_host_from_the_environment_is_checked_too() {
-    let folder = TestDir::new();
-    let mut command = folder.command(&["record"]);
+    let test_dir = TestDir::new();
+    let mut command = test_dir.command(&["record"]);
     command.env("DOCKER_HOST", "nonsense");
     let output = crate::support::command::run(command).assert_exit_code(2);
     assert!(output.stderr.starts_with("events: 'nonsense' is not a valid host: "), "{}", output.report());
@@ -172,34 +172,34 @@ fn a_host_from_the_environment_is_checked_too() {
 
 #[test]
 fn a_reader_of_a_missing_file_creates_none() {
-    let folder = TestDir::new();
-    let path = folder.db();
+    let test_dir = TestDir::new();
+    let path = test_dir.db();
     for args in [&["query"][..], &["query", "--follow"], &["gaps"], &["rejected"], &["status"], &["status", "--json"]] {
         let line = format!(
             "cannot open {}: there is no such file (hint: run `events record` first, or pass a path with --db or EVENTS_DB)",
             path.display()
         );
-        folder.run(args).assert_failure(1, &line);
+        test_dir.run(args).assert_failure(1, &line);
         assert!(!exists(&path));
     }
 }
 
-/// Runs a reader and the recorder on a file. Both must refuse it with these errors and leave the folder unchanged.
-fn assert_refused(folder: &TestDir, path: &Path, reader_error: &str, recorder_error: &str) {
-    let before = (listing(folder), fs::read(path).ok());
+/// Runs a reader and the recorder on a file. Both must refuse it with these errors and leave the directory unchanged.
+fn assert_refused(test_dir: &TestDir, path: &Path, reader_error: &str, recorder_error: &str) {
+    let before = (listing(test_dir), fs::read(path).ok());
     let db = path.display().to_string();
     for (args, line) in [
         (&["query", "--db", &db][..], reader_error),
         (&["record", "-H", "unix:///nowhere", "--db", &db], recorder_error),
     ] {
-        folder.run(args).assert_failure(1, &line.replace("PATH", &db));
-        assert_eq!((listing(folder), fs::read(path).ok()), before, "{args:?}");
+        test_dir.run(args).assert_failure(1, &line.replace("PATH", &db));
+        assert_eq!((listing(test_dir), fs::read(path).ok()), before, "{args:?}");
     }
 }
 
-/// Returns the name, size and mode of each file in the folder.
-fn listing(folder: &TestDir) -> Vec<(String, u64, u32)> {
-    let mut names: Vec<_> = fs::read_dir(folder.path(""))
+/// Returns the name, size and mode of each file in the directory.
+fn listing(test_dir: &TestDir) -> Vec<(String, u64, u32)> {
+    let mut names: Vec<_> = fs::read_dir(test_dir.path(""))
         .unwrap()
         .map(|entry| {
             let entry = entry.unwrap();
@@ -213,132 +213,132 @@ fn listing(folder: &TestDir) -> Vec<(String, u64, u32)> {
 
 #[test]
 fn files_that_are_not_stores_are_refused_and_unchanged() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let line =
         |what: &str| format!("cannot open PATH: {what} (hint: pass another path with --db; this file was not changed)");
 
-    let path = folder.path("notes.txt");
+    let path = test_dir.path("notes.txt");
     fs::write(
         &path,
         "This text is not a database. It is longer than the 100 bytes of the header of a database.".repeat(2),
     )
     .unwrap();
     let not_a_database = line("it is not an SQLite database");
-    assert_refused(&folder, &path, &not_a_database, &not_a_database);
+    assert_refused(&test_dir, &path, &not_a_database, &not_a_database);
 
-    let path = folder.path("short");
+    let path = test_dir.path("short");
     fs::write(&path, "x").unwrap();
-    assert_refused(&folder, &path, &not_a_database, &not_a_database);
+    assert_refused(&test_dir, &path, &not_a_database, &not_a_database);
 
-    let path = folder.path("other.db");
+    let path = test_dir.path("other.db");
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES (1)").unwrap();
     drop(other);
     let foreign = line("it is the database of another program");
-    assert_refused(&folder, &path, &foreign, &foreign);
+    assert_refused(&test_dir, &path, &foreign, &foreign);
 
-    let path = folder.path("folder.db");
+    let path = test_dir.path("folder.db");
     fs::create_dir(&path).unwrap();
     let directory =
         format!("cannot open PATH: it is a directory (hint: pass a file path, e.g. {}/events.db)", path.display());
-    assert_refused(&folder, &path, &directory, &directory);
+    assert_refused(&test_dir, &path, &directory, &directory);
 }
 
 #[test]
 fn a_store_of_a_newer_schema_is_refused_and_unchanged() {
-    let folder = fixture::recorded_store(&events(0..3));
-    let db = rusqlite::Connection::open(folder.db()).unwrap();
+    let test_dir = fixture::recorded_store(&events(0..3));
+    let db = rusqlite::Connection::open(test_dir.db()).unwrap();
     let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
     db.pragma_update(None, "user_version", 99).unwrap();
     drop(db);
     let line = format!(
         "cannot open PATH: its schema version is 99, and this program supports at most {version} (hint: use a newer version of events; the file was not changed)"
     );
-    assert_refused(&folder, &folder.db(), &line, &line);
+    assert_refused(&test_dir, &test_dir.db(), &line, &line);
 }
 
 #[test]
 fn a_read_only_file_can_be_queried_but_not_recorded_into() {
-    let folder = fixture::recorded_store(&events(0..3));
-    fs::set_permissions(folder.db(), Permissions::from_mode(0o400)).unwrap();
-    let before = (listing(&folder), fs::read(folder.db()).unwrap());
+    let test_dir = fixture::recorded_store(&events(0..3));
+    fs::set_permissions(test_dir.db(), Permissions::from_mode(0o400)).unwrap();
+    let before = (listing(&test_dir), fs::read(test_dir.db()).unwrap());
     let line = format!(
         "cannot write {0}: the file is read-only (hint: run `chmod u+w {0}`, or pass another --db path)",
-        folder.db().display()
+        test_dir.db().display()
     );
-    folder.run(&["record", "-H", "unix:///nowhere"]).assert_failure(1, &line);
-    assert_eq!((listing(&folder), fs::read(folder.db()).unwrap()), before);
-    assert_eq!(folder.lines(&["query"]), events(0..3));
+    test_dir.run(&["record", "-H", "unix:///nowhere"]).assert_failure(1, &line);
+    assert_eq!((listing(&test_dir), fs::read(test_dir.db()).unwrap()), before);
+    assert_eq!(test_dir.lines(&["query"]), events(0..3));
 }
 
 #[test]
-fn a_missing_folder_is_reported_with_the_command_to_create_it() {
-    let folder = TestDir::new();
-    let db = folder.path("no/such/events.db").display().to_string();
+fn a_missing_directory_is_reported_with_the_command_to_create_it() {
+    let test_dir = TestDir::new();
+    let db = test_dir.path("no/such/events.db").display().to_string();
     let line = format!(
         "cannot create {db}: there is no directory {0} (hint: run `mkdir -p {0}`)",
-        folder.path("no/such").display()
+        test_dir.path("no/such").display()
     );
-    folder.run(&["record", "-H", "unix:///nowhere", "--db", &db]).assert_failure(1, &line);
+    test_dir.run(&["record", "-H", "unix:///nowhere", "--db", &db]).assert_failure(1, &line);
     let line = format!(
         "cannot open {db}: there is no such file (hint: run `events record` first, or pass a path with --db or EVENTS_DB)"
     );
-    folder.run(&["query", "--db", &db]).assert_failure(1, &line);
+    test_dir.run(&["query", "--db", &db]).assert_failure(1, &line);
 }
 
 #[test]
 fn an_unknown_source_is_reported_with_the_known_ones() {
-    let folder = fixture::recorded_store(&events(0..3));
-    let line = format!("{} has no source 'nope' (hint: choose one of: events)", folder.db().display());
-    folder.run(&["query", "--source", "nope"]).assert_failure(1, &line);
+    let test_dir = fixture::recorded_store(&events(0..3));
+    let line = format!("{} has no source 'nope' (hint: choose one of: events)", test_dir.db().display());
+    test_dir.run(&["query", "--source", "nope"]).assert_failure(1, &line);
 }
 
 #[test]
 fn a_special_name_of_sqlite_is_an_ordinary_file() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let engine = events::testing::Engine::start().unwrap();
     engine.push(crate::support::engine::event(0));
-    folder.run(&["record", "-H", &engine.docker_host(), "--until", "now", "-q", "--db", ":memory:"]).assert_success();
-    assert_eq!(folder.lines(&["query", "--db", ":memory:"]), events(0..1));
+    test_dir.run(&["record", "-H", &engine.docker_host(), "--until", "now", "-q", "--db", ":memory:"]).assert_success();
+    assert_eq!(test_dir.lines(&["query", "--db", ":memory:"]), events(0..1));
 }
 
 #[test]
 fn hundreds_of_filters_are_accepted() {
-    let folder = fixture::recorded_store(&events(0..3));
+    let test_dir = fixture::recorded_store(&events(0..3));
     let many: Vec<String> = (0..600).map(|n| format!("--container=box-{n}")).collect();
     let args: Vec<&str> = std::iter::once("query").chain(many.iter().map(String::as_str)).collect();
-    assert_eq!(folder.lines(&args), events(0..3));
+    assert_eq!(test_dir.lines(&args), events(0..3));
 }
 
 #[test]
 fn a_failed_start_leaves_no_files() {
-    let folder = fixture::recorded_store(&events(0..3));
-    fs::remove_file(folder.path("events.db.lock")).unwrap();
-    let mut bytes = fs::read(folder.db()).unwrap();
+    let test_dir = fixture::recorded_store(&events(0..3));
+    fs::remove_file(test_dir.path("events.db.lock")).unwrap();
+    let mut bytes = fs::read(test_dir.db()).unwrap();
     bytes.truncate(5000);
-    fs::write(folder.db(), &bytes).unwrap();
-    let before = listing(&folder);
-    folder.run(&["record", "-H", "unix:///nowhere"]).assert_exit_code(1);
-    assert_eq!(listing(&folder), before);
+    fs::write(test_dir.db(), &bytes).unwrap();
+    let before = listing(&test_dir);
+    test_dir.run(&["record", "-H", "unix:///nowhere"]).assert_exit_code(1);
+    assert_eq!(listing(&test_dir), before);
 }
 
 #[test]
 fn no_matches_are_a_success() {
-    let folder = fixture::recorded_store(&events(0..3));
-    let output = folder.run(&["query", "--type", "nothing"]).assert_exit_code(0);
+    let test_dir = fixture::recorded_store(&events(0..3));
+    let output = test_dir.run(&["query", "--type", "nothing"]).assert_exit_code(0);
     assert!(
         output.stdout.is_empty() && output.stderr.contains("no engine sends events of the type 'nothing'"),
         "{}",
         output.report()
     );
-    folder.run(&["query", "--type", "pod"]).assert_success();
+    test_dir.run(&["query", "--type", "pod"]).assert_success();
 }
 
 #[test]
 fn help_and_version_exit_with_0() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     for args in [&["--help"][..], &["-h"], &["query", "--help"], &["record", "-h"], &["--version"]] {
-        assert!(!folder.run(args).assert_success().stdout.is_empty());
+        assert!(!test_dir.run(args).assert_success().stdout.is_empty());
     }
-    folder.run(&[]).assert_failure(2, "a command is missing (hint: run `events --help` for a list)");
+    test_dir.run(&[]).assert_failure(2, "a command is missing (hint: run `events --help` for a list)");
 }

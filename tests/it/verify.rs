@@ -16,18 +16,18 @@ const EVEN: &str = r#"{"status":"start","id":"f00d","from":"busybox","Type":"con
 
 /// Returns a store with events of an engine and of an import, in every encoding, with gaps and rejected lines.
 fn sample_store() -> TestDir {
-    let folder = TestDir::new();
-    fs::copy(fixture::path("stores/schema-1.db"), folder.db()).unwrap();
+    let test_dir = TestDir::new();
+    fs::copy(fixture::path("stores/schema-1.db"), test_dir.db()).unwrap();
     let mut text = format!("{ODD}\n{EVEN}\nno event\n");
     fixture::lines("docker-26.1.5.ndjson").iter().take(60).for_each(|line| text += &format!("{line}\n"));
-    import(&folder, &text).assert_success();
-    folder
+    import(&test_dir, &text).assert_success();
+    test_dir
 }
 
 /// The sample store with health checks of two containers; the command of one contains a redacted secret.
 fn store_with_healthchecks() -> TestDir {
-    let folder = sample_store();
-    let engine = Engine::start(folder.path("docker.sock"));
+    let test_dir = sample_store();
+    let engine = Engine::start(test_dir.path("docker.sock"));
     for (at, (id, check)) in
         [("aaaa", "/bin/true"), ("bbbb", "/bin/login s3cret"), ("cccc", "")].into_iter().enumerate()
     {
@@ -43,21 +43,23 @@ fn store_with_healthchecks() -> TestDir {
             ));
         }
     }
-    folder.run(&["record", "-q", "-H", &engine.host(), "--until", "now", "--redact", "s[0-9]cret"]).assert_exit_code(0);
-    assert_eq!(folder.lines(&["query", "-q", "--no-healthchecks", "--source", "sim"]).len(), 3);
-    folder
+    test_dir
+        .run(&["record", "-q", "-H", &engine.host(), "--until", "now", "--redact", "s[0-9]cret"])
+        .assert_exit_code(0);
+    assert_eq!(test_dir.lines(&["query", "-q", "--no-healthchecks", "--source", "sim"]).len(), 3);
+    test_dir
 }
 
 /// Imports lines from a text.
-fn import(folder: &TestDir, text: &str) -> Output {
-    fs::write(folder.path("text.ndjson"), text).unwrap();
-    folder.run(&["import", "-q", "text.ndjson"])
+fn import(test_dir: &TestDir, text: &str) -> Output {
+    fs::write(test_dir.path("text.ndjson"), text).unwrap();
+    test_dir.run(&["import", "-q", "text.ndjson"])
 }
 
 /// Returns the faults that `verify` prints after this change of the store.
-fn faults(folder: &TestDir, sql: &str) -> Vec<String> {
-    Connection::open(folder.db()).unwrap().execute_batch(sql).unwrap();
-    let output = folder.run(&["verify"]).assert_exit_code(1);
+fn faults(test_dir: &TestDir, sql: &str) -> Vec<String> {
+    Connection::open(test_dir.db()).unwrap().execute_batch(sql).unwrap();
+    let output = test_dir.run(&["verify"]).assert_exit_code(1);
     let text = String::from_utf8(output.stdout).unwrap();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     assert!(lines.pop().unwrap().starts_with("head "), "{text}");
@@ -66,32 +68,32 @@ fn faults(folder: &TestDir, sql: &str) -> Vec<String> {
     lines
 }
 
-fn count(folder: &TestDir, sql: &str) -> i64 {
-    Connection::open(folder.db()).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
+fn count(test_dir: &TestDir, sql: &str) -> i64 {
+    Connection::open(test_dir.db()).unwrap().query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
 #[test]
 fn an_unchanged_store_verifies() {
-    let folder = TestDir::new();
-    import(&folder, "").assert_success();
-    assert_eq!(folder.verify(&[]), format!("0:{}", "0".repeat(64)));
-    let folder = sample_store();
-    let first = folder.verify(&[]);
-    assert_eq!(folder.verify(&["--head", &first]), first);
-    folder.run(&["import", "-q", &fixture::path("docker-28.5.2.ndjson").display().to_string()]).assert_success();
-    let second = folder.verify(&["--head", &first, "--head", &format!("0:{}", "0".repeat(64))]);
+    let test_dir = TestDir::new();
+    import(&test_dir, "").assert_success();
+    assert_eq!(test_dir.verify(&[]), format!("0:{}", "0".repeat(64)));
+    let test_dir = sample_store();
+    let first = test_dir.verify(&[]);
+    assert_eq!(test_dir.verify(&["--head", &first]), first);
+    test_dir.run(&["import", "-q", &fixture::path("docker-28.5.2.ndjson").display().to_string()]).assert_success();
+    let second = test_dir.verify(&["--head", &first, "--head", &format!("0:{}", "0".repeat(64))]);
     assert_ne!(first, second);
-    assert_eq!(folder.verify(&["--head", &first, "--head", &second]), second);
+    assert_eq!(test_dir.verify(&["--head", &first, "--head", &second]), second);
 }
 
 #[test]
 fn a_removed_tail_is_found_by_an_earlier_head() {
-    let folder = sample_store();
-    let earlier_head = folder.verify(&[]);
+    let test_dir = sample_store();
+    let earlier_head = test_dir.verify(&[]);
     let seq: i64 = earlier_head.split(':').next().unwrap().parse().unwrap();
     // Someone who knows the format of the chain can remove everything after a link.
     let cut = seq / 64 * 64;
-    let db = Connection::open(folder.db()).unwrap();
+    let db = Connection::open(test_dir.db()).unwrap();
     for table in ["event", "rejected", "gap", "naming", "link"] {
         db.execute(&format!("DELETE FROM {table} WHERE seq > ?1"), [cut]).unwrap();
     }
@@ -109,23 +111,23 @@ fn a_removed_tail_is_found_by_an_earlier_head() {
     )
     .unwrap();
     drop(db);
-    assert!(folder.verify(&[]).starts_with(&format!("{cut}:")));
-    let output = folder.run(&["verify", "--head", &earlier_head]).assert_exit_code(1);
+    assert!(test_dir.verify(&[]).starts_with(&format!("{cut}:")));
+    let output = test_dir.run(&["verify", "--head", &earlier_head]).assert_exit_code(1);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with(&format!("the chain does not reach the head {earlier_head}")), "{text}");
 }
 
 #[test]
 fn a_head_of_another_chain_is_rejected() {
-    let folder = sample_store();
-    let earlier_head = folder.verify(&[]);
+    let test_dir = sample_store();
+    let earlier_head = test_dir.verify(&[]);
     let other = earlier_head.replace(['1', '2', '3'], "4").replacen(earlier_head.split(':').next().unwrap(), "70", 1);
     let other = format!("70:{}", other.split(':').nth(1).unwrap());
-    let output = folder.run(&["verify", "--head", &other]).assert_exit_code(1);
+    let output = test_dir.run(&["verify", "--head", &other]).assert_exit_code(1);
     assert!(String::from_utf8(output.stdout).unwrap().contains(&format!("the head {other} is not part of the chain")));
     let (shorter, longer) = (&earlier_head[..earlier_head.len() - 1], earlier_head.to_uppercase().replace(':', ":A"));
     for wrong in ["", "1", "1:", "x:00", shorter, &longer, "-1:00"] {
-        let output = folder.run(&["verify", "--head", wrong]).assert_exit_code(2);
+        let output = test_dir.run(&["verify", "--head", wrong]).assert_exit_code(2);
         assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
     }
 }
@@ -133,10 +135,10 @@ fn a_head_of_another_chain_is_rejected() {
 #[test]
 fn each_change_is_named() {
     // A changed event: `verify` names the entries up to the next link.
-    let folder = sample_store();
+    let test_dir = sample_store();
     let of = "(SELECT seq FROM event WHERE shape IN (SELECT id FROM shape WHERE action = 'start') LIMIT 1)";
-    let seq = count(&folder, &format!("SELECT {of}"));
-    let named = faults(&folder, &format!("UPDATE event SET time_nano = time_nano + 1000 WHERE seq = {seq}"));
+    let seq = count(&test_dir, &format!("SELECT {of}"));
+    let named = faults(&test_dir, &format!("UPDATE event SET time_nano = time_nano + 1000 WHERE seq = {seq}"));
     let (first, last) = (seq / 64 * 64 + 1, seq / 64 * 64 + 64);
     assert_eq!(named, [format!("one of the sequences {first} to {last} was changed")]);
     // Removed events.
@@ -164,19 +166,19 @@ fn each_change_is_named() {
 
 #[test]
 fn tables_of_other_programs_are_accepted() {
-    let folder = sample_store();
-    let db = Connection::open(folder.db()).unwrap();
+    let test_dir = sample_store();
+    let db = Connection::open(test_dir.db()).unwrap();
     db.execute_batch(
         "CREATE TABLE note (text TEXT); CREATE VIEW dies AS SELECT * FROM events; CREATE INDEX own ON actor (source)",
     )
     .unwrap();
-    folder.verify(&[]);
+    test_dir.verify(&[]);
 }
 
 /// `verify` covers the entries that the store had when it started.
 #[test]
 fn a_store_verifies_while_it_is_written() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let lines = fixture::lines("docker-28.5.2.ndjson");
     let mut text = String::new();
     for round in 0..200 {
@@ -186,22 +188,22 @@ fn a_store_verifies_while_it_is_written() {
             text += "\n";
         }
     }
-    import(&folder, &text[..text.len() / 50]).assert_success();
-    fs::write(folder.path("all.ndjson"), &text).unwrap();
-    let import = folder.start(&["import", "-q", "all.ndjson"]);
+    import(&test_dir, &text[..text.len() / 50]).assert_success();
+    fs::write(test_dir.path("all.ndjson"), &text).unwrap();
+    let import = test_dir.start(&["import", "-q", "all.ndjson"]);
     let mut heads = Vec::new();
     let all = (lines.len() * 200) as i64;
-    while count(&folder, "SELECT count(*) FROM event") < all {
-        heads.push(folder.verify(&[]));
+    while count(&test_dir, "SELECT count(*) FROM event") < all {
+        heads.push(test_dir.verify(&[]));
     }
     import.wait().assert_success();
     assert!(!heads.is_empty());
     let args: Vec<&str> = heads.iter().flat_map(|head| ["--head", head]).collect();
-    folder.verify(&args);
+    test_dir.verify(&args);
 }
 
 /// Returns the exit status and output of several `query` commands, `gaps` and `rejected`.
-fn outputs(folder: &TestDir) -> Vec<Vec<u8>> {
+fn outputs(test_dir: &TestDir) -> Vec<Vec<u8>> {
     let commands: [&[&str]; 11] = [
         &["query", "-q", "--envelope"],
         &["query", "-q", "--no-healthchecks"],
@@ -218,7 +220,7 @@ fn outputs(folder: &TestDir) -> Vec<Vec<u8>> {
     commands
         .iter()
         .map(|args| {
-            let output = folder.run(args);
+            let output = test_dir.run(args);
             [&[u8::from(output.status.success())], &output.stdout[..]].concat()
         })
         .collect()
@@ -228,9 +230,9 @@ fn outputs(folder: &TestDir) -> Vec<Vec<u8>> {
 /// in the output of other commands, `verify` must fail.
 #[test]
 fn every_visible_change_makes_verify_fail() {
-    let folder = store_with_healthchecks();
-    let before = outputs(&folder);
-    let db = Connection::open(folder.db()).unwrap();
+    let test_dir = store_with_healthchecks();
+    let before = outputs(&test_dir);
+    let db = Connection::open(test_dir.db()).unwrap();
     db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     let changes = changes(&db);
     drop(db);
@@ -240,7 +242,7 @@ fn every_visible_change_makes_verify_fail() {
         let threads: Vec<_> = [halves.0, halves.1]
             .into_iter()
             .map(|changes| {
-                scope.spawn(|| changes.iter().filter(|change| is_visible(&folder.db(), &before, change)).count())
+                scope.spawn(|| changes.iter().filter(|change| is_visible(&test_dir.db(), &before, change)).count())
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum()
@@ -251,18 +253,18 @@ fn every_visible_change_makes_verify_fail() {
 
 /// Returns true if a change is visible; checks that `verify` fails then.
 fn is_visible(store: &Path, before: &[Vec<u8>], change: &str) -> bool {
-    let folder = TestDir::new();
-    fs::copy(store, folder.db()).unwrap();
-    let db = Connection::open(folder.db()).unwrap();
+    let test_dir = TestDir::new();
+    fs::copy(store, test_dir.db()).unwrap();
+    let db = Connection::open(test_dir.db()).unwrap();
     db.execute_batch("PRAGMA foreign_keys = OFF").unwrap();
     // A constraint of the schema may forbid the change.
     if db.execute_batch(change).is_err() {
         return false;
     }
     drop(db);
-    let is_visible = outputs(&folder) != before;
+    let is_visible = outputs(&test_dir) != before;
     if is_visible {
-        let output = folder.run(&["verify"]);
+        let output = test_dir.run(&["verify"]);
         assert_eq!(output.status.code(), Some(1), "{change} is visible, but verify succeeds");
         assert!(!output.stdout.is_empty() || !output.stderr.is_empty());
     }

@@ -1,6 +1,6 @@
 //! Monitoring of the recorder: metrics, health endpoints, the service manager, `status`.
 
-use crate::support::watching::{Manager, ask, contrib, figures, get, much_happens, record, sum};
+use crate::support::watching::{Manager, contrib, exercise_metrics, get, record, scrape, send, sum};
 use std::collections::BTreeSet;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::MetadataExt;
@@ -12,12 +12,12 @@ use crate::support::fixture::imported_store;
 
 #[test]
 fn metrics_and_status_agree() {
-    let (folder, engine) = start_engine();
-    let (recorder, socket) = record(&folder, &engine, &[]);
-    much_happens(&folder, &engine);
-    let same = || {
-        let status = folder.json(&["status", "--json"]).remove(0);
-        let (source, shown) = (&status["sources"][0], figures(&socket));
+    let (test_dir, engine) = start_engine();
+    let (recorder, socket) = record(&test_dir, &engine, &[]);
+    exercise_metrics(&test_dir, &engine);
+    let compare = || {
+        let status = test_dir.json(&["status", "--json"]).remove(0);
+        let (source, shown) = (&status["sources"][0], scrape(&socket));
         let count = |key: &str| source[key].as_u64().unwrap() as f64;
         let gaps =
             sum(&shown, "events_gaps_total") - shown[r#"events_gaps_total{source="sim",reason="first-contact"}"#];
@@ -38,7 +38,7 @@ fn metrics_and_status_agree() {
         let agree = pairs.iter().all(|(status, expected, metrics)| status == expected && status == metrics);
         if agree && source["last"] == *last { Ok(shown) } else { Err((status, last, shown)) }
     };
-    let shown = eventually("status and the metrics agree", same);
+    let shown = eventually("status and the metrics agree", compare);
     for (name, number) in [
         (r#"events_stored_total{source="sim",type="container",action="create"}"#, 3.0),
         (r#"events_stored_total{source="sim",type="container",action="destroy"}"#, 2.0),
@@ -58,7 +58,7 @@ fn metrics_and_status_agree() {
     );
     engine.stop();
     eventually("the engine is not connected", || {
-        let shown = figures(&socket);
+        let shown = scrape(&socket);
         if sum(&shown, "events_connected") == 0.0 { Ok(()) } else { Err(shown) }
     });
     recorder.stop();
@@ -67,8 +67,8 @@ fn metrics_and_status_agree() {
 
 #[test]
 fn the_metrics_page_has_the_requested_format() {
-    let (folder, engine) = start_engine();
-    let (recorder, socket) = record(&folder, &engine, &[]);
+    let (test_dir, engine) = start_engine();
+    let (recorder, socket) = record(&test_dir, &engine, &[]);
     let page = |accept: &str| get(&socket, "/metrics", accept).unwrap();
     let plain = page("text/plain");
     assert!(plain.head.contains("Content-Type: text/plain; version=0.0.4; charset=utf-8"), "{}", plain.head);
@@ -83,52 +83,52 @@ fn the_metrics_page_has_the_requested_format() {
 
 #[test]
 fn other_paths_and_methods_are_refused() {
-    let (folder, engine) = start_engine();
-    let (recorder, socket) = record(&folder, &engine, &[]);
+    let (test_dir, engine) = start_engine();
+    let (recorder, socket) = record(&test_dir, &engine, &[]);
     assert_eq!(get(&socket, "/", "*/*").unwrap().status, 404);
     let post =
-        ask(&socket, "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+        send(&socket, "POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
     assert_eq!(post.status, 405);
-    let head = ask(&socket, "HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let head = send(&socket, "HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     assert_eq!((head.status, &*head.body), (200, ""));
     recorder.stop();
 }
 
 #[test]
 fn lines_in_the_journal_start_with_their_level() {
-    let folder = imported_store("docker-28.5.2.ndjson");
+    let test_dir = imported_store("docker-28.5.2.ndjson");
     let journal = |args: &[&str], name: &str| {
-        let file = std::fs::File::create(folder.path(name)).unwrap();
-        let (stream, mut command) = (file.metadata().unwrap(), folder.command(args));
+        let file = std::fs::File::create(test_dir.path(name)).unwrap();
+        let (stream, mut command) = (file.metadata().unwrap(), test_dir.command(args));
         command.env("JOURNAL_STREAM", format!("{}:{}", stream.dev(), stream.ino())).stderr(file);
         command.status().unwrap();
-        std::fs::read_to_string(folder.path(name)).unwrap()
+        std::fs::read_to_string(test_dir.path(name)).unwrap()
     };
     let warning = "no engine sends events of the type 'pot': check the spelling\n";
     assert_eq!(journal(&["query", "--type", "pot"], "journal"), format!("<4>{warning}"));
     let error = journal(&["query", "--since", "soon", "-q"], "journal");
     assert!(error.starts_with("<3>invalid time 'soon'"), "{error}");
     // JOURNAL_STREAM of another process does not describe this stderr.
-    let mut command = folder.command(&["query", "--type", "pot"]);
+    let mut command = test_dir.command(&["query", "--type", "pot"]);
     command.env("JOURNAL_STREAM", "1:2");
     assert_eq!(run(command).stderr, warning);
 }
 
 #[test]
 fn the_recorder_is_ready_once_an_engine_was_tried_and_the_store_is_writable() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     engine.set_behavior(Behavior { hang_requests: true, ..Behavior::default() });
-    let socket = folder.path("metrics.sock");
+    let socket = test_dir.path("metrics.sock");
     let shown = format!("unix://{}", socket.display());
-    let recorder = folder.start(&["record", "-H", &engine.host(), "--metrics", &shown]);
+    let recorder = test_dir.start(&["record", "-H", &engine.host(), "--metrics", &shown]);
     let eventually_returns = |path: &str, status: u16, line: &str| {
         eventually(&format!("{path} returns {line}"), || {
-            let answer = get(&socket, path, "*/*").ok_or_else(|| recorder.log())?;
-            let body = answer.body;
-            if answer.status == status && body == format!("{line}\n") {
+            let response = get(&socket, path, "*/*").ok_or_else(|| recorder.log())?;
+            let body = response.body;
+            if response.status == status && body == format!("{line}\n") {
                 Ok(())
             } else {
-                Err(format!("{} {body}", answer.status))
+                Err(format!("{} {body}", response.status))
             }
         });
     };
@@ -138,90 +138,90 @@ fn the_recorder_is_ready_once_an_engine_was_tried_and_the_store_is_writable() {
     eventually_returns("/readyz", 200, "ok");
 
     // Another program holds the write lock: events wait and are not lost, and the writer is not stuck.
-    let other = rusqlite::Connection::open(folder.db()).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let blocker = rusqlite::Connection::open(test_dir.db()).unwrap();
+    blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
     engine.emit(&event(0));
-    eventually_returns("/readyz", 503, &format!("{} cannot be written", folder.db().display()));
+    eventually_returns("/readyz", 503, &format!("{} cannot be written", test_dir.db().display()));
     assert_eq!(get(&socket, "/healthz", "*/*").unwrap().status, 200);
-    let shown = figures(&socket);
+    let shown = scrape(&socket);
     assert!(shown["events_lag_seconds"] > 0.0 && shown["events_buffered"] == 1.0, "{shown:#?}");
     assert_eq!(shown["events_store_writable"], 0.0);
-    other.execute_batch("ROLLBACK").unwrap();
+    blocker.execute_batch("ROLLBACK").unwrap();
     eventually_returns("/readyz", 200, "ok");
-    folder.eventually_lines(&["query", "-q"], &[event(0)]);
+    test_dir.eventually_lines(&["query", "-q"], &[event(0)]);
     recorder.stop();
 }
 
 #[test]
 fn the_service_manager_gets_ready_status_watchdog_and_stopping() {
-    let (folder, engine) = start_engine();
-    let path = folder.path("notify");
+    let (test_dir, engine) = start_engine();
+    let path = test_dir.path("notify");
     let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap(), path.display().to_string());
-    let recorder = manager.start(&folder, &["record", "-H", &engine.host()], "200000");
-    let ready = manager.told_until(|message| message.starts_with("READY=1"));
+    let recorder = manager.start(&test_dir, &["record", "-H", &engine.host()], "200000");
+    let ready = manager.messages_until(|message| message.starts_with("READY=1"));
     assert!(ready.iter().rev().skip(1).all(|message| message == "WATCHDOG=1"), "{ready:?}");
     assert_eq!(ready.last().unwrap(), "READY=1\nSTATUS=1 of 1 engine connected, 0 events stored, 0 gaps");
-    manager.told_until(|message| message == "WATCHDOG=1");
-    manager.told_until(|message| message == "WATCHDOG=1");
+    manager.messages_until(|message| message == "WATCHDOG=1");
+    manager.messages_until(|message| message == "WATCHDOG=1");
     engine.stop();
-    manager.told_until(|message| message.starts_with("STATUS=0 of 1 engine connected"));
+    manager.messages_until(|message| message.starts_with("STATUS=0 of 1 engine connected"));
     recorder.stop();
-    let last = manager.told_until(|message| message.starts_with("STOPPING=1"));
+    let last = manager.messages_until(|message| message.starts_with("STOPPING=1"));
     assert!(last.iter().all(|message| !message.starts_with("READY")), "{last:?}");
 }
 
 /// Units that depend on the recorder should not wait for an engine. The socket is an abstract one here.
 #[test]
 fn the_recorder_is_ready_without_an_engine() {
-    let folder = TestDir::new();
+    let test_dir = TestDir::new();
     let name = format!("events-{}", fastrand::u64(..));
     let manager = Manager::at(&SocketAddr::from_abstract_name(&name).unwrap(), format!("@{name}"));
-    let host = format!("unix://{}", folder.path("nothing.sock").display());
-    let recorder = manager.start(&folder, &["record", "-H", &host], "");
-    let ready = manager.told();
+    let host = format!("unix://{}", test_dir.path("nothing.sock").display());
+    let recorder = manager.start(&test_dir, &["record", "-H", &host], "");
+    let ready = manager.next_message();
     assert_eq!(ready, "READY=1\nSTATUS=0 of 1 engine connected, 0 events stored, 0 gaps");
     recorder.stop();
-    assert!(manager.told().starts_with("STOPPING=1"));
+    assert!(manager.next_message().starts_with("STOPPING=1"));
 }
 
 #[test]
 fn the_dashboard_and_the_alerts_use_only_existing_metrics() {
-    let (folder, engine) = start_engine();
-    let (recorder, socket) = record(&folder, &engine, &[]);
+    let (test_dir, engine) = start_engine();
+    let (recorder, socket) = record(&test_dir, &engine, &[]);
     engine.emit(&event(0));
-    folder.eventually_lines(&["query", "-q"], &[event(0)]);
-    let shown = figures(&socket);
+    test_dir.eventually_lines(&["query", "-q"], &[event(0)]);
+    let samples = scrape(&socket);
     for file in ["grafana/events.json", "prometheus/events.yml"] {
         let text = std::fs::read_to_string(contrib(file)).unwrap();
-        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
         let used: BTreeSet<&str> =
-            words.filter(|word| word.starts_with("events_") || word.ends_with("_seconds")).collect();
+            names.filter(|word| word.starts_with("events_") || word.ends_with("_seconds")).collect();
         assert!(used.len() > 3, "{used:?}");
         for name in used {
-            assert!(shown.keys().any(|shown| shown.split('{').next() == Some(name)), "{file} uses {name}");
+            assert!(samples.keys().any(|sample| sample.split('{').next() == Some(name)), "{file} uses {name}");
         }
     }
     recorder.stop();
 }
 
 /// Returns the output of `status` without the path and the size of the store.
-fn status_text(folder: &TestDir, environment: &[(&str, &str)]) -> String {
-    let mut command = folder.command(&["status"]);
+fn status_text(test_dir: &TestDir, environment: &[(&str, &str)]) -> String {
+    let mut command = test_dir.command(&["status"]);
     command.envs(environment.iter().copied());
     let text = run(command).assert_success().lines().join("\n");
     let pid = text.find("pid ").map_or(String::new(), |at| text[at..].split(',').next().unwrap().to_owned());
     let size = text.rfind(" events, ").map_or(String::new(), |at| text[at..].split(')').next().unwrap().to_owned());
     let text =
-        text.replace(&folder.db().display().to_string(), "DB").replace(&folder.path("").display().to_string(), "");
+        text.replace(&test_dir.db().display().to_string(), "DB").replace(&test_dir.path("").display().to_string(), "");
     let text = if pid.is_empty() { text } else { text.replace(&pid, "pid N") };
     text.replace(&size, " events, SIZE")
 }
 
 #[test]
 fn status_shows_the_recorder_the_connection_and_the_last_gap() {
-    let (folder, engine) = start_engine();
-    let recorder = folder.record(&engine.host(), &["--look-again", "50ms"]);
-    much_happens(&folder, &engine);
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &["--look-again", "50ms"]);
+    exercise_metrics(&test_dir, &engine);
     let (first, last, gap) = (event_time(0), event_time(10), event_time(9));
     let rest = format!(
         "  engine    7a5c1ed0-0000-4000-8000-000000000001\n  events    11, {first} to {last}\n  \
@@ -232,20 +232,20 @@ fn status_shows_the_recorder_the_connection_and_the_last_gap() {
          ● sim  connected to unix://docker.sock\n{rest}"
     );
     eventually("status shows the connection", || {
-        let shown = status_text(&folder, &[]);
+        let shown = status_text(&test_dir, &[]);
         if shown == connected { Ok(()) } else { Err(shown) }
     });
     engine.stop();
     let offline = "● recording, but no engine is connected\n  store     DB (11 events, SIZE)\n  recorder  pid N, 0 events waiting\n  \
                 offline   cannot connect to unix://docker.sock: ";
     eventually("status shows the lost connection", || {
-        let shown = status_text(&folder, &[]);
+        let shown = status_text(&test_dir, &[]);
         let is_shown = shown.starts_with(offline) && shown.contains("● sim  not connected to unix://docker.sock\n");
         if is_shown && shown.contains("disconnected") { Ok(()) } else { Err(shown) }
     });
     recorder.stop();
-    assert!(status_text(&folder, &[]).starts_with("● not recording\n  store "));
+    assert!(status_text(&test_dir, &[]).starts_with("● not recording\n  store "));
     // Colors are for terminals and for CLICOLOR_FORCE; NO_COLOR overrides both.
-    assert!(status_text(&folder, &[("CLICOLOR_FORCE", "1")]).starts_with("\x1b[31m●"));
-    assert!(status_text(&folder, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]).starts_with("●"));
+    assert!(status_text(&test_dir, &[("CLICOLOR_FORCE", "1")]).starts_with("\x1b[31m●"));
+    assert!(status_text(&test_dir, &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]).starts_with("●"));
 }

@@ -53,16 +53,16 @@ on_engines! {
 on_engines! { under_fire is "newest"; [twenty_kills_of_the_engine_lose_no_event_that_it_sent] }
 
 fn doctor_exercises_a_container_and_removes_it(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
     let exercise = ["doctor", "-H", &engine.host, "--exercise", "busybox"];
     let steps = |output: &crate::support::command::Output| -> Vec<String> {
         let lines = output.lines().into_iter().filter_map(|line| Some(line.strip_prefix("  ✓ ")?.to_owned()));
         lines.skip_while(|line| !line.starts_with("the engine lists its containers: ")).collect()
     };
-    let output = run(folder.command(&exercise)).assert_success();
-    let alone = steps(&output);
-    assert_eq!(alone[1], "started a recorder with a temporary store");
-    let way = [
+    let output = run(test_dir.command(&exercise)).assert_success();
+    let steps_without_recorder = steps(&output);
+    assert_eq!(steps_without_recorder[1], "started a recorder with a temporary store");
+    let expected_steps = [
         "created a container without a terminal: ",
         "inspected the container",
         "ran the container; it exited with 7, as expected",
@@ -76,30 +76,34 @@ fn doctor_exercises_a_container_and_removes_it(version: &'static str) {
         "removed the container ",
         "removed the container ",
     ];
-    assert!(way.iter().zip(&alone[2..]).all(|(step, line)| line.starts_with(step)), "{}", output.report());
-    assert!(!folder.db().exists(), "the store is not touched");
+    assert!(
+        expected_steps.iter().zip(&steps_without_recorder[2..]).all(|(step, line)| line.starts_with(step)),
+        "{}",
+        output.report()
+    );
+    assert!(!test_dir.db().exists(), "the store is not touched");
     assert_eq!(engine.docker(&["ps", "-aq"]), "");
 
-    let recorder = folder.record(&engine.host, &[]);
-    folder.eventually("the recorder is connected", || match folder.json(&["status", "--json"]) {
+    let recorder = test_dir.record(&engine.host, &[]);
+    test_dir.eventually("the recorder is connected", || match test_dir.json(&["status", "--json"]) {
         status if status[0]["sources"][0]["connected"] == true => Ok(()),
         status => Err(status),
     });
-    let output = run(folder.command(&exercise)).assert_success();
-    assert_eq!(steps(&output)[1], format!("a running recorder stores its events in {}", folder.db().display()));
+    let output = run(test_dir.command(&exercise)).assert_success();
+    assert_eq!(steps(&output)[1], format!("a running recorder stores its events in {}", test_dir.db().display()));
     recorder.stop();
     let died = ["query", "-q", "--label", "events.doctor=1", "--action", "die", "--label", "exitCode=7", "--count"];
-    assert_eq!(folder.lines(&died), ["4"]);
+    assert_eq!(test_dir.lines(&died), ["4"]);
     assert_eq!(engine.docker(&["ps", "-aq"]), "");
 }
 
 fn doctor_reports_the_problem_with_an_image(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    std::fs::write(folder.path("empty.tar"), [0; 1024]).expect("a file");
-    engine.docker(&["import", &folder.path("empty.tar").display().to_string(), "nothing"]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    std::fs::write(test_dir.path("empty.tar"), [0; 1024]).expect("a file");
+    engine.docker(&["import", &test_dir.path("empty.tar").display().to_string(), "nothing"]);
     for (image, hint) in [("no-such-image", "`docker pull no-such-image`"), ("nothing", "an image with `sh`")] {
         let output =
-            run(folder.command(&["doctor", "-q", "-H", &engine.host, "--exercise", image])).assert_exit_code(1);
+            run(test_dir.command(&["doctor", "-q", "-H", &engine.host, "--exercise", image])).assert_exit_code(1);
         let lines = output.lines();
         assert_eq!(lines.len(), 2, "{}", output.report());
         assert!(lines[0].starts_with("  ✗ ") && lines[1].contains(hint), "{}", output.report());
@@ -108,54 +112,58 @@ fn doctor_reports_the_problem_with_an_image(version: &'static str) {
 }
 
 fn records_the_same_events_as_curl(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
     // With a short interval between backlog checks, recorded events arrive again and again.
-    let recorder = folder.record(&engine.host, &["--look-again", "1s"]);
-    let curl = engine.follow(&folder);
+    let recorder = test_dir.record(&engine.host, &["--look-again", "1s"]);
+    let curl = engine.follow(&test_dir);
     run_full_scenario(&engine);
-    records_the_same(&engine, &folder, &curl);
+    wait_until_recorded_as_by_curl(&engine, &test_dir, &curl);
     recorder.stop();
 
-    let name = the_source(&folder)["name"].as_str().expect("a source has a name").to_owned();
-    let ours = folder.lines(&["query", "--source", &name]);
+    let name = only_source(&test_dir)["name"].as_str().expect("a source has a name").to_owned();
+    let ours = test_dir.lines(&["query", "--source", &name]);
     compare_lines(&curl.lines(), &ours).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(sorted_by_time(ours.clone()), ours, "query prints by time");
-    the_session_was_full(&ours);
-    assert_eq!(gaps(&folder), [] as [Value; 0]);
-    assert_eq!(folder.lines(&["rejected"]), [] as [&str; 0]);
+    assert_every_kind_occurred(&ours);
+    assert_eq!(gaps(&test_dir), [] as [Value; 0]);
+    assert_eq!(test_dir.lines(&["rejected"]), [] as [&str; 0]);
 }
 
 fn filters_agree_with_the_engine(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     run_full_scenario(&engine);
-    records_the_memory(&engine, &folder);
+    wait_until_backlog_is_recorded(&engine, &test_dir);
     recorder.stop();
     let backlog = engine.backlog();
     let end = backlog.iter().map(|line| time_nano(line)).max().expect("there are events") + 10;
-    let drawn = Draw::from(&backlog).combinations(DRAWN);
-    let (mut hits, mut wrong) = (0, Vec::new());
-    let chosen: Vec<Combination> = chosen().into_iter().chain(drawn).collect();
-    for (at, combination) in chosen.iter().enumerate() {
-        let theirs = sorted_by_time(engine.events(&combination.parameters(at % 2 == 0, end)));
-        let ours =
-            sorted_by_time(folder.lines(&combination.words(at % 3 == 0).iter().map(|w| &**w).collect::<Vec<_>>()));
+    let random = Generator::from(&backlog).combinations(RANDOM_COMBINATIONS);
+    let (mut hits, mut mismatches) = (0, Vec::new());
+    let combinations: Vec<Combination> = fixed_combinations().into_iter().chain(random).collect();
+    for (index, combination) in combinations.iter().enumerate() {
+        let theirs = sorted_by_time(engine.events(&combination.parameters(index % 2 == 0, end)));
+        let ours = sorted_by_time(
+            test_dir.lines(&combination.query_args(index % 3 == 0).iter().map(|w| &**w).collect::<Vec<_>>()),
+        );
         hits += usize::from(!theirs.is_empty());
         if theirs != ours {
-            let differs = compare_lines(&theirs, &ours).err().unwrap_or_else(|| "the order differs".into());
-            wrong.push(format!("{combination:?}: {} and {} lines: {differs}", theirs.len(), ours.len()));
+            let difference = compare_lines(&theirs, &ours).err().unwrap_or_else(|| "the order differs".into());
+            mismatches.push(format!("{combination:?}: {} and {} lines: {difference}", theirs.len(), ours.len()));
         }
     }
     assert_eq!(engine.backlog(), backlog, "no event happened during the comparison");
-    let count = chosen.len();
-    tell(&format!("{count} combinations of filters compared, {hits} with hits, over {} events", backlog.len()));
-    assert!(wrong.is_empty(), "{} of {count} differ:\n{}", wrong.len(), wrong.join("\n"));
+    let count = combinations.len();
+    print_to_stderr(&format!(
+        "{count} combinations of filters compared, {hits} with hits, over {} events",
+        backlog.len()
+    ));
+    assert!(mismatches.is_empty(), "{} of {count} differ:\n{}", mismatches.len(), mismatches.join("\n"));
     assert!(hits >= count / 3 && count - hits >= 20, "{hits} of {count} have hits: one case is hardly tested");
 }
 
 fn query_start_shows_exactly_the_started_containers(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     let mut expected = Vec::new();
     for name in ["one", "two", "three"] {
         expected.push(engine.container(&["--name", name]));
@@ -164,81 +172,81 @@ fn query_start_shows_exactly_the_started_containers(version: &'static str) {
     }
     engine.docker(&["rm", "-f", "two"]);
     let args = ["query", "--type", "container", "--action", "start"];
-    folder.eventually("the started containers are shown", || {
-        let started = actor_ids(&folder.lines(&args));
+    test_dir.eventually("the started containers are shown", || {
+        let started = actor_ids(&test_dir.lines(&args));
         if started == expected { Ok(()) } else { Err(format!("{started:?} instead of {expected:?}")) }
     });
     recorder.stop();
-    assert_eq!(actor_ids(&folder.lines(&args)), expected);
+    assert_eq!(actor_ids(&test_dir.lines(&args)), expected);
 }
 
 fn a_killed_recorder_neither_loses_nor_duplicates_events(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let curl = engine.follow(&folder);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let curl = engine.follow(&test_dir);
     // Without backlog checks: an event missed when the recorder reconnects stays missed.
-    let record = || folder.record(&engine.host, &["--look-again", "0"]);
+    let record = || test_dir.record(&engine.host, &["--look-again", "0"]);
     let mut recorder = record();
-    let busy = [engine.keep_busy(), engine.keep_busy()];
+    let loads = [engine.keep_busy(), engine.keep_busy()];
     for round in 0..5 {
         // In every other round the recorder is killed right after its start.
         if round % 2 == 0 {
-            grows("the store", || folder.lines(&["query"]).len(), 10);
+            wait_for_growth("the store", || test_dir.lines(&["query"]).len(), 10);
         }
         recorder.kill();
-        grows("the output of curl", || curl.lines().len(), 10);
+        wait_for_growth("the output of curl", || curl.lines().len(), 10);
         recorder = record();
     }
-    busy.into_iter().for_each(crate::support::docker::BackgroundLoad::stop);
-    records_the_same(&engine, &folder, &curl);
+    loads.into_iter().for_each(crate::support::docker::BackgroundLoad::stop);
+    wait_until_recorded_as_by_curl(&engine, &test_dir, &curl);
     recorder.stop();
-    compare_lines(&curl.lines(), &folder.lines(&["query"])).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(gaps(&folder), [] as [Value; 0]);
+    compare_lines(&curl.lines(), &test_dir.lines(&["query"])).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(gaps(&test_dir), [] as [Value; 0]);
 }
 
 fn an_engine_restart_leaves_one_gap(version: &'static str) {
-    an_end_is_survived_with_a_gap(version, Engine::stop);
+    check_one_gap_after_engine_stop(version, Engine::stop);
 }
 
 fn a_killed_engine_leaves_one_gap(version: &'static str) {
-    an_end_is_survived_with_a_gap(version, Engine::kill);
+    check_one_gap_after_engine_stop(version, Engine::kill);
 }
 
 /// Prints a row for the table of `tests/under_fire.rs`: a real engine is killed at random moments while containers
 /// start and exit. An event is obtainable if the engine sent it to the recorder; a proxy between them records this.
 fn twenty_kills_of_the_engine_lose_no_event_that_it_sent(version: &'static str) {
     const ROUNDS: usize = 20;
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let witness = RecordingProxy::start(&engine, &folder);
-    let recorder = folder.record(&witness.host(), &[]);
-    let mut made = BTreeSet::new();
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let proxy = RecordingProxy::start(&engine, &test_dir);
+    let recorder = test_dir.record(&proxy.host(), &[]);
+    let mut emitted = BTreeSet::new();
     for round in 0..ROUNDS {
-        let busy = engine.keep_busy_unchecked();
+        let load = engine.keep_busy_unchecked();
         // At a random moment: after a random number of events.
-        let enough = fastrand::usize(6..30);
-        folder.eventually("enough events are emitted", || {
+        let min_events = fastrand::usize(6..30);
+        test_dir.eventually("enough events are emitted", || {
             let now = engine.backlog();
-            if now.len() >= enough { Ok(()) } else { Err(now.len()) }
+            if now.len() >= min_events { Ok(()) } else { Err(now.len()) }
         });
-        made.extend(engine.backlog());
+        emitted.extend(engine.backlog());
         engine.kill();
-        busy.stop();
+        load.stop();
         engine.start_again(&[]);
         engine.docker(&["run", "--rm", "--name", &format!("after-{round}"), "--network", "none", "busybox", "true"]);
-        folder.eventually("events after the restart are recorded", || {
-            let stored = folder.lines(&["query", "-q"]);
+        test_dir.eventually("events after the restart are recorded", || {
+            let stored = test_dir.lines(&["query", "-q"]);
             let missing = engine.backlog().into_iter().find(|line| !stored.contains(line));
             missing.map_or(Ok(()), Err)
         });
     }
-    made.extend(engine.backlog());
-    let peak = recorder.peak_memory().expect("the recorder runs").div_ceil(1_000_000);
+    emitted.extend(engine.backlog());
+    let peak_mb = recorder.peak_memory().expect("the recorder runs").div_ceil(1_000_000);
     recorder.stop();
-    let sent = witness.events();
-    made.extend(sent.iter().cloned());
+    let sent_events = proxy.events();
+    emitted.extend(sent_events.iter().cloned());
 
-    let stored = folder.lines(&["query", "-q"]);
+    let stored = test_dir.lines(&["query", "-q"]);
     let stored_set: BTreeSet<_> = stored.iter().cloned().collect();
-    let gaps = gaps(&folder);
+    let gaps = gaps(&test_dir);
     let is_in_gap = |line: &String| {
         let at = json!(rfc3339(time_nano(line)));
         let (at, bound) = (at.as_str(), |gap: &Value, key| gap[key].as_str().map(str::to_owned));
@@ -246,72 +254,72 @@ fn twenty_kills_of_the_engine_lose_no_event_that_it_sent(version: &'static str) 
             bound(gap, "from").as_deref() <= at && bound(gap, "to").as_deref().is_none_or(|to| at <= Some(to))
         })
     };
-    let lost: Vec<_> = sent.difference(&stored_set).collect();
-    let unexplained: Vec<_> = made.difference(&stored_set).filter(|line| !is_in_gap(line)).collect();
+    let lost: Vec<_> = sent_events.difference(&stored_set).collect();
+    let unexplained: Vec<_> = emitted.difference(&stored_set).filter(|line| !is_in_gap(line)).collect();
     let doubled = stored.len() - stored_set.len();
     // Written to stderr directly, because the test harness captures the output of `println!`.
     let _ = writeln!(
         std::io::stderr(),
-        "| SIGKILL and restart of a real engine ({version}) | {ROUNDS} | {} | {} | {} | {} | {doubled} | {} | {} | {peak} MB |",
-        made.len(),
-        sent.union(&stored_set).count(),
+        "| SIGKILL and restart of a real engine ({version}) | {ROUNDS} | {} | {} | {} | {} | {doubled} | {} | {} | {peak_mb} MB |",
+        emitted.len(),
+        sent_events.union(&stored_set).count(),
         stored_set.len(),
         lost.len(),
         unexplained.len(),
         gaps.len(),
     );
     assert_eq!((lost, doubled, unexplained), (vec![], 0, vec![]));
-    assert!(stored_set.is_subset(&made), "every stored event was sent by the engine");
-    assert!(peak < 200, "{peak} MB");
+    assert!(stored_set.is_subset(&emitted), "every stored event was sent by the engine");
+    assert!(peak_mb < 200, "{peak_mb} MB");
 }
 
-fn an_end_is_survived_with_a_gap(version: &'static str, end: fn(&Engine)) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+fn check_one_gap_after_engine_stop(version: &'static str, stop_engine: fn(&Engine)) {
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     engine.container(&["--name", "before"]);
-    recorded(&folder, &engine.backlog());
-    let before_the_end = engine.backlog();
+    wait_until_recorded(&test_dir, &engine.backlog());
+    let backlog_before = engine.backlog();
 
-    end(&engine);
-    connected(&folder, &recorder, false);
-    let open = folder.eventually("a gap is open", || one_gap(&folder));
+    stop_engine(&engine);
+    wait_until_connected(&test_dir, &recorder, false);
+    let open = test_dir.eventually("a gap is open", || one_gap(&test_dir));
     assert_eq!(open["to"], Value::Null, "{open}");
-    let before = folder.lines(&["query", "-q"]);
-    let last_seen = newest_arrival(&folder);
+    let before = test_dir.lines(&["query", "-q"]);
+    let last_seen = last_stored_time(&test_dir);
     assert_eq!(open["from"], rfc3339(last_seen), "{open}");
-    assert!(before_the_end.iter().all(|line| before.contains(line)), "events from before the end are stored");
+    assert!(backlog_before.iter().all(|line| before.contains(line)), "events from before the end are stored");
 
     engine.start_again(&[]);
-    connected(&folder, &recorder, true);
+    wait_until_connected(&test_dir, &recorder, true);
     engine.docker(&["run", "--rm", "--name", "after", "busybox", "true"]);
-    folder.eventually("events from before and after are stored once", || {
+    test_dir.eventually("events from before and after are stored once", || {
         let expected = [before.clone(), engine.backlog()].concat();
-        compare_lines(&expected, &folder.lines(&["query", "-q"]))
+        compare_lines(&expected, &test_dir.lines(&["query", "-q"]))
     });
-    let gap = one_gap(&folder).unwrap_or_else(|e| panic!("{e}"));
+    let gap = one_gap(&test_dir).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((&gap["reason"], &gap["from"]), (&json!("engine-restart"), &json!(rfc3339(last_seen))), "{gap}");
     let (to, first_after) = (gap["to"].as_str().expect("the gap is closed"), engine.backlog()[0].clone());
     assert!(*rfc3339(last_seen) < *to && *to <= *rfc3339(time_nano(&first_after)), "{gap}, then {first_after}");
-    assert_eq!(the_source(&folder)["gaps"], 1);
+    assert_eq!(only_source(&test_dir)["gaps"], 1);
 
     recorder.stop();
     // A container diff may have been added to the detail.
-    let same = |gap: &Value| json!([gap["from"], gap["to"], gap["reason"]]);
-    assert_eq!(one_gap(&folder).as_ref().map(same), Ok(same(&gap)));
+    let bounds = |gap: &Value| json!([gap["from"], gap["to"], gap["reason"]]);
+    assert_eq!(one_gap(&test_dir).as_ref().map(bounds), Ok(bounds(&gap)));
     let expected = [before, engine.backlog()].concat();
-    compare_lines(&expected, &folder.lines(&["query", "-q"])).unwrap_or_else(|e| panic!("{e}"));
+    compare_lines(&expected, &test_dir.lines(&["query", "-q"])).unwrap_or_else(|e| panic!("{e}"));
 }
 
 fn a_gap_describes_what_happened_to_the_containers(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let alone = ["--network", "none"];
-    let run = |name: &str| engine.container(&[&["--name", name][..], &alone].concat());
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let network_args = ["--network", "none"];
+    let run = |name: &str| engine.container(&[&["--name", name][..], &network_args].concat());
     let (web, db, calm) = (run("web"), run("db"), run("calm"));
     let old = engine.docker(&["create", "--name", "old", "busybox"]);
-    let recorder = folder.record(&engine.host, &[]);
-    recorded(&folder, &engine.backlog());
-    folder.eventually("a snapshot of the containers is stored", || {
-        let db = rusqlite::Connection::open(folder.db()).map_err(|e| e.to_string())?;
+    let recorder = test_dir.record(&engine.host, &[]);
+    wait_until_recorded(&test_dir, &engine.backlog());
+    test_dir.eventually("a snapshot of the containers is stored", || {
+        let db = rusqlite::Connection::open(test_dir.db()).map_err(|e| e.to_string())?;
         db.query_row("SELECT taken_nano FROM snapshot", [], |row| row.get::<_, i64>(0)).map_err(|e| e.to_string())
     });
     recorder.kill();
@@ -334,10 +342,10 @@ fn a_gap_describes_what_happened_to_the_containers(version: &'static str) {
     }
     // The events of this container are still in the backlog.
     let seen = run("seen");
-    let recorder = folder.record(&engine.host, &[]);
-    recorded(&folder, &engine.backlog());
-    let gap = folder.eventually("the gap has a container diff", || {
-        let gap = one_gap(&folder)?;
+    let recorder = test_dir.record(&engine.host, &[]);
+    wait_until_recorded(&test_dir, &engine.backlog());
+    let gap = test_dir.eventually("the gap has a container diff", || {
+        let gap = one_gap(&test_dir)?;
         let has_diff = gap["detail"].as_str().is_some_and(|detail| detail.contains("; in the gap: "));
         if has_diff { Ok(gap) } else { Err(format!("{gap}\n{}", recorder.log())) }
     });
@@ -348,49 +356,49 @@ fn a_gap_describes_what_happened_to_the_containers(version: &'static str) {
         let time = engine.docker(&["inspect", "-f", &format!("{{{{.{field}}}}}"), name]);
         rfc3339(DateTime::parse_from_rfc3339(&time).expect("a time").timestamp_nanos_opt().expect("in range"))
     };
-    let called = |name: &str, id: &str| format!("{name} ({})", &id[..12]);
+    let name_and_id = |name: &str, id: &str| format!("{name} ({})", &id[..12]);
     for expected in [
-        format!("{} exited with 137 at {}", called("web", &web), time("web", "State.FinishedAt")),
+        format!("{} exited with 137 at {}", name_and_id("web", &web), time("web", "State.FinishedAt")),
         format!(
             "{} exited at {} and was started at {}",
-            called("db", &db),
+            name_and_id("db", &db),
             time("db", "State.FinishedAt"),
             time("db", "State.StartedAt")
         ),
         format!(
             "{} was created at {}, was started at {} and exited with 7 at {}",
-            called("job", &job),
+            name_and_id("job", &job),
             time("job", "Created"),
             time("job", "State.StartedAt"),
             time("job", "State.FinishedAt")
         ),
-        format!("{} was removed", called("old", &old)),
+        format!("{} was removed", name_and_id("old", &old)),
     ] {
         assert!(detail.contains(&expected), "missing: {expected}\n{detail}");
     }
     for (name, id) in [("calm", &calm), ("seen", &seen)] {
-        assert!(!detail.contains(&called(name, id)), "{detail}");
+        assert!(!detail.contains(&name_and_id(name, id)), "{detail}");
     }
 }
 
 fn health_checks_are_left_out_and_manual_execs_are_kept(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let alone = ["--network", "none", "--health-interval", "1s", "--health-cmd"];
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let check_args = ["--network", "none", "--health-interval", "1s", "--health-cmd"];
     let start = |name: &str, args: &[&str]| {
         engine.docker(&[&["run", "-d", "--stop-signal", "KILL", "--name", name][..], args, &["sleep", "1000"]].concat())
     };
     let check = "test -d / && echo \"a  b\" é <&>";
     // One container was started before the recorder, one is started after it, and one has a check from its image, which
     // has its own shell.
-    let before = start("before", &[&alone[..], &[check, "busybox"]].concat());
-    folder.eventually("the health check runs", || {
+    let before = start("before", &[&check_args[..], &[check, "busybox"]].concat());
+    test_dir.eventually("the health check runs", || {
         if engine.backlog().iter().any(|line| line.contains("exec_die")) { Ok(()) } else { Err(()) }
     });
-    let recorder = folder.record(&engine.host, &[]);
-    let (without, db) = (TestDir::new(), folder.db());
-    let leaving_out = without.record(&engine.host, &["--no-healthchecks"]);
-    let later = start("later", &[&alone[..], &["true", "busybox"]].concat());
-    let context = folder.path("checked");
+    let recorder = test_dir.record(&engine.host, &[]);
+    let (filtered_dir, db) = (TestDir::new(), test_dir.db());
+    let filtering_recorder = filtered_dir.record(&engine.host, &["--no-healthchecks"]);
+    let later = start("later", &[&check_args[..], &["true", "busybox"]].concat());
+    let context = test_dir.path("checked");
     std::fs::create_dir(&context).expect("the directory is created");
     let lines =
         ["FROM busybox", r#"SHELL ["/bin/busybox", "sh", "-c"]"#, "HEALTHCHECK --interval=1s CMD echo of the image"];
@@ -407,22 +415,23 @@ fn health_checks_are_left_out_and_manual_execs_are_kept(version: &'static str) {
     // the events of the two do not differ.
     engine.docker(&["exec", "calm", "/bin/sh", "-c", "true"]);
     engine.docker(&["exec", "later", "/bin/sh", "-c", "true"]);
-    let execs = |folder: &TestDir, args: &[&str]| -> Vec<(String, String)> {
-        let lines = folder.json(&[&["query", "-q", "--type", "container"], args].concat());
+    let execs = |test_dir: &TestDir, args: &[&str]| -> Vec<(String, String)> {
+        let lines = test_dir.json(&[&["query", "-q", "--type", "container"], args].concat());
         let exec = |line: &Value| {
             let (action, id) = (line["Action"].as_str()?, line["Actor"]["ID"].as_str()?);
             action.starts_with("exec_").then(|| (id.to_owned(), action.to_owned()))
         };
         lines.iter().filter_map(exec).collect()
     };
-    folder.eventually("every health check runs several times", || {
-        let all = execs(&folder, &[]);
-        let checks = |id: &String| all.iter().filter(|(of, action)| of == id && action == "exec_die").count();
+    test_dir.eventually("every health check runs several times", || {
+        let all = execs(&test_dir, &[]);
+        let checks =
+            |id: &String| all.iter().filter(|(container, action)| container == id && action == "exec_die").count();
         let counts = [&before, &later, &image].map(checks);
         if counts.iter().all(|count| *count > 3) { Ok(()) } else { Err(counts) }
     });
     recorder.stop();
-    leaving_out.stop();
+    filtering_recorder.stop();
     let echo = |id: &String, command: &str| {
         ["exec_create: ", "exec_start: "]
             .map(|step| (id.clone(), format!("{step}{command}")))
@@ -433,37 +442,37 @@ fn health_checks_are_left_out_and_manual_execs_are_kept(version: &'static str) {
         echo(&before, "echo before").chain(echo(&later, "echo later")).chain(echo(&image, "echo image")).collect();
     expected.extend(echo(&calm, "echo calm"));
     expected.extend(echo(&calm, "/bin/sh -c true"));
-    let mut left = execs(&folder, &["--no-healthchecks"]);
+    let mut without_checks = execs(&test_dir, &["--no-healthchecks"]);
     // A check that ran when the recorder stopped has no end, and one that ran when it started has no beginning.
-    left.sort();
+    without_checks.sort();
     expected.sort();
-    assert_eq!(left, expected, "{}", db.display());
-    let mut stored = execs(&without, &[]);
+    assert_eq!(without_checks, expected, "{}", db.display());
+    let mut stored = execs(&filtered_dir, &[]);
     stored.sort();
     assert_eq!(stored, expected);
-    let all = execs(&folder, &[]).len();
-    let counted = the_source(&without)["healthchecks_left_out"].as_u64().expect("a number") as usize;
+    let all = execs(&test_dir, &[]).len();
+    let left_out = only_source(&filtered_dir)["healthchecks_left_out"].as_u64().expect("a number") as usize;
     // The two recorders do not stop at the same moment.
-    assert!(counted > 30 && counted.abs_diff(all - expected.len()) <= 20, "{counted} of {all}");
-    let healthy = |folder: &TestDir| folder.lines(&["query", "-q", "--action", "health_status"]).len();
-    assert_eq!((healthy(&folder), healthy(&without)), (3, 3));
-    for folder in [&folder, &without] {
-        folder.run(&["verify", "-q"]).assert_success();
+    assert!(left_out > 30 && left_out.abs_diff(all - expected.len()) <= 20, "{left_out} of {all}");
+    let healthy = |test_dir: &TestDir| test_dir.lines(&["query", "-q", "--action", "health_status"]).len();
+    assert_eq!((healthy(&test_dir), healthy(&filtered_dir)), (3, 3));
+    for test_dir in [&test_dir, &filtered_dir] {
+        test_dir.run(&["verify", "-q"]).assert_success();
     }
 }
 
 fn text_output_equals_that_of_the_docker_client(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     run_full_scenario(&engine);
-    records_the_memory(&engine, &folder);
+    wait_until_backlog_is_recorded(&engine, &test_dir);
     recorder.stop();
     let until = unix_time(time_nano(engine.backlog().last().expect("there are events")));
     for zone in ["UTC", "Asia/Kolkata", "America/St_Johns"] {
         let mut client = engine.client(&["events", "--since", "0", "--until", &until]);
         client.env("TZ", zone);
         let theirs = run(client).assert_success().lines();
-        let mut ours = folder.command(&["query", "-q", "--format", "text", "--since", "0", "--until", &until]);
+        let mut ours = test_dir.command(&["query", "-q", "--format", "text", "--since", "0", "--until", &until]);
         ours.env("TZ", zone);
         let ours = run(ours).assert_success().lines();
         assert!(theirs.len() > 100, "{} lines", theirs.len());
@@ -472,65 +481,65 @@ fn text_output_equals_that_of_the_docker_client(version: &'static str) {
 }
 
 fn history_follows_an_engine_to_another_socket(version: &'static str) {
-    let (engine, folder) = (Engine::start(version), TestDir::new());
-    let recorder = folder.record(&engine.host, &[]);
+    let (engine, test_dir) = (Engine::start(version), TestDir::new());
+    let recorder = test_dir.record(&engine.host, &[]);
     engine.container(&["--name", "here"]);
-    recorded(&folder, &engine.backlog());
+    wait_until_recorded(&test_dir, &engine.backlog());
     recorder.stop();
-    let here = the_source(&folder);
-    assert_eq!(here["host"], engine.host);
+    let source_before = only_source(&test_dir);
+    assert_eq!(source_before["host"], engine.host);
     engine.stop();
 
-    let other = format!("unix://{}", folder.path("other.sock").display());
-    engine.start_again(&["-H", &other]);
-    let recorder = folder.record(&other, &[]);
-    let there = engine.container(&["--name", "there"]);
-    recorded(&folder, &engine.backlog());
+    let new_host = format!("unix://{}", test_dir.path("other.sock").display());
+    engine.start_again(&["-H", &new_host]);
+    let recorder = test_dir.record(&new_host, &[]);
+    let second_container = engine.container(&["--name", "there"]);
+    wait_until_recorded(&test_dir, &engine.backlog());
     recorder.stop();
 
-    let source = the_source(&folder);
-    assert_eq!(source["host"], other);
-    assert_eq!((&source["engine_id"], &source["name"]), (&here["engine_id"], &here["name"]));
+    let source = only_source(&test_dir);
+    assert_eq!(source["host"], new_host);
+    assert_eq!((&source["engine_id"], &source["name"]), (&source_before["engine_id"], &source_before["name"]));
     let name = source["name"].as_str().expect("a source has a name");
-    let started = folder.lines(&["query", "-q", "--source", name, "--action", "start"]);
-    assert_eq!(actor_ids(&started).last(), Some(&there));
+    let started = test_dir.lines(&["query", "-q", "--source", name, "--action", "start"]);
+    assert_eq!(actor_ids(&started).last(), Some(&second_container));
     assert_eq!(actor_ids(&started).len(), 2, "{started:?}");
-    assert_eq!(one_gap(&folder).unwrap_or_else(|e| panic!("{e}"))["reason"], "engine-restart");
+    assert_eq!(one_gap(&test_dir).unwrap_or_else(|e| panic!("{e}"))["reason"], "engine-restart");
 }
 
 /// Waits until curl has received the last event and the store contains exactly what curl received.
-fn records_the_same(engine: &Engine, folder: &TestDir, curl: &Follower) {
+fn wait_until_recorded_as_by_curl(engine: &Engine, test_dir: &TestDir, curl: &Follower) {
     engine.docker(&["volume", "create", "the-end"]);
-    folder.eventually("the store contains what curl received", || {
+    test_dir.eventually("the store contains what curl received", || {
         let theirs = curl.lines();
         if !theirs.iter().any(|line| parse_event(line)["Actor"]["ID"] == "the-end") {
             return Err("curl has not received the last event".to_owned());
         }
-        compare_lines(&theirs, &folder.lines(&["query"]))
+        compare_lines(&theirs, &test_dir.lines(&["query"]))
     });
 }
 
 /// Waits until the store contains exactly the backlog.
-fn records_the_memory(engine: &Engine, folder: &TestDir) {
+fn wait_until_backlog_is_recorded(engine: &Engine, test_dir: &TestDir) {
     engine.docker(&["volume", "create", "the-end"]);
-    folder.eventually("the store contains the backlog", || {
+    test_dir.eventually("the store contains the backlog", || {
         let backlog = engine.backlog();
         assert!(backlog.len() < 256, "the scenario is too long for the backlog");
-        compare_lines(&backlog, &folder.lines(&["query"]))
+        compare_lines(&backlog, &test_dir.lines(&["query"]))
     });
 }
 
 /// Waits until these lines are recorded.
-fn recorded(folder: &TestDir, lines: &[String]) {
-    folder.eventually("all lines are recorded", || {
-        let ours = folder.lines(&["query", "-q"]);
+fn wait_until_recorded(test_dir: &TestDir, lines: &[String]) {
+    test_dir.eventually("all lines are recorded", || {
+        let ours = test_dir.lines(&["query", "-q"]);
         let missing: Vec<&String> = lines.iter().filter(|line| !ours.contains(line)).collect();
         if missing.is_empty() { Ok(()) } else { Err(format!("missing: {missing:?}")) }
     });
 }
 
 /// Waits until a size has grown by `by`.
-fn grows(what: &str, size: impl Fn() -> usize, by: usize) {
+fn wait_for_growth(what: &str, size: impl Fn() -> usize, by: usize) {
     let before = size();
     eventually(&format!("{what} grows by {by}"), || {
         let now = size();
@@ -539,9 +548,9 @@ fn grows(what: &str, size: impl Fn() -> usize, by: usize) {
 }
 
 /// Waits until `status` reports the only source as connected or not. The recorder must keep running.
-fn connected(folder: &TestDir, recorder: &Running, expected: bool) {
-    folder.eventually(&format!("connected is {expected}"), || {
-        let status = status(folder);
+fn wait_until_connected(test_dir: &TestDir, recorder: &Running, expected: bool) {
+    test_dir.eventually(&format!("connected is {expected}"), || {
+        let status = status(test_dir);
         assert_eq!(
             (&status["recorder"]["running"], &status["recorder"]["pid"]),
             (&json!(true), &json!(recorder.pid()))
@@ -554,33 +563,33 @@ fn connected(folder: &TestDir, recorder: &Running, expected: bool) {
     });
 }
 
-fn status(folder: &TestDir) -> Value {
-    folder.json(&["status", "--json"]).remove(0)
+fn status(test_dir: &TestDir) -> Value {
+    test_dir.json(&["status", "--json"]).remove(0)
 }
 
 /// The only source, as `status` reports it.
-fn the_source(folder: &TestDir) -> Value {
-    let status = status(folder);
+fn only_source(test_dir: &TestDir) -> Value {
+    let status = status(test_dir);
     assert_eq!(status["sources"].as_array().map(Vec::len), Some(1), "{status}");
     status["sources"][0].clone()
 }
 
 /// All gaps but the first, whose reason must be `first-contact`.
-fn gaps(folder: &TestDir) -> Vec<Value> {
-    let mut gaps = folder.json(&["gaps"]);
+fn gaps(test_dir: &TestDir) -> Vec<Value> {
+    let mut gaps = test_dir.json(&["gaps"]);
     assert_eq!(gaps[0]["reason"], "first-contact", "{gaps:?}");
     gaps.remove(0);
     gaps
 }
 
-fn one_gap(folder: &TestDir) -> Result<Value, String> {
-    let mut gaps = gaps(folder);
+fn one_gap(test_dir: &TestDir) -> Result<Value, String> {
+    let mut gaps = gaps(test_dir);
     if gaps.len() == 1 { Ok(gaps.remove(0)) } else { Err(format!("not one gap: {gaps:?}")) }
 }
 
 /// Time of the event that was stored last.
-fn newest_arrival(folder: &TestDir) -> i64 {
-    let stored = folder.json(&["query", "-q", "--envelope"]);
+fn last_stored_time(test_dir: &TestDir) -> i64 {
+    let stored = test_dir.json(&["query", "-q", "--envelope"]);
     let last = stored.iter().max_by_key(|stored| stored["seq"].as_i64()).expect("something is stored");
     last["event"]["timeNano"].as_i64().expect("an event has a time")
 }
@@ -602,7 +611,7 @@ fn unix_time(nanos: i64) -> String {
 }
 
 /// Asserts that the scenario produced every expected kind of event, so that an incomplete scenario passes no test.
-fn the_session_was_full(lines: &[String]) {
+fn assert_every_kind_occurred(lines: &[String]) {
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
     for event in lines.iter().map(|line| parse_event(line)) {
         let action = event["Action"].as_str().expect("an event has an action").split(": ").next().unwrap_or_default();
@@ -642,17 +651,17 @@ fn the_session_was_full(lines: &[String]) {
         assert!(kinds.contains_key(kind), "no {kind} in {kinds:?}");
     }
     let oom = if kinds.contains_key("container oom") { "with" } else { "without" };
-    tell(&format!("{} events of {} kinds, {oom} oom", lines.len(), kinds.len()));
+    print_to_stderr(&format!("{} events of {} kinds, {oom} oom", lines.len(), kinds.len()));
 }
 
 /// Prints a line to stderr, also if the test passes: the harness captures only the output of `println!`.
-fn tell(text: &str) {
+fn print_to_stderr(text: &str) {
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(std::io::stderr(), "{test}: {text}");
 }
 
 /// Number of random combinations, and the seed. Between runs, the events they are drawn from differ only in their IDs.
-const DRAWN: usize = 250;
+const RANDOM_COMBINATIONS: usize = 250;
 const SEED: u64 = 256;
 
 /// Keys that match by a prefix of an ID or a name.
@@ -681,7 +690,7 @@ impl Combination {
     }
 
     /// Arguments of `query`. If `short`, a flag such as `--type` replaces `--filter type=` where one exists.
-    fn words(&self, short: bool) -> Vec<String> {
+    fn query_args(&self, short: bool) -> Vec<String> {
         let mut args = vec!["query".to_owned(), "-q".into()];
         for (flag, instant) in [("--since", self.since), ("--until", self.until)] {
             args.extend(instant.iter().flat_map(|instant| [flag.to_owned(), unix_time(*instant)]));
@@ -700,7 +709,7 @@ impl Combination {
 }
 
 /// Fixed combinations, one for each quirk of the filters, about events that the scenario always produces.
-fn chosen() -> Vec<Combination> {
+fn fixed_combinations() -> Vec<Combination> {
     let of = |filters: &[(&'static str, &str)]| Combination {
         filters: filters.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
         since: None,
@@ -779,16 +788,16 @@ fn chosen() -> Vec<Combination> {
 }
 
 /// Draws combinations from the recorded events, and alters some values so that they no longer match.
-struct Draw {
+struct Generator {
     rng: Rng,
     events: Vec<Value>,
     instants: Vec<i64>,
 }
 
-impl Draw {
+impl Generator {
     /// Creates a source of combinations from events in the engine's order.
-    fn from(backlog: &[String]) -> Draw {
-        Draw {
+    fn from(backlog: &[String]) -> Generator {
+        Generator {
             rng: Rng::with_seed(SEED),
             events: backlog.iter().map(|line| parse_event(line)).collect(),
             instants: backlog.iter().map(|line| time_nano(line)).collect(),
@@ -809,23 +818,23 @@ impl Draw {
                 filters.push((key, self.value(key, event)));
             }
         }
-        let since = if self.rng.u8(..3) == 0 { self.around_an_instant(event) } else { None };
-        let since = since.filter(|since| !self.hides_from(*since));
-        let until = if self.rng.u8(..3) == 0 { self.around_an_instant(event) } else { None };
+        let since = if self.rng.u8(..3) == 0 { self.near_an_event(event) } else { None };
+        let since = since.filter(|since| !self.hides_events_since(*since));
+        let until = if self.rng.u8(..3) == 0 { self.near_an_event(event) } else { None };
         Combination { filters, since, until: until.filter(|until| since.is_none_or(|since| since <= *until)) }
     }
 
     fn key(&mut self) -> &'static str {
-        let one = ["type", "event", "event", "scope", "image", "image", "label", "label", "container", "container"];
-        let all = [&one[..], &PREFIX_KEYS].concat();
+        let common = ["type", "event", "event", "scope", "image", "image", "label", "label", "container", "container"];
+        let all = [&common[..], &PREFIX_KEYS].concat();
         self.rng.choice(all).expect("a choice")
     }
 
     fn value(&mut self, key: &str, event: usize) -> String {
         let event = if self.rng.u8(..4) == 0 { self.rng.usize(..self.events.len()) } else { event };
-        let fits = self.values_of(key, event);
-        let value = self.rng.choice(fits).expect("every event has a value for every key");
-        let value = if self.rng.u8(..8) == 0 { self.spoilt(&value) } else { value };
+        let candidates = self.values_of(key, event);
+        let value = self.rng.choice(candidates).expect("every event has a value for every key");
+        let value = if self.rng.u8(..8) == 0 { self.altered(&value) } else { value };
         value.trim().to_owned() // The command line trims values too.
     }
 
@@ -846,15 +855,15 @@ impl Draw {
             }
             "image" => image_names(&[id, attribute("image"), attribute("name")]),
             "label" => {
-                let each = attributes.iter().flat_map(|(key, value)| [key.clone(), format!("{key}={}", text(value))]);
-                let each: Vec<String> = each.collect();
-                if each.is_empty() { vec!["none".into()] } else { each }
+                let labels = attributes.iter().flat_map(|(key, value)| [key.clone(), format!("{key}={}", text(value))]);
+                let labels: Vec<String> = labels.collect();
+                if labels.is_empty() { vec!["none".into()] } else { labels }
             }
-            _ => beginnings(&[id, attribute("name")], &mut self.rng),
+            _ => with_prefixes(&[id, attribute("name")], &mut self.rng),
         }
     }
 
-    fn spoilt(&mut self, value: &str) -> String {
+    fn altered(&mut self, value: &str) -> String {
         let half = value.chars().count() / 2;
         match self.rng.u8(..6) {
             0 => String::new(),
@@ -867,14 +876,14 @@ impl Draw {
     }
 
     /// Time of an event, or a nanosecond before or after it.
-    fn around_an_instant(&mut self, event: usize) -> Option<i64> {
+    fn near_an_event(&mut self, event: usize) -> Option<i64> {
         let at = if self.rng.bool() { event } else { self.rng.usize(..self.instants.len()) };
         Some(self.instants[at] + self.rng.i64(-1..=1))
     }
 
     /// Returns true if the engine hides events after `since`. It walks back through its backlog to the first event that
     /// is older than `since`, and a newer concurrent event can precede that one.
-    fn hides_from(&self, since: i64) -> bool {
+    fn hides_events_since(&self, since: i64) -> bool {
         let older = self.instants.iter().rposition(|instant| *instant < since).unwrap_or(0);
         self.instants[..older].iter().any(|instant| *instant >= since)
     }
@@ -893,7 +902,7 @@ fn image_names(names: &[String]) -> Vec<String> {
 }
 
 /// The texts, and prefixes of them.
-fn beginnings(texts: &[String], rng: &mut Rng) -> Vec<String> {
+fn with_prefixes(texts: &[String], rng: &mut Rng) -> Vec<String> {
     let mut all = texts.to_vec();
     for text in texts.iter().filter(|text| !text.is_empty()) {
         let length = rng.usize(1..=text.chars().count());

@@ -1,6 +1,6 @@
 //! Every kind of host that the docker client can reach (TLS, ssh, contexts), and Podman's socket.
 
-use crate::support::hosts::{failures, path_with_ssh, text, with_path};
+use crate::support::hosts::{path_with_ssh, record_errors, text, with_path};
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -19,139 +19,147 @@ struct TlsEngine {
     engine: Engine,
     authority: CertificateAuthority,
     client: Certificate,
-    stranger: Certificate,
-    listens: Vec<String>,
-    near: Option<crate::support::docker::NetworkGuard>,
+    untrusted: Certificate,
+    listen_args: Vec<String>,
+    network_guard: Option<crate::support::docker::NetworkGuard>,
 }
 
 const TLS_HOST: &str = "tcp://127.0.0.1:2376";
 
 impl TlsEngine {
-    fn start(folder: &TestDir) -> TlsEngine {
-        let dir = folder.path("certificates");
+    fn start(test_dir: &TestDir) -> TlsEngine {
+        let dir = test_dir.path("certificates");
         fs::create_dir(&dir).expect("the directory is created");
         let authority = CertificateAuthority::new(&dir, "ca");
         let server = authority.issue(&dir, "server", &["127.0.0.1"], 30);
         let client = authority.issue(&dir, "client", &["client"], 30);
-        let stranger = CertificateAuthority::new(&dir, "other").issue(&dir, "stranger", &["client"], 30);
+        let untrusted = CertificateAuthority::new(&dir, "other").issue(&dir, "stranger", &["client"], 30);
         let [ca, cert, key] = [&authority.file, &server.file, &server.key].map(|path| text(path).to_owned());
         let args =
             ["-H", "tcp://0.0.0.0:2376", "--tlsverify", "--tlscacert", &ca, "--tlscert", &cert, "--tlskey", &key];
-        let listens = args.map(str::to_owned).to_vec();
+        let listen_args = args.map(str::to_owned).to_vec();
         let engine = Engine::start_with("newest", &args);
-        let near = Some(engine.enter_network());
-        TlsEngine { engine, authority, client, stranger, listens, near }
+        let network_guard = Some(engine.enter_network());
+        TlsEngine { engine, authority, client, untrusted, listen_args, network_guard }
     }
 
     /// Starts the stopped engine again. It then has another network namespace.
     fn start_again(&mut self) {
-        self.near = None;
-        let args: Vec<&str> = self.listens.iter().map(String::as_str).collect();
+        self.network_guard = None;
+        let args: Vec<&str> = self.listen_args.iter().map(String::as_str).collect();
         self.engine.start_again(&args);
-        self.near = Some(self.engine.enter_network());
+        self.network_guard = Some(self.engine.enter_network());
     }
 
     /// Flags for a client with a valid certificate.
-    fn words(&self) -> [&str; 7] {
+    fn client_flags(&self) -> [&str; 7] {
         let [ca, cert, key] = [&self.authority.file, &self.client.file, &self.client.key].map(|path| text(path));
         ["--tlsverify", "--tlscacert", ca, "--tlscert", cert, "--tlskey", key]
     }
 }
 
 /// ID of the first recorded engine.
-fn recorded_id(folder: &TestDir) -> Option<String> {
-    let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).ok()?;
+fn recorded_id(test_dir: &TestDir) -> Option<String> {
+    let status: Value = serde_json::from_slice(&test_dir.run(&["status", "--json"]).stdout).ok()?;
     Some(status["sources"].as_array()?.first()?["engine_id"].as_str()?.to_owned())
 }
 
 #[test]
 fn a_real_engine_behind_tls_is_recorded() {
-    let folder = TestDir::new();
-    let mut tls = TlsEngine::start(&folder);
-    let info = run(tls.engine.client_for_host(TLS_HOST, &[&tls.words()[..], &["info", "-f", "{{.ID}}"]].concat()));
-    let recorder = folder.record(TLS_HOST, &[&tls.words()[..], &["--look-again", "300ms"]].concat());
-    assert_eq!(recorded_id(&folder), info.assert_success().lines().first().cloned());
+    let test_dir = TestDir::new();
+    let mut tls = TlsEngine::start(&test_dir);
+    let info =
+        run(tls.engine.client_for_host(TLS_HOST, &[&tls.client_flags()[..], &["info", "-f", "{{.ID}}"]].concat()));
+    let recorder = test_dir.record(TLS_HOST, &[&tls.client_flags()[..], &["--look-again", "300ms"]].concat());
+    assert_eq!(recorded_id(&test_dir), info.assert_success().lines().first().cloned());
     tls.engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
     tls.engine.docker(&["network", "create", "team"]);
-    records_the_memory(&folder, &tls.engine);
+    wait_until_backlog_is_recorded(&test_dir, &tls.engine);
     tls.engine.container(&["--name", "web", "--network", "none"]);
-    records_the_memory(&folder, &tls.engine);
+    wait_until_backlog_is_recorded(&test_dir, &tls.engine);
     tls.engine.stop();
-    is_away(&folder, &recorder);
+    wait_until_disconnected(&test_dir, &recorder);
     recorder.stop();
     tls.start_again();
-    let recorder = folder.record(TLS_HOST, &tls.words());
+    let recorder = test_dir.record(TLS_HOST, &tls.client_flags());
     tls.engine.docker(&["start", "web"]);
     let start = ["query", "-q", "--action", "start", "--container", "web", "--count"];
-    folder.eventually_lines(&start, &["2".to_owned()]);
+    test_dir.eventually_lines(&start, &["2".to_owned()]);
     recorder.stop();
     // The gap report sends its requests over TLS too.
     tls.engine.docker(&["kill", "web"]);
     tls.engine.stop();
     tls.start_again();
-    let recorder = folder.record(TLS_HOST, &tls.words());
-    folder.eventually("the gap describes what happened to the container", || {
-        let gaps = folder.lines(&["gaps"]);
+    let recorder = test_dir.record(TLS_HOST, &tls.client_flags());
+    test_dir.eventually("the gap describes what happened to the container", || {
+        let gaps = test_dir.lines(&["gaps"]);
         if gaps.iter().any(|gap| gap.contains("in the gap: web (")) { Ok(()) } else { Err(gaps) }
     });
     recorder.stop();
 }
 
 /// Waits until the recorder has logged that the engine is unavailable, and reports it as not connected.
-fn is_away(folder: &TestDir, recorder: &Running) {
-    folder.eventually("the log reports the engine as unavailable", || {
+fn wait_until_disconnected(test_dir: &TestDir, recorder: &Running) {
+    test_dir.eventually("the log reports the engine as unavailable", || {
         let log = recorder.log();
         if log.contains("the recorder retries until it succeeds") { Ok(()) } else { Err(log) }
     });
-    folder.eventually("the gap is open", || {
-        let gaps = folder.json(&["gaps"]);
+    test_dir.eventually("the gap is open", || {
+        let gaps = test_dir.json(&["gaps"]);
         let open = gaps.last().is_some_and(|gap| gap["reason"] == "disconnected" && gap["to"].is_null());
-        let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).expect("JSON");
+        let status: Value = serde_json::from_slice(&test_dir.run(&["status", "--json"]).stdout).expect("JSON");
         if open && status["sources"][0]["connected"] == false { Ok(()) } else { Err((gaps, status)) }
     });
 }
 
 /// Waits until the backlog is recorded, each event once, with no gap but the first.
-fn misses_nothing(folder: &TestDir, engine: &Engine) {
-    folder.eventually("nothing was missed", || {
-        compare_lines(&engine.backlog(), &folder.lines(&["query", "-q"]))?;
-        let gaps = folder.json(&["gaps"]);
+fn wait_until_recorded_without_gap(test_dir: &TestDir, engine: &Engine) {
+    test_dir.eventually("nothing was missed", || {
+        compare_lines(&engine.backlog(), &test_dir.lines(&["query", "-q"]))?;
+        let gaps = test_dir.json(&["gaps"]);
         if gaps.len() == 1 && gaps[0]["reason"] == "first-contact" { Ok(()) } else { Err(format!("{gaps:?}")) }
     });
 }
 
 #[test]
 fn a_silently_dead_connection_to_a_tls_engine_is_detected() {
-    let folder = TestDir::new();
-    let tls = TlsEngine::start(&folder);
-    let line = TcpProxy::start(|| TcpStream::connect("127.0.0.1:2376"));
-    let recorder = folder.record(&line.host(), &[&tls.words()[..], &["--look-again", "300ms"]].concat());
-    misses_nothing(&folder, &tls.engine);
-    line.blackhole();
+    let test_dir = TestDir::new();
+    let tls = TlsEngine::start(&test_dir);
+    let proxy = TcpProxy::start(|| TcpStream::connect("127.0.0.1:2376"));
+    let recorder = test_dir.record(&proxy.host(), &[&tls.client_flags()[..], &["--look-again", "300ms"]].concat());
+    wait_until_recorded_without_gap(&test_dir, &tls.engine);
+    proxy.blackhole();
     tls.engine.docker(&["network", "create", "unseen"]);
-    is_away(&folder, &recorder);
-    assert_eq!(folder.lines(&["query", "-q", "--network", "unseen", "--count"]), ["0"]);
-    line.restore();
-    misses_nothing(&folder, &tls.engine);
+    wait_until_disconnected(&test_dir, &recorder);
+    assert_eq!(test_dir.lines(&["query", "-q", "--network", "unseen", "--count"]), ["0"]);
+    proxy.restore();
+    wait_until_recorded_without_gap(&test_dir, &tls.engine);
     // Events after that arrive on a new stream.
     tls.engine.docker(&["network", "rm", "unseen"]);
-    misses_nothing(&folder, &tls.engine);
+    wait_until_recorded_without_gap(&test_dir, &tls.engine);
     recorder.stop();
 }
 
 #[test]
 fn each_failed_tls_connection_prints_one_clear_line() {
-    let folder = TestDir::new();
-    let tls = TlsEngine::start(&folder);
+    let test_dir = TestDir::new();
+    let tls = TlsEngine::start(&test_dir);
     let ca = text(&tls.authority.file);
-    let shows_one = "(hint: pass --tlscert FILE and --tlskey FILE, or set DOCKER_CERT_PATH)";
-    let by_name = "tcp://127.0.0.2:2376";
-    let stranger =
-        ["--tlsverify", "--tlscacert", ca, "--tlscert", text(&tls.stranger.file), "--tlskey", text(&tls.stranger.key)];
+    let client_hint = "(hint: pass --tlscert FILE and --tlskey FILE, or set DOCKER_CERT_PATH)";
+    let other_address = "tcp://127.0.0.2:2376";
+    let untrusted = [
+        "--tlsverify",
+        "--tlscacert",
+        ca,
+        "--tlscert",
+        text(&tls.untrusted.file),
+        "--tlskey",
+        text(&tls.untrusted.key),
+    ];
     let cases: [(&str, &[&str], &[&str]); 5] = [
-        (TLS_HOST, &["--tlsverify", "--tlscacert", ca], &["certificate", shows_one]),
-        (TLS_HOST, &stranger, &["the server rejects the client certificate, or requires one", shows_one]),
-        (by_name, &tls.words(), &["the server certificate is for 127.0.0.1, not for 127.0.0.2 (hint: "]),
+        (TLS_HOST, &["--tlsverify", "--tlscacert", ca], &["certificate", client_hint]),
+        (TLS_HOST, &untrusted, &["the server rejects the client certificate, or requires one", client_hint]),
+        (other_address, &tls.client_flags(), &["the server certificate is for 127.0.0.1, not for 127.0.0.2 (hint: "]),
         (
             TLS_HOST,
             &[],
@@ -163,10 +171,10 @@ fn each_failed_tls_connection_prints_one_clear_line() {
             &["cannot connect to tcp://127.0.0.1:2375: Connection refused (hint: check that a Docker Engine is"],
         ),
     ];
-    let usual = std::env::var("PATH").unwrap_or_default();
+    let path_var = std::env::var("PATH").unwrap_or_default();
     let args: Vec<Vec<&str>> = cases.iter().map(|(host, args, _)| [&["-H", *host][..], args].concat()).collect();
-    let tried: Vec<(&str, &[&str])> = args.iter().map(|args| (usual.as_str(), &args[..])).collect();
-    for (line, (host, args, parts)) in failures(&folder, &tried).iter().zip(cases) {
+    let attempts: Vec<(&str, &[&str])> = args.iter().map(|args| (path_var.as_str(), &args[..])).collect();
+    for (line, (host, args, parts)) in record_errors(&test_dir, &attempts).iter().zip(cases) {
         for part in parts {
             assert!(line.contains(part), "{host} {args:?}: {line}\nwithout {part}");
         }
@@ -175,9 +183,9 @@ fn each_failed_tls_connection_prints_one_clear_line() {
 
 #[test]
 fn contexts_select_the_same_engine_as_for_the_docker_client() {
-    let folder = TestDir::new();
-    let tls = TlsEngine::start(&folder);
-    let home = folder.path("");
+    let test_dir = TestDir::new();
+    let tls = TlsEngine::start(&test_dir);
+    let home = test_dir.path("");
     let docker = |args: &[&str]| tls.engine.client_with_home(&home, args);
     let [ca, cert, key] = [&tls.authority.file, &tls.client.file, &tls.client.key].map(|path| text(path));
     let contexts = [
@@ -194,9 +202,9 @@ fn contexts_select_the_same_engine_as_for_the_docker_client() {
     run(docker(&["context", "use", "safe"])).assert_exit_code(0);
 
     let socket = ["-H", &tls.engine.host];
-    type Words<'a> = &'a [&'a str];
+    type Args<'a> = &'a [&'a str];
     type Variables<'a> = &'a [(&'a str, &'a str)];
-    let cases: [(Words<'_>, Variables<'_>); 15] = [
+    let cases: [(Args<'_>, Variables<'_>); 15] = [
         (&[], &[]),
         (&[], &[("DOCKER_CONTEXT", "unsafe")]),
         (&[], &[("DOCKER_CONTEXT", "nowhere")]),
@@ -213,29 +221,29 @@ fn contexts_select_the_same_engine_as_for_the_docker_client() {
         (&socket, &[("DOCKER_HOST", "unix:///nowhere.sock"), ("DOCKER_CONTEXT", "nowhere")]),
         (&["--context", "safe", "-H", "unix:///nowhere.sock"], &[]),
     ];
-    let tried: Vec<_> = cases
+    let attempts: Vec<_> = cases
         .iter()
         .enumerate()
-        .map(|(at, (args, variables))| {
-            let db = folder.path(&format!("{at}.db"));
-            let with = |mut command: Command| {
+        .map(|(index, (args, variables))| {
+            let db = test_dir.path(&format!("{index}.db"));
+            let spawn = |mut command: Command| {
                 command.envs(variables.iter().copied());
                 command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
                 command.spawn().expect("the command starts")
             };
-            let theirs = with(docker(&[args, &["version", "-f", "{{.Server.Version}}"][..]].concat()));
+            let theirs = spawn(docker(&[args, &["version", "-f", "{{.Server.Version}}"][..]].concat()));
             let record = [&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat();
-            (theirs, with(folder.command(&record)))
+            (theirs, spawn(test_dir.command(&record)))
         })
         .collect();
-    for ((theirs, ours), (args, variables)) in tried.into_iter().zip(cases) {
+    for ((theirs, ours), (args, variables)) in attempts.into_iter().zip(cases) {
         let [theirs, ours] = [theirs, ours].map(|child| child.wait_with_output().expect("the command exits"));
         let report = format!("{args:?} {variables:?}:\n{theirs:?}\n{ours:?}");
         assert_eq!(theirs.status.success(), ours.status.success(), "{report}");
     }
     let id = run(docker(&["--context", "socket", "info", "-f", "{{.ID}}"])).assert_success().lines();
-    folder.run(&["record", "-q", "--until", "now"]).assert_success();
-    assert_eq!(recorded_id(&folder), id.first().cloned());
+    test_dir.run(&["record", "-q", "--until", "now"]).assert_success();
+    assert_eq!(recorded_id(&test_dir), id.first().cloned());
 }
 
 /// Passphrase of the key for the host `locked`.
@@ -250,38 +258,38 @@ struct Sshd {
 }
 
 impl Sshd {
-    fn start(folder: &TestDir, engine: &Engine) -> Sshd {
+    fn start(test_dir: &TestDir, engine: &Engine) -> Sshd {
         let port = free_port();
         for (key, passphrase) in [("host_key", ""), ("own_key", ""), ("locked_key", PASSPHRASE)] {
             let mut keygen = Command::new("ssh-keygen");
             run({
-                keygen.args(["-q", "-t", "ed25519", "-N", passphrase, "-f"]).arg(folder.path(key));
+                keygen.args(["-q", "-t", "ed25519", "-N", passphrase, "-f"]).arg(test_dir.path(key));
                 keygen
             })
             .assert_exit_code(0);
         }
-        let shown = |name: &str| folder.path(name).display().to_string();
-        let host_key = fs::read_to_string(folder.path("host_key.pub")).expect("a key");
-        fs::write(folder.path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).expect("a file");
+        let path_text = |name: &str| test_dir.path(name).display().to_string();
+        let host_key = fs::read_to_string(test_dir.path("host_key.pub")).expect("a key");
+        fs::write(test_dir.path("known_hosts"), format!("[127.0.0.1]:{port} {host_key}")).expect("a file");
         let docker = engine.client_path().parent().expect("the client is in a directory");
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {} {}\nStrictModes no\nUsePAM no\n\
              PasswordAuthentication yes\nPermitRootLogin yes\nPidFile none\nMaxStartups 100\n\
              SetEnv DOCKER_HOST={} PATH={}:/usr/bin:/bin\n",
-            shown("host_key"),
-            shown("own_key.pub"),
-            shown("locked_key.pub"),
+            path_text("host_key"),
+            path_text("own_key.pub"),
+            path_text("locked_key.pub"),
             engine.host,
             docker.display(),
         );
-        fs::write(folder.path("sshd_config"), config).expect("a file");
+        fs::write(test_dir.path("sshd_config"), config).expect("a file");
         fs::create_dir_all("/run/sshd").expect("sshd's directory for privilege separation is created");
-        let log = fs::File::create(folder.path("sshd.log")).expect("a file");
+        let log = fs::File::create(test_dir.path("sshd.log")).expect("a file");
         let mut sshd = Command::new("/usr/sbin/sshd");
-        sshd.args(["-D", "-e", "-f"]).arg(folder.path("sshd_config")).stdin(Stdio::null()).stderr(log);
+        sshd.args(["-D", "-e", "-f"]).arg(test_dir.path("sshd_config")).stdin(Stdio::null()).stderr(log);
         let child = sshd.spawn().expect("sshd starts");
         eventually("sshd listens", || TcpStream::connect(("127.0.0.1", port)).map(drop));
-        let config = folder.path("ssh_config");
+        let config = test_dir.path("ssh_config");
         fs::write(
             &config,
             format!(
@@ -289,36 +297,36 @@ impl Sshd {
                  Host behind\nProxyJump alias\nHost beyond\nProxyJump locked\nHost locked\nIdentityFile {}\nHost * !locked\nIdentityFile {}\n\
                  Host *\nIdentitiesOnly yes\nUserKnownHostsFile {}\nStrictHostKeyChecking yes\n\
                  Host alias unknown prompts behind beyond locked\nHostName 127.0.0.1\nPort {port}\nUser root\n",
-                shown("locked_key"),
-                shown("own_key"),
-                shown("known_hosts")
+                path_text("locked_key"),
+                path_text("own_key"),
+                path_text("known_hosts")
             ),
         )
         .expect("a file");
         // ssh looks for its configuration in the home directory from the password database, not in HOME.
-        let path = path_with_ssh(folder, "bin", &format!("exec /usr/bin/ssh -F {} \"$@\"", config.display()));
+        let path = path_with_ssh(test_dir, "bin", &format!("exec /usr/bin/ssh -F {} \"$@\"", config.display()));
         Sshd { child, path, config, port }
     }
 
     /// Number of our ssh processes, including zombies.
-    fn processes(&self, parent: u32) -> usize {
-        let ours = |pid: &u32| {
+    fn process_count(&self, parent: u32) -> usize {
+        let is_ours = |pid: &u32| {
             let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let status = status(*pid);
             is_child(&status, parent) || (cmdline.contains(text(&self.config)) && status.starts_with("Name:\tssh\n"))
         };
-        pids().filter(ours).count()
+        pids().filter(is_ours).count()
     }
 
     /// Stops the processes that serve open connections. Ignores one that exits at that moment.
-    fn stops_connections(&self) {
+    fn suspend_connections(&self) {
         children(self.child.id()).into_iter().for_each(|session| _ = signal(session, "STOP"));
     }
 
     /// Stops the server and its connections.
-    fn stops(&self) {
+    fn suspend(&self) {
         assert!(signal(self.child.id(), "STOP"));
-        self.stops_connections();
+        self.suspend_connections();
     }
 
     /// Resumes the server, which then accepts new connections; open ones stay stopped.
@@ -343,7 +351,7 @@ fn status(pid: u32) -> String {
 }
 
 /// Start time of a process, in clock ticks since boot.
-fn started(pid: u32) -> Option<u64> {
+fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
     after_name.split_whitespace().nth(19)?.parse().ok()
@@ -369,68 +377,70 @@ impl Drop for Sshd {
 
 #[test]
 fn an_engine_is_recorded_through_a_real_sshd() {
-    let (folder, engine) = (TestDir::new(), Engine::start("newest"));
-    let sshd = Sshd::start(&folder, &engine);
+    let (test_dir, engine) = (TestDir::new(), Engine::start("newest"));
+    let sshd = Sshd::start(&test_dir, &engine);
     let host = format!("ssh://root@127.0.0.1:{}", sshd.port);
     let info = run(with_path(engine.client_for_host(&host, &["info", "-f", "{{.ID}}"]), &sshd.path)).assert_success();
 
     for host in [&host, "ssh://alias", &format!("ssh://alias{}", engine.host.trim_start_matches("unix://"))] {
-        let db = folder.path(&format!("{}.db", host.len()));
-        let once = ["record", "-q", "--until", "now", "-H", host, "--db", text(&db)];
-        run(with_path(folder.command(&once), &sshd.path)).assert_success();
-        let ours = folder.lines(&["query", "-q", "--db", text(&db)]);
+        let db = test_dir.path(&format!("{}.db", host.len()));
+        let record_once = ["record", "-q", "--until", "now", "-H", host, "--db", text(&db)];
+        run(with_path(test_dir.command(&record_once), &sshd.path)).assert_success();
+        let ours = test_dir.lines(&["query", "-q", "--db", text(&db)]);
         compare_lines(&engine.backlog(), &ours).unwrap_or_else(|e| panic!("{host}: {e}"));
     }
 
-    let recorder = folder.record_with_path(&sshd.path, &host, &["--look-again", "300ms"]);
-    assert_eq!(recorded_id(&folder), info.lines().first().cloned());
+    let recorder = test_dir.record_with_path(&sshd.path, &host, &["--look-again", "300ms"]);
+    assert_eq!(recorded_id(&test_dir), info.lines().first().cloned());
     engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
-    records_the_memory(&folder, &engine);
+    wait_until_backlog_is_recorded(&test_dir, &engine);
     // The ssh of the stream and those of current requests run; those of earlier requests have exited.
     for _ in 0..3 {
         engine.docker(&["run", "--rm", "--network", "none", "busybox", "true"]);
-        records_the_memory(&folder, &engine);
+        wait_until_backlog_is_recorded(&test_dir, &engine);
         // The recorder also inspects new containers, a few at a time.
-        folder.eventually("only the ssh processes of current requests run", || match sshd.processes(recorder.pid()) {
-            1..=4 => Ok(()),
-            running => Err(running),
+        test_dir.eventually("only the ssh processes of current requests run", || {
+            match sshd.process_count(recorder.pid()) {
+                1..=4 => Ok(()),
+                running => Err(running),
+            }
         });
     }
     // The engine is stopped and started again, which cuts the connection.
     engine.stop();
     engine.start_again(&[]);
     engine.docker(&["network", "create", "team"]);
-    folder.eventually_lines(&["query", "-q", "--network", "team", "--count"], &["1".to_owned()]);
+    test_dir.eventually_lines(&["query", "-q", "--network", "team", "--count"], &["1".to_owned()]);
     recorder.stop();
-    assert_eq!(sshd.processes(u32::MAX), 0);
+    assert_eq!(sshd.process_count(u32::MAX), 0);
 
-    let recorder = folder.record_with_path(&sshd.path, &host, &[]);
-    assert_ne!(sshd.processes(recorder.pid()), 0);
+    let recorder = test_dir.record_with_path(&sshd.path, &host, &[]);
+    assert_ne!(sshd.process_count(recorder.pid()), 0);
     recorder.kill();
-    folder.eventually("no ssh process is left", || match sshd.processes(u32::MAX) {
+    test_dir.eventually("no ssh process is left", || match sshd.process_count(u32::MAX) {
         0 => Ok(()),
         running => Err(running),
     });
-    what_goes_wrong_is_one_clear_line(&folder, &sshd);
+    check_error_lines(&test_dir, &sshd);
 }
 
-fn what_goes_wrong_is_one_clear_line(folder: &TestDir, sshd: &Sshd) {
-    let at = format!("127.0.0.1:{}", sshd.port);
+fn check_error_lines(test_dir: &TestDir, sshd: &Sshd) {
+    let address = format!("127.0.0.1:{}", sshd.port);
     let hosts = [
         (
             format!("ssh://root@127.0.0.1:{}", free_port()),
             "ssh: connect to host 127.0.0.1 port ",
             "Connection refused (hint: ",
         ),
-        (format!("ssh://root@{at}/nowhere.sock"), "", "/nowhere.sock"),
-        (format!("ssh://stranger@{at}"), "stranger@127.0.0.1: Permission denied (", ""),
+        (format!("ssh://root@{address}/nowhere.sock"), "", "/nowhere.sock"),
+        (format!("ssh://stranger@{address}"), "stranger@127.0.0.1: Permission denied (", ""),
         ("ssh://unknown".into(), "Host key verification failed. (hint: ", ""),
     ];
     let args: Vec<[&str; 2]> = hosts.iter().map(|(host, ..)| ["-H", host]).collect();
-    let tried: Vec<(&str, &[&str])> = args.iter().map(|args| (sshd.path.as_str(), &args[..])).collect();
-    for (line, (host, begins, has)) in failures(folder, &tried).iter().zip(&hosts) {
-        let begins = format!("events: cannot connect to {host}: {begins}");
-        assert!(line.starts_with(&begins) && line.contains(has), "{line}\ninstead of {begins}…{has}");
+    let attempts: Vec<(&str, &[&str])> = args.iter().map(|args| (sshd.path.as_str(), &args[..])).collect();
+    for (line, (host, prefix, part)) in record_errors(test_dir, &attempts).iter().zip(&hosts) {
+        let prefix = format!("events: cannot connect to {host}: {prefix}");
+        assert!(line.starts_with(&prefix) && line.contains(part), "{line}\ninstead of {prefix}…{part}");
     }
     let log = sshd.log();
     assert!(log.contains("stranger") && !log.contains("Failed password"), "a password was tried: {log}");
@@ -440,85 +450,94 @@ fn what_goes_wrong_is_one_clear_line(folder: &TestDir, sshd: &Sshd) {
 fn a_silently_dead_connection_through_ssh_is_detected() {
     let engine = Engine::start("newest");
     // Two machines; the second recorder makes no backlog checks.
-    let (folder, without_checks) = (TestDir::new(), TestDir::new());
-    let (machine, other) = (Sshd::start(&folder, &engine), Sshd::start(&without_checks, &engine));
-    let recorder = folder.record_with_path(&machine.path, "ssh://alias", &["--look-again", "300ms"]);
-    let other_recorder = without_checks.record_with_path(&other.path, "ssh://alias", &["--look-again", "0"]);
-    misses_nothing(&folder, &engine);
-    misses_nothing(&without_checks, &engine);
+    let (test_dir, without_checks) = (TestDir::new(), TestDir::new());
+    let (sshd, other_sshd) = (Sshd::start(&test_dir, &engine), Sshd::start(&without_checks, &engine));
+    let recorder = test_dir.record_with_path(&sshd.path, "ssh://alias", &["--look-again", "300ms"]);
+    let other_recorder = without_checks.record_with_path(&other_sshd.path, "ssh://alias", &["--look-again", "0"]);
+    wait_until_recorded_without_gap(&test_dir, &engine);
+    wait_until_recorded_without_gap(&without_checks, &engine);
 
     // The ssh of the stream is stopped. The recorder detects this soon.
-    let all = children(recorder.pid()).into_iter();
-    let (_, ssh) = all.filter_map(|pid| Some((started(pid)?, pid))).min().expect("the ssh of the stream is the oldest");
+    let processes = children(recorder.pid()).into_iter();
+    let (_, ssh) =
+        processes.filter_map(|pid| Some((start_time(pid)?, pid))).min().expect("the ssh of the stream is the oldest");
     assert!(signal(ssh, "STOP"));
     engine.docker(&["network", "create", "unheard"]);
-    misses_nothing(&folder, &engine);
-    folder.eventually("the stopped ssh exits", || if pids().any(|pid| pid == ssh) { Err(status(ssh)) } else { Ok(()) });
+    wait_until_recorded_without_gap(&test_dir, &engine);
+    test_dir
+        .eventually("the stopped ssh exits", || if pids().any(|pid| pid == ssh) { Err(status(ssh)) } else { Ok(()) });
 
     // One machine stops completely; on the other, only the connections stop.
-    misses_nothing(&without_checks, &engine);
-    other.stops_connections();
-    machine.stops();
+    wait_until_recorded_without_gap(&without_checks, &engine);
+    other_sshd.suspend_connections();
+    sshd.suspend();
     engine.docker(&["network", "create", "unseen"]);
-    let seen = |folder: &TestDir| folder.lines(&["query", "-q", "--network", "unseen", "--count"]) == ["1"];
+    let is_recorded = |test_dir: &TestDir| test_dir.lines(&["query", "-q", "--network", "unseen", "--count"]) == ["1"];
     let limit = Duration::from_secs(60);
-    std::thread::scope(|side| {
-        let found = side.spawn(|| within(limit, || seen(&without_checks)));
-        is_away(&folder, &recorder);
-        assert!(!seen(&folder));
+    std::thread::scope(|scope| {
+        let found = scope.spawn(|| within(limit, || is_recorded(&without_checks)));
+        wait_until_disconnected(&test_dir, &recorder);
+        assert!(!is_recorded(&test_dir));
         // The recorder has ended the ssh processes of abandoned connections.
-        folder.eventually("no abandoned ssh is left", || {
-            match (machine.processes(recorder.pid()), children(recorder.pid())) {
-                (all, own) if all <= own.len() => Ok(()),
-                left => Err(left),
+        test_dir.eventually("no abandoned ssh is left", || {
+            match (sshd.process_count(recorder.pid()), children(recorder.pid())) {
+                (processes, children_now) if processes <= children_now.len() => Ok(()),
+                running => Err(running),
             }
         });
-        machine.resume();
-        misses_nothing(&folder, &engine);
+        sshd.resume();
+        wait_until_recorded_without_gap(&test_dir, &engine);
         recorder.stop();
-        folder.eventually("no ssh process is left", || match machine.processes(u32::MAX) {
+        test_dir.eventually("no ssh process is left", || match sshd.process_count(u32::MAX) {
             0 => Ok(()),
-            left => Err(left),
+            running => Err(running),
         });
         assert!(found.join().expect("the thread does not panic"), "within {limit:?}: {}", other_recorder.log());
     });
-    misses_nothing(&without_checks, &engine);
-    without_checks.eventually("only the ssh of the stream runs", || match other.processes(other_recorder.pid()) {
-        1 => Ok(()),
-        running => Err(running),
+    wait_until_recorded_without_gap(&without_checks, &engine);
+    without_checks.eventually("only the ssh of the stream runs", || {
+        match other_sshd.process_count(other_recorder.pid()) {
+            1 => Ok(()),
+            running => Err(running),
+        }
     });
     other_recorder.stop();
 }
 
 #[test]
 fn ssh_prompts_for_nothing_unless_askpass_is_forced() {
-    let (folder, engine) = (TestDir::new(), Engine::start("newest"));
-    let sshd = Sshd::start(&folder, &engine);
+    let (test_dir, engine) = (TestDir::new(), Engine::start("newest"));
+    let sshd = Sshd::start(&test_dir, &engine);
     // An askpass program as on a desktop. This one would give the right answer.
-    let (prompts, ask) = (folder.path("prompts"), folder.path("askpass"));
-    fs::write(&ask, format!("#!/bin/sh\necho \"$1\" >> {}\necho {PASSPHRASE}\n", prompts.display())).expect("a file");
-    fs::set_permissions(&ask, fs::Permissions::from_mode(0o755)).expect("its mode");
-    let once = |host: &str| {
-        let db = folder.path(&format!("{host}.db"));
+    let (prompts, askpass) = (test_dir.path("prompts"), test_dir.path("askpass"));
+    fs::write(&askpass, format!("#!/bin/sh\necho \"$1\" >> {}\necho {PASSPHRASE}\n", prompts.display()))
+        .expect("a file");
+    fs::set_permissions(&askpass, fs::Permissions::from_mode(0o755)).expect("its mode");
+    let record_once = |host: &str| {
+        let db = test_dir.path(&format!("{host}.db"));
         let host = format!("ssh://{host}");
-        let mut command =
-            with_path(folder.command(&["record", "-q", "--until", "now", "-H", &host, "--db", text(&db)]), &sshd.path);
-        command.env("SSH_ASKPASS", &ask).env("DISPLAY", ":0");
+        let mut command = with_path(
+            test_dir.command(&["record", "-q", "--until", "now", "-H", &host, "--db", text(&db)]),
+            &sshd.path,
+        );
+        command.env("SSH_ASKPASS", &askpass).env("DISPLAY", ":0");
         command
     };
-    let tried = ["locked", "prompts"].map(|host| folder.start_command(once(host)));
-    let errors = tried.map(|tried| tried.wait().assert_exit_code(1).stderr);
-    for (stderr, why) in errors.iter().zip(["root@127.0.0.1: Permission denied (", "Host key verification failed. ("]) {
-        assert!(stderr.lines().last().is_some_and(|line| line.contains(why)), "{stderr}\nwithout {why}");
+    let attempts = ["locked", "prompts"].map(|host| test_dir.start_command(record_once(host)));
+    let errors = attempts.map(|attempt| attempt.wait().assert_exit_code(1).stderr);
+    for (stderr, expected) in
+        errors.iter().zip(["root@127.0.0.1: Permission denied (", "Host key verification failed. ("])
+    {
+        assert!(stderr.lines().last().is_some_and(|line| line.contains(expected)), "{stderr}\nwithout {expected}");
     }
     let log = sshd.log();
     assert!(!log.contains("Failed password"), "a password was tried: {log}");
     // The ssh to a jump host does not prompt either.
-    let stderr = folder.start_command(once("beyond")).wait().assert_exit_code(1).stderr;
+    let stderr = test_dir.start_command(record_once("beyond")).wait().assert_exit_code(1).stderr;
     assert!(stderr.contains("cannot connect to ssh://beyond: root@127.0.0.1: Permission denied ("), "{stderr}");
     assert!(!prompts.exists(), "{:?}", fs::read_to_string(&prompts));
 
-    let mut forced = once("locked");
+    let mut forced = record_once("locked");
     forced.env("SSH_ASKPASS_REQUIRE", "force");
     run(forced).assert_success();
     assert!(fs::read_to_string(&prompts).is_ok_and(|prompts| prompts.contains("passphrase")));
@@ -526,10 +545,10 @@ fn ssh_prompts_for_nothing_unless_askpass_is_forced() {
 
 #[test]
 fn ssh_gets_the_arguments_of_the_docker_client_after_our_options() {
-    let folder = TestDir::new();
-    let call_log = folder.path("call_log");
+    let test_dir = TestDir::new();
+    let call_log = test_dir.path("call_log");
     let path = path_with_ssh(
-        &folder,
+        &test_dir,
         "recorder",
         &format!("{{ for arg in \"$@\"; do echo \"$arg\"; done; echo; }} >> {}; exit 255", call_log.display()),
     );
@@ -548,15 +567,15 @@ fn ssh_gets_the_arguments_of_the_docker_client_after_our_options() {
             &["version", "-f", "{{.Server.Version}}"],
         ));
         let ours = "-oConnectTimeout=8\n-oServerAliveInterval=15\n-oServerAliveCountMax=2\n-oBatchMode=yes\n";
-        let all = ssh_args(folder.command(&["record", "-q", "--until", "now", "-H", host]));
-        assert_eq!(all, format!("{ours}{theirs}"), "{host}");
+        let args = ssh_args(test_dir.command(&["record", "-q", "--until", "now", "-H", host]));
+        assert_eq!(args, format!("{ours}{theirs}"), "{host}");
     }
 }
 
 /// Waits until the backlog is recorded.
-fn records_the_memory(folder: &TestDir, engine: &Engine) {
-    folder.eventually("the backlog is recorded", || {
-        let ours = folder.lines(&["query", "-q"]);
+fn wait_until_backlog_is_recorded(test_dir: &TestDir, engine: &Engine) {
+    test_dir.eventually("the backlog is recorded", || {
+        let ours = test_dir.lines(&["query", "-q"]);
         let theirs = engine.backlog();
         let missing = theirs.iter().filter(|line| !ours.contains(line)).count();
         if missing == 0 { Ok(()) } else { Err(format!("{missing} lines are missing")) }
@@ -571,8 +590,8 @@ struct Podman {
 }
 
 impl Podman {
-    fn start(folder: &TestDir) -> Podman {
-        let path = |name: &str| folder.path(name).display().to_string();
+    fn start(test_dir: &TestDir) -> Podman {
+        let path = |name: &str| test_dir.path(name).display().to_string();
         let host = format!("unix://{}", path("podman.sock"));
         let mut args: Vec<String> = vec!["--root".into(), path("storage"), "--runroot".into(), path("run")];
         args.extend(["--tmpdir".into(), path("tmp"), "--network-config-dir".into(), path("networks")]);
@@ -589,11 +608,11 @@ impl Podman {
     }
 
     fn start_again(&mut self) {
-        self.end();
+        self.stop();
         self.service = Podman::serve(&self.args, &self.host);
     }
 
-    fn end(&mut self) {
+    fn stop(&mut self) {
         let _ = self.service.kill();
         let _ = self.service.wait();
         let _ = fs::remove_file(self.host.trim_start_matches("unix://"));
@@ -616,18 +635,18 @@ impl Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }
 
 #[test]
 fn podman_is_recorded_as_an_engine() {
-    let folder = TestDir::new();
-    let mut podman = Podman::start(&folder);
-    let tree = folder.path("tree");
+    let test_dir = TestDir::new();
+    let mut podman = Podman::start(&test_dir);
+    let tree = test_dir.path("tree");
     fs::create_dir_all(tree.join("bin")).expect("the directory is created");
     fs::copy("/bin/busybox", tree.join("bin/busybox")).expect("busybox-static");
-    let image = folder.path("image.tar");
+    let image = test_dir.path("image.tar");
     run({
         let mut tar = Command::new("tar");
         tar.arg("-C").arg(&tree).arg("-cf").arg(&image).arg(".");
@@ -637,17 +656,17 @@ fn podman_is_recorded_as_an_engine() {
     podman.podman(&["import", text(&image), "busybox:latest"]);
     podman.podman(&["volume", "create", "before"]);
 
-    let same = |podman: &Podman, args: &[&str]| {
-        folder.eventually("Podman's log is recorded", || {
-            let lines = folder.run(&[&["query", "-q"][..], args].concat()).lines();
+    let wait_until_log_is_recorded = |podman: &Podman, args: &[&str]| {
+        test_dir.eventually("Podman's log is recorded", || {
+            let lines = test_dir.run(&[&["query", "-q"][..], args].concat()).lines();
             compare_lines(&podman.log(), &lines)
         });
     };
     // Podman's backlog is its whole log.
-    folder.run(&["record", "-q", "--until", "now", "-H", &podman.host]).assert_success();
-    same(&podman, &[]);
+    test_dir.run(&["record", "-q", "--until", "now", "-H", &podman.host]).assert_success();
+    wait_until_log_is_recorded(&podman, &[]);
 
-    let recorder = folder.record(&podman.host, &["--look-again", "300ms"]);
+    let recorder = test_dir.record(&podman.host, &["--look-again", "300ms"]);
     let limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--network", "none"];
     let label = ["--label", "markup=<a href=\"x\">&amp;</a> ü"];
     let args = [&["run", "-d", "--name", "web"][..], &limits, &label, &["busybox", "/bin/busybox", "sleep", "1000"]];
@@ -655,21 +674,21 @@ fn podman_is_recorded_as_an_engine() {
     podman.podman(&["exec", "web", "/bin/busybox", "true"]);
     podman.podman(&["kill", "web"]);
     podman.podman(&["volume", "create", "during"]);
-    same(&podman, &[]);
+    wait_until_log_is_recorded(&podman, &[]);
     // Podman keeps its log across a restart, so no event is missed.
     podman.start_again();
     podman.podman(&["volume", "create", "behind"]);
     podman.podman(&["rm", "-f", "web"]);
-    same(&podman, &[]);
+    wait_until_log_is_recorded(&podman, &[]);
     recorder.stop();
 
-    let gaps: Vec<Value> = folder.json(&["gaps"]);
+    let gaps: Vec<Value> = test_dir.json(&["gaps"]);
     assert_eq!(gaps.iter().map(|gap| &gap["reason"]).collect::<Vec<_>>(), ["first-contact"]);
-    let status: Value = serde_json::from_slice(&folder.run(&["status", "--json"]).stdout).expect("JSON");
+    let status: Value = serde_json::from_slice(&test_dir.run(&["status", "--json"]).stdout).expect("JSON");
     let sources = status["sources"].as_array().expect("a list");
     assert_eq!((sources.len(), &sources[0]["rejected"]), (1, &Value::from(0)), "{status}");
     // The differences that docs/hosts.md lists.
-    let count = |args: &[&str]| folder.lines(&[&["query", "-q", "--count"][..], args].concat())[0].clone();
+    let count = |args: &[&str]| test_dir.lines(&[&["query", "-q", "--count"][..], args].concat())[0].clone();
     for (args, expected) in [
         (&["--action", "remove", "--type", "container"][..], "1"),
         (&["--action", "destroy"], "0"),
@@ -680,5 +699,5 @@ fn podman_is_recorded_as_an_engine() {
     ] {
         assert_eq!(count(args), expected, "{args:?}");
     }
-    folder.run(&["verify", "-q"]).assert_exit_code(0);
+    test_dir.run(&["verify", "-q"]).assert_exit_code(0);
 }

@@ -107,7 +107,7 @@ const TEMPLATES: [&str; 94] = [
 ];
 
 /// Templates that clients up to Docker 24 accept, where types and actions are plain strings. Newer clients reject them.
-const OF_20: [&str; 5] = [
+const TEMPLATES_20: [&str; 5] = [
     "{{upper .Type}} {{title .Action}}",
     r#"{{split .Action ":"}}"#,
     "{{truncate .Type 3}} {{pad .Action 1 1}}|",
@@ -116,7 +116,7 @@ const OF_20: [&str; 5] = [
 ];
 
 /// Templates that both reject with the same message.
-const WRONG: [&str; 60] = [
+const INVALID_TEMPLATES: [&str; 60] = [
     "{{.ID | | json}}",
     r#"{{lt .Actor.Attributes.foo "x"}}"#,
     r#"{{lt 1 "x"}}"#,
@@ -180,7 +180,7 @@ const WRONG: [&str; 60] = [
 ];
 
 /// Templates that both reject, with different messages.
-const WRONG_IN_OTHER_WORDS: [&str; 6] = [
+const INVALID_WITH_OTHER_MESSAGE: [&str; 6] = [
     "{{eq .Actor .Actor}}",
     r#"{{template "x"}}"#,
     "{{len nil}}",
@@ -193,15 +193,15 @@ const WRONG_IN_OTHER_WORDS: [&str; 6] = [
 const UNTIL: &str = "1795540000";
 
 /// A store of recordings, and a server of the store.
-struct Served {
-    folder: TestDir,
+struct ServedRecordings {
+    test_dir: TestDir,
     host: String,
     _server: Running,
 }
 
-impl Served {
-    fn start() -> Served {
-        let folder = TestDir::new();
+impl ServedRecordings {
+    fn start() -> ServedRecordings {
+        let test_dir = TestDir::new();
         // Recordings of the newest engine and an old one, and two unusual events.
         let recording = |name: &str| {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
@@ -213,41 +213,41 @@ impl Served {
         lines.retain(|line| !line.contains(r#""Type":"image","Action":"create""#));
         lines.push(r#"{"Type":"container","Action":"exec_start: sh -c \"<a>\u2028\u0007\"","Actor":{"ID":"c1","Attributes":{"a b":"\ud83d\udc33 é","name":"","ünï":"x\ty"}},"time":1795535600,"timeNano":1795535600000000001}"#.into());
         lines.push(r#"{"Type":"daemon","Action":"reload","Actor":{"ID":""},"time":1795535600}"#.into());
-        let file = folder.path("recordings.ndjson");
+        let file = test_dir.path("recordings.ndjson");
         std::fs::write(&file, lines.join("\n")).expect("a file");
-        folder.run(&["import", "-q", &file.display().to_string()]).assert_exit_code(0);
-        let socket = folder.path("serve.sock");
+        test_dir.run(&["import", "-q", &file.display().to_string()]).assert_exit_code(0);
+        let socket = test_dir.path("serve.sock");
         let host = format!("unix://{}", socket.display());
-        let server = folder.start(&["serve", "--listen", &host]);
+        let server = test_dir.start(&["serve", "--listen", &host]);
         eventually("the server listens", || UnixStream::connect(&socket).map_err(|e| format!("{e}: {}", server.log())));
-        Served { folder, host, _server: server }
+        ServedRecordings { test_dir, host, _server: server }
     }
 
     /// Runs the docker client and `query` with a template.
-    fn both(&self, version: &str, template: &str) -> [Output; 2] {
+    fn print_both(&self, version: &str, template: &str) -> [Output; 2] {
         let args = ["events", "--since", "0", "--until", UNTIL, "--format", template];
         let mut client = Command::new("tests/setup/engine.sh");
         client.args(["client", version]);
         let mut docker = Command::new(&run(client).assert_exit_code(0).lines()[0]);
         // Without the user's configuration, which could set another output format.
         docker.env_clear().env("HOME", "/nonexistent").args(["-H", &self.host]).args(args).stdin(Stdio::null());
-        [run(docker), self.folder.run(&["query", "-q", "--until", UNTIL, "--format", template])]
+        [run(docker), self.test_dir.run(&["query", "-q", "--until", UNTIL, "--format", template])]
     }
 
-    fn agree(&self, version: &str, template: &str) {
-        let [docker, query] = self.both(version, template);
+    fn assert_same_output(&self, version: &str, template: &str) {
+        let [docker, query] = self.print_both(version, template);
         let (docker, query) = (docker.assert_success(), query.assert_success());
         assert!(docker.stdout.iter().filter(|byte| **byte == b'\n').count() > 400, "{}", docker.report());
         if docker.stdout != query.stdout {
-            let printed = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
-            let (docker, query) = (printed(&docker), printed(&query));
-            let differs = docker.lines().zip(query.lines()).find(|(docker, query)| docker != query);
-            panic!("{template}\nthe client and query print: {differs:#?}");
+            let stdout_text = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+            let (docker, query) = (stdout_text(&docker), stdout_text(&query));
+            let difference = docker.lines().zip(query.lines()).find(|(docker, query)| docker != query);
+            panic!("{template}\nthe client and query print: {difference:#?}");
         }
     }
 
-    fn refuse(&self, template: &str) -> [String; 2] {
-        let [docker, query] = self.both("26", template);
+    fn assert_both_reject(&self, template: &str) -> [String; 2] {
+        let [docker, query] = self.print_both("26", template);
         let docker = docker.assert_exit_code(64);
         let (docker, query) = (docker.stderr, query.assert_exit_code(2));
         assert!(query.stdout.is_empty(), "{}", query.report());
@@ -259,24 +259,24 @@ impl Served {
 
 #[test]
 fn query_prints_what_the_docker_client_prints() {
-    let served = Served::start();
-    TEMPLATES.iter().for_each(|template| served.agree("26", template));
-    OF_20.iter().for_each(|template| served.agree("20", template));
+    let served = ServedRecordings::start();
+    TEMPLATES.iter().for_each(|template| served.assert_same_output("26", template));
+    TEMPLATES_20.iter().for_each(|template| served.assert_same_output("20", template));
 }
 
 #[test]
 fn query_rejects_what_the_docker_client_rejects() {
-    let served = Served::start();
-    for template in WRONG {
-        let [docker, query] = served.refuse(template);
+    let served = ServedRecordings::start();
+    for template in INVALID_TEMPLATES {
+        let [docker, query] = served.assert_both_reject(template);
         assert!(query.contains(&docker), "{template}\n{docker}\n{query}");
     }
-    WRONG_IN_OTHER_WORDS.iter().for_each(|template| drop(served.refuse(template)));
+    INVALID_WITH_OTHER_MESSAGE.iter().for_each(|template| drop(served.assert_both_reject(template)));
 }
 
 #[test]
 fn an_event_on_which_a_template_fails_stops_both() {
-    let [docker, query] = Served::start().both("26", "{{.Type}} {{.Actor.Attributes.name.x}}");
+    let [docker, query] = ServedRecordings::start().print_both("26", "{{.Type}} {{.Actor.Attributes.name.x}}");
     let (docker, query) = (docker.assert_exit_code(1), query.assert_exit_code(1));
     assert_eq!(docker.stdout, query.stdout, "{}\n{}", docker.report(), query.report());
     assert!(query.stderr.contains(docker.stderr.trim_end()), "{}\n{}", docker.report(), query.report());

@@ -1,7 +1,7 @@
 //! Monitoring of the recorder by real programs: Prometheus and systemd, also with a frozen disk.
 
 use crate::support::engine::start_engine;
-use crate::support::watching::{Manager, contrib, expressions, figures, much_happens};
+use crate::support::watching::{Manager, contrib, exercise_metrics, expressions, scrape};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -21,11 +21,11 @@ fn watcher(name: &str) -> Command {
 
 #[test]
 fn prometheus_scrapes_the_metrics_and_answers_every_dashboard_query() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     let (port, prometheus) = (free_port(), free_port());
     let metrics = format!("tcp://127.0.0.1:{port}");
-    let recorder = folder.record(&engine.host(), &["--look-again", "50ms", "--metrics", &metrics]);
-    let config = folder.path("prometheus.yml");
+    let recorder = test_dir.record(&engine.host(), &["--look-again", "50ms", "--metrics", &metrics]);
+    let config = test_dir.path("prometheus.yml");
     let rules = contrib("prometheus/events.yml");
     let scrape = format!("scrape_configs: [{{job_name: events, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}]");
     let text = format!("global: {{scrape_interval: 500ms}}\nrule_files: ['{}']\n{scrape}\n", rules.display());
@@ -35,9 +35,9 @@ fn prometheus_scrapes_the_metrics_and_answers_every_dashboard_query() {
     run(check).assert_exit_code(0);
     let mut server = watcher("prometheus");
     server.arg(format!("--config.file={}", config.display()));
-    server.arg(format!("--storage.tsdb.path={}", folder.path("tsdb").display()));
+    server.arg(format!("--storage.tsdb.path={}", test_dir.path("tsdb").display()));
     server.arg(format!("--web.listen-address=127.0.0.1:{prometheus}")).env("GOMAXPROCS", "1");
-    let server = folder.start_command(server);
+    let server = test_dir.start_command(server);
     let url = format!("http://127.0.0.1:{prometheus}");
     let instant_query = |expression: &str| {
         let mut query = watcher("promtool");
@@ -53,12 +53,12 @@ fn prometheus_scrapes_the_metrics_and_answers_every_dashboard_query() {
     };
     eventually_answers("up == 1");
     eventually_answers("events_gaps_total");
-    much_happens(&folder, &engine);
+    exercise_metrics(&test_dir, &engine);
 
     // Prometheus' own lint accepts the metrics page.
     let mut curl = Command::new("curl");
     curl.args(["-sSf", "--noproxy", "*", &format!("http://127.0.0.1:{port}/metrics")]);
-    let page = folder.path("page");
+    let page = test_dir.path("page");
     std::fs::write(&page, run(curl).assert_success().stdout).unwrap();
     let mut lint = watcher("promtool");
     lint.args(["check", "metrics"]).stdin(File::open(&page).unwrap());
@@ -83,11 +83,11 @@ struct Machine {
 const BOOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/setup/boot.sh");
 
 impl Machine {
-    fn boot(folder: &TestDir, engine: &Engine) -> Machine {
+    fn boot(test_dir: &TestDir, engine: &Engine) -> Machine {
         let socket = engine.host().replacen("unix://", "", 1);
         let mut command = Command::new(BOOT);
-        command.arg("start").arg(folder.path("")).arg(env!("CARGO_BIN_EXE_events")).arg(&socket);
-        let boot = folder.start_command({
+        command.arg("start").arg(test_dir.path("")).arg(env!("CARGO_BIN_EXE_events")).arg(&socket);
+        let boot = test_dir.start_command({
             command.arg(contrib("systemd/events.service"));
             command
         });
@@ -102,19 +102,19 @@ impl Machine {
     }
 
     /// Properties of the service, as `systemctl show` prints them.
-    fn shows(&self) -> BTreeMap<String, String> {
-        let properties = "--property=ActiveState,StatusText,MainPID,NRestarts,Result,ExecMainStatus";
-        let shown = self.run(&["systemctl", "show", "events", properties]).lines();
+    fn properties(&self) -> BTreeMap<String, String> {
+        let property_arg = "--property=ActiveState,StatusText,MainPID,NRestarts,Result,ExecMainStatus";
+        let shown = self.run(&["systemctl", "show", "events", property_arg]).lines();
         shown.iter().filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect()
     }
 
     /// Waits until the service has these properties.
     fn eventually_shows(&self, expected: &[(&str, &str)]) -> BTreeMap<String, String> {
         eventually(&format!("systemd shows {expected:?}"), || {
-            let shown = self.shows();
-            let all = expected.iter().all(|(key, value)| shown.get(*key).is_some_and(|shown| shown == value));
+            let shown = self.properties();
+            let is_shown = expected.iter().all(|(key, value)| shown.get(*key).is_some_and(|shown| shown == value));
             let logs = || (self.run(&["cat", "/run/out", "/dev/kmsg"]).lines(), self.boot.as_ref().map(Running::log));
-            if all { Ok(shown) } else { Err((shown, logs())) }
+            if is_shown { Ok(shown) } else { Err((shown, logs())) }
         })
     }
 }
@@ -122,20 +122,20 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         drop(self.boot.take());
-        let tidied = Command::new(BOOT).args(["tidy", &self.pid]).status();
-        assert!(std::thread::panicking() || tidied.is_ok_and(|status| status.success()), "the machine is removed");
+        let removed = Command::new(BOOT).args(["tidy", &self.pid]).status();
+        assert!(std::thread::panicking() || removed.is_ok_and(|status| status.success()), "the machine is removed");
     }
 }
 
 #[test]
 fn systemd_starts_the_unit_restarts_it_when_it_hangs_and_stops_it() {
-    let (folder, engine) = start_engine();
+    let (test_dir, engine) = start_engine();
     // The socket belongs to root and the group docker, as a real engine's does; the service is in that group.
-    let socket = folder.path("docker.sock");
+    let socket = test_dir.path("docker.sock");
     std::os::unix::fs::chown(&socket, Some(0), Some(995)).unwrap();
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o660)).unwrap();
     events(0..3).iter().for_each(|event| engine.emit(event));
-    let machine = Machine::boot(&folder, &engine);
+    let machine = Machine::boot(&test_dir, &engine);
     let connected = "1 of 1 engine connected, 3 events stored, 0 gaps";
     let shown = machine.eventually_shows(&[("ActiveState", "active"), ("StatusText", connected)]);
     let owner = machine.run(&["stat", "--format", "%u", &format!("/proc/{}", shown["MainPID"])]).lines().remove(0);
@@ -162,8 +162,8 @@ fn systemd_starts_the_unit_restarts_it_when_it_hangs_and_stops_it() {
 
 #[test]
 fn the_unit_is_valid_and_sandboxed() {
-    let folder = TestDir::new();
-    let unit = folder.path("events.service");
+    let test_dir = TestDir::new();
+    let unit = test_dir.path("events.service");
     // The test binary replaces the path in the unit, because nothing is installed there.
     let text = std::fs::read_to_string(contrib("systemd/events.service")).unwrap();
     std::fs::write(&unit, text.replace("/usr/local/bin/events", env!("CARGO_BIN_EXE_events"))).unwrap();
@@ -180,7 +180,7 @@ fn the_unit_is_valid_and_sandboxed() {
 /// A filesystem in an image file; unmounted on drop.
 struct Disk(PathBuf);
 
-fn does(program: &str, args: &[&str]) -> bool {
+fn succeeds(program: &str, args: &[&str]) -> bool {
     Command::new(program).args(args).status().is_ok_and(|status| status.success())
 }
 
@@ -188,14 +188,14 @@ impl Disk {
     fn mount(image: &Path, at: PathBuf) -> Disk {
         File::create(image).unwrap().set_len(32 << 20).unwrap();
         let (image, mount_point) = (image.display().to_string(), at.display().to_string());
-        assert!(does("mkfs.ext4", &["-q", &image]) && does("mount", &["-o", "loop", &image, &mount_point]));
+        assert!(succeeds("mkfs.ext4", &["-q", &image]) && succeeds("mount", &["-o", "loop", &image, &mount_point]));
         Disk(at)
     }
 
     /// Freezes the filesystem until the result is dropped: writers wait. Drop it before a process that writes there,
     /// because such a process cannot exit.
     fn freeze(&self) -> Frozen<'_> {
-        assert!(does("fsfreeze", &["-f", &self.0.display().to_string()]));
+        assert!(succeeds("fsfreeze", &["-f", &self.0.display().to_string()]));
         Frozen(self)
     }
 }
@@ -204,29 +204,29 @@ struct Frozen<'a>(&'a Disk);
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
-        does("fsfreeze", &["-u", &self.0.0.display().to_string()]);
+        succeeds("fsfreeze", &["-u", &self.0.0.display().to_string()]);
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        does("umount", &["--lazy", &self.0.display().to_string()]);
+        succeeds("umount", &["--lazy", &self.0.display().to_string()]);
     }
 }
 
 #[test]
 fn a_stuck_writer_stops_the_watchdog_pings() {
-    let folder = TestDir::with_store_subdir("disk");
-    let engine = Engine::start(folder.path("docker.sock"));
-    let disk = Disk::mount(&folder.path("image"), folder.path("disk"));
-    let path = folder.path("notify");
+    let test_dir = TestDir::with_store_subdir("disk");
+    let engine = Engine::start(test_dir.path("docker.sock"));
+    let disk = Disk::mount(&test_dir.path("image"), test_dir.path("disk"));
+    let path = test_dir.path("notify");
     let manager = Manager::at(&SocketAddr::from_pathname(&path).unwrap(), path.display().to_string());
-    let socket = folder.path("metrics.sock");
+    let socket = test_dir.path("metrics.sock");
     let metrics = format!("unix://{}", socket.display());
-    let recorder = manager.start(&folder, &["record", "-H", &engine.host(), "--metrics", &metrics], "500000");
+    let recorder = manager.start(&test_dir, &["record", "-H", &engine.host(), "--metrics", &metrics], "500000");
     engine.emit(&event(0));
-    folder.eventually_lines(&["query", "-q"], &[event(0)]);
-    manager.told_until(|message| message == "WATCHDOG=1");
+    test_dir.eventually_lines(&["query", "-q"], &[event(0)]);
+    manager.messages_until(|message| message == "WATCHDOG=1");
 
     let frozen = disk.freeze();
     engine.emit(&event(1));
@@ -239,11 +239,11 @@ fn a_stuck_writer_stops_the_watchdog_pings() {
         }
     });
     // Everything else continues.
-    let figures = figures(&socket);
-    assert!(figures["events_buffered"] == 1.0 && figures["events_lag_seconds"] > 0.5, "{figures:#?}");
+    let samples = scrape(&socket);
+    assert!(samples["events_buffered"] == 1.0 && samples["events_lag_seconds"] > 0.5, "{samples:#?}");
 
     drop(frozen);
-    manager.told_until(|message| message == "WATCHDOG=1");
-    folder.eventually_lines(&["query", "-q"], &events(0..2));
+    manager.messages_until(|message| message == "WATCHDOG=1");
+    test_dir.eventually_lines(&["query", "-q"], &events(0..2));
     recorder.stop();
 }

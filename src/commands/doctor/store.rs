@@ -48,7 +48,7 @@ pub(super) fn check(path: &Path, findings: &mut Findings) -> io::Result<()> {
     let free_bytes = free_bytes.and_then(|free_bytes| {
         if free_bytes < MIN_FREE_BYTES { Err(low_space_failure(free_bytes)) } else { Ok(free_bytes) }
     });
-    findings.report(free_bytes, |room| format!("free space on the disk: {}", format_size(*room)))?;
+    findings.report(free_bytes, |free_bytes| format!("free space on the disk: {}", format_size(*free_bytes)))?;
     Ok(())
 }
 

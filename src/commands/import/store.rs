@@ -143,9 +143,12 @@ impl VerifiedStore {
                 let delivery = pending
                     .entry(stored.source)
                     .or_insert_with(|| Delivery::new(keys[&stored.source].clone(), stored.received_nano));
-                let each = &delivery.event_received_nanos;
+                let received_nanos = &delivery.event_received_nanos;
                 let differs = stored.received_nano != delivery.received_nano;
-                if differs && each.len() >= MIN_SAME_TIME_RUN && each.last() == Some(&delivery.received_nano) {
+                if differs
+                    && received_nanos.len() >= MIN_SAME_TIME_RUN
+                    && received_nanos.last() == Some(&delivery.received_nano)
+                {
                     let next = Delivery::new(delivery.source.clone(), stored.received_nano);
                     import.push(compact_received_times(std::mem::replace(delivery, next)));
                 }

@@ -134,10 +134,10 @@ mod tests {
         /// the second backlog can show is detected, and none is made up.
         #[test]
         fn a_visible_loss_is_detected_and_none_is_invented(
-            first in 0i64..400, more in 1i64..900, lag in 0i64..600,
+            first in 0i64..400, newer in 1i64..900, lag in 0i64..600,
             missing in proptest::collection::hash_set(0i64..1300, 0..4),
         ) {
-            let newest = first + more;
+            let newest = first + newer;
             let is_received = |n: &i64| !missing.contains(n);
             let mut received = ReceivedEvents::default();
             let stream_position = (newest - lag).max(0);

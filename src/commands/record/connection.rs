@@ -27,7 +27,7 @@ use crate::stream::backoff::Backoff;
 const MIN_STABLE_DURATION: Duration = Duration::from_secs(5);
 
 /// Number of consecutive sessions without an outcome after which the engine counts as unreachable.
-const MAX_SESSIONS_WITHOUT_VERDICT: u32 = 3;
+const MAX_SESSIONS_WITHOUT_OUTCOME: u32 = 3;
 
 /// Time limit for reaching an engine with `--until now`.
 const BACKLOG_ONLY_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ struct ConnectionState {
     skew_warning: SkewWarning,
     overflowed: bool,
     /// Number of consecutive sessions that ended without an outcome.
-    sessions_without_verdict: u32,
+    sessions_without_outcome: u32,
     /// Counter of the engine, while no session uses it.
     engine_counter: Option<EngineCounter>,
 }
@@ -96,9 +96,9 @@ impl Connection {
             let end = self.run_session(&mut session, &mut state).await;
             self.status.set_disconnected(self.index);
             state.overflowed = matches!(end, Ok(SessionEnd::Overflowed));
-            match session.as_ref().map(Session::has_verdict) {
-                Some(true) => (state.sessions_without_verdict, state.unreachable) = (0, false),
-                Some(false) => state.sessions_without_verdict += 1,
+            match session.as_ref().map(Session::has_outcome) {
+                Some(true) => (state.sessions_without_outcome, state.unreachable) = (0, false),
+                Some(false) => state.sessions_without_outcome += 1,
                 None => {}
             }
             state.engine_counter = session.as_mut().and_then(Session::take_engine_counter).or(state.engine_counter);
@@ -122,7 +122,7 @@ impl Connection {
 
     /// Logs the end of a stream. This is normal unless no session reaches an outcome.
     fn report_lost_stream(&self, text: &str, state: &mut ConnectionState) {
-        if state.sessions_without_verdict >= MAX_SESSIONS_WITHOUT_VERDICT {
+        if state.sessions_without_outcome >= MAX_SESSIONS_WITHOUT_OUTCOME {
             self.report_unreachable(text, None, state);
         } else {
             tracing::debug!("{text}");
@@ -221,7 +221,7 @@ impl Connection {
         }
         let stream = client.events().await?;
         self.status.set_connected(self.index);
-        if (state.unreachable && state.sessions_without_verdict < MAX_SESSIONS_WITHOUT_VERDICT) || !state.engine_logged
+        if (state.unreachable && state.sessions_without_outcome < MAX_SESSIONS_WITHOUT_OUTCOME) || !state.engine_logged
         {
             tracing::info!("connected to {host}: engine {} ({})", info.name, info.id);
             state.engine_logged = true;

@@ -153,13 +153,13 @@ impl ContainerDiff<'_> {
         found
             .into_iter()
             .map(|(_, text)| text)
-            .chain(missing.map(|gone| format!("{} was removed", display_name(gone))))
+            .chain(missing.map(|container| format!("{} was removed", display_name(container))))
             .collect()
     }
 
     fn is_gone(&self, container: &Container) -> bool {
         self.recorded_times.get(&container.id).destroyed.is_none()
-            && self.inspected.iter().all(|shown| shown.container.id != container.id)
+            && self.inspected.iter().all(|inspected| inspected.container.id != container.id)
     }
 
     /// Describes what must have happened to one container. Returns also the time of its first change.
@@ -195,8 +195,8 @@ impl ContainerDiff<'_> {
         // start after the end.
         if matches!(&**state, "exited" | "dead" | "removing") {
             parts.extend(was_started);
-            let why = if times.oom_killed { " (out of memory)" } else { "" };
-            parts.extend(finished.map(|at| format!("exited with {}{why} at {}", times.exit_code, rfc3339(at))));
+            let cause = if times.oom_killed { " (out of memory)" } else { "" };
+            parts.extend(finished.map(|at| format!("exited with {}{cause} at {}", times.exit_code, rfc3339(at))));
         } else {
             // The exit was before the start, and the start has replaced its exit code.
             parts.extend(finished.map(|at| format!("exited at {}", rfc3339(at))));
@@ -357,9 +357,9 @@ mod tests {
         assert_eq!(gap_detail("why", None, Vec::new()), None);
         let first = gap_detail("why", None, vec!["a was removed".into()]).unwrap();
         assert_eq!(first, "why; in the gap: a was removed");
-        let again = gap_detail("why now", Some(&first), vec!["a was removed".into(), "b was removed".into()]).unwrap();
-        assert_eq!(again, "why now; in the gap: a was removed; b was removed");
-        assert_eq!(gap_detail("why now", Some(&again), Vec::new()), Some(again));
+        let second = gap_detail("why now", Some(&first), vec!["a was removed".into(), "b was removed".into()]).unwrap();
+        assert_eq!(second, "why now; in the gap: a was removed; b was removed");
+        assert_eq!(gap_detail("why now", Some(&second), Vec::new()), Some(second));
         let old = gap_detail("why", Some("why; meanwhile: a was removed"), Vec::new());
         assert_eq!(old.as_deref(), Some("why; in the gap: a was removed"));
 
@@ -396,11 +396,11 @@ mod tests {
             let mut state = "created";
             for (n, action) in actions.iter().enumerate() {
                 // The engine sets the time, then sends the event.
-                let noted = Some(at(n) - SECOND / 100);
+                let engine_time = Some(at(n) - SECOND / 100);
                 match *action {
-                    "create" => times.created = noted,
-                    "start" => (times.started, state) = (noted, "running"),
-                    "die" => (times.finished, state) = (noted, "exited"),
+                    "create" => times.created = engine_time,
+                    "start" => (times.started, state) = (engine_time, "running"),
+                    "die" => (times.finished, state) = (engine_time, "exited"),
                     _ => {}
                 }
                 if !(first..gap_end).contains(&n) {

@@ -254,8 +254,10 @@ mod tests {
         fn reported_losses_never_exceed_actual_losses_and_finally_equal_them(
             steps in prop::collection::vec(
                 prop_oneof![
-                    (0usize..400, any::<bool>()).prop_map(|(number, heard)| (Some((number, heard)), [0; 3], false)),
-                    (prop::array::uniform3(0usize..300), any::<bool>()).prop_map(|(during, only)| (None, during, only)),
+                    (0usize..400, any::<bool>())
+                        .prop_map(|(number, is_received)| (Some((number, is_received)), [0; 3], false)),
+                    (prop::array::uniform3(0usize..300), any::<bool>())
+                        .prop_map(|(concurrent_events, counted_only)| (None, concurrent_events, counted_only)),
                 ],
                 0..30,
             )

@@ -109,9 +109,9 @@ impl GapReport {
     async fn is_due(&self) -> Result<bool, ReportError> {
         let engine_id = self.engine_id();
         let taken_nano =
-            self.read_store(move |reader| Ok(reader.containers(&engine_id)?.map(|(taken, _)| taken))).await?;
+            self.read_store(move |reader| Ok(reader.containers(&engine_id)?.map(|(taken_nano, _)| taken_nano))).await?;
         let now = now_nano();
-        Ok(taken_nano.is_none_or(|taken| taken > now || now - taken > DAY_NANO))
+        Ok(taken_nano.is_none_or(|taken_nano| taken_nano > now || now - taken_nano > DAY_NANO))
     }
 
     /// Returns the gap with what must have happened in it, or `None` if nothing more is known.
@@ -175,10 +175,10 @@ impl GapReport {
         self.read_store(move |reader| {
             let source = reader.sources()?.into_iter().find(|row| row.engine_id.as_ref() == Some(&engine_id));
             let saved_list = reader.containers(&engine_id)?;
-            let base =
-                saved_list.and_then(|(taken, json)| Some((taken, serde_json::from_str::<Vec<Container>>(&json).ok()?)));
-            let base = base.filter(|(taken, _)| *taken <= requested_nano);
-            let taken_nano = base.as_ref().map_or(requested_nano, |(taken, _)| *taken);
+            let base = saved_list
+                .and_then(|(taken_nano, json)| Some((taken_nano, serde_json::from_str::<Vec<Container>>(&json).ok()?)));
+            let base = base.filter(|(taken_nano, _)| *taken_nano <= requested_nano);
+            let taken_nano = base.as_ref().map_or(requested_nano, |(taken_nano, _)| *taken_nano);
             let mut expected =
                 Containers::new(base.as_ref().map(|(_, containers)| containers.clone()).unwrap_or_default());
             let (mut recorded_times, mut after) = (RecordedTimes::default(), EventBatch::default());

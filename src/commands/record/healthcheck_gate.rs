@@ -80,7 +80,7 @@ pub(super) enum Classification {
 }
 
 /// Answer of the engine.
-pub(super) enum Answer {
+pub(super) enum ContainerReply {
     Listed(Option<Vec<ContainerSummary>>),
     /// Container and its health check command. The outer option is `None` if the container cannot be inspected.
     Container(String, Option<Option<String>>),
@@ -179,23 +179,23 @@ impl HealthcheckGate {
         self.has_unavailable && !std::mem::replace(&mut self.unavailable_logged, true)
     }
 
-    pub(super) fn on_answer(&mut self, answer: Answer) {
-        match answer {
-            Answer::Listed(None) => {}
-            Answer::Listed(Some(listed)) => {
+    pub(super) fn on_reply(&mut self, reply: ContainerReply) {
+        match reply {
+            ContainerReply::Listed(None) => {}
+            ContainerReply::Listed(Some(listed)) => {
                 self.list_received = true;
                 // Running containers come first, because only they run health checks.
                 let (running, others): (Vec<_>, Vec<_>) = listed.iter().partition(|listed| listed.state == "running");
                 running.into_iter().chain(others).for_each(|listed| self.request(&listed.id, false));
             }
-            Answer::Container(id, None) => {
+            ContainerReply::Container(id, None) => {
                 self.decide(&id, None);
                 self.containers.entry(id).and_modify(|container| {
                     let is_retry = matches!(container, ContainerState::Requested { is_retry: true, .. });
                     *container = ContainerState::Unavailable { is_retry };
                 });
             }
-            Answer::Container(id, Some(command)) => {
+            ContainerReply::Container(id, Some(command)) => {
                 let command = command.unwrap_or_default();
                 self.decide(&id, Some(&command));
                 let has_execs =
@@ -284,7 +284,7 @@ impl HealthcheckGate {
     fn decide(&mut self, container: &str, command: Option<&str>) {
         for id in &self.undecided {
             let Some(record) = self.young.get_mut(id).or_else(|| self.old.get_mut(id)) else { continue };
-            if let Some((_, exec_command)) = record.pending.take_if(|(of, _)| of == container) {
+            if let Some((_, exec_command)) = record.pending.take_if(|(exec_container, _)| exec_container == container) {
                 record.is_healthcheck = Some(Some(&*exec_command) == command);
                 self.has_unavailable |= command.is_none();
             }
@@ -304,7 +304,7 @@ impl HealthcheckGate {
 
 /// Pending requests for an engine's containers, dropped with the session.
 #[derive(Default)]
-pub(super) struct ContainerRequests(JoinSet<Answer>);
+pub(super) struct ContainerRequests(JoinSet<ContainerReply>);
 
 impl ContainerRequests {
     /// Requests the list of containers, unless that was done, then the next containers in the queue.
@@ -313,7 +313,7 @@ impl ContainerRequests {
             let client = client.clone();
             self.0.spawn(async move {
                 let listed = client.list_containers().await;
-                Answer::Listed(listed.map_err(|e| tracing::debug!("{}", chain(&e))).ok())
+                ContainerReply::Listed(listed.map_err(|e| tracing::debug!("{}", chain(&e))).ok())
             });
         }
         while self.0.len() < MAX_CONCURRENT_REQUESTS
@@ -325,13 +325,13 @@ impl ContainerRequests {
             let client = client.clone();
             self.0.spawn(async move {
                 let command = client.healthcheck_command(&id).await;
-                Answer::Container(id, command.map_err(|e| tracing::debug!("{}", chain(&e))).ok().flatten())
+                ContainerReply::Container(id, command.map_err(|e| tracing::debug!("{}", chain(&e))).ok().flatten())
             });
         }
     }
 
     /// Returns the next answer, or `None` if no request is pending.
-    pub(super) async fn next_answer(&mut self) -> Option<Answer> {
-        self.0.join_next().await.map(|answer| answer.expect("the request does not panic"))
+    pub(super) async fn next_reply(&mut self) -> Option<ContainerReply> {
+        self.0.join_next().await.map(|reply| reply.expect("the request does not panic"))
     }
 }

@@ -18,7 +18,7 @@ use super::backlog_check::{BacklogCheck, ReceivedEvents};
 use super::drop_counter::{CounterReadings, DroppedEvents};
 use super::engine_counter::{self, BacklogReply, EngineCounter};
 use super::gap_report::{GapReport, PendingGap};
-use super::healthcheck_gate::{Answer, Classification, ContainerRequests, HealthcheckGate};
+use super::healthcheck_gate::{Classification, ContainerReply, ContainerRequests, HealthcheckGate};
 use super::sources::Lease;
 use crate::commands::now_nano;
 use crate::engine::{ByteStream, Client, EngineError};
@@ -30,10 +30,10 @@ use crate::stream::{Decoder, Item, StreamEnd};
 
 /// Maximum time without data before an outcome is forced. Stream and backlog arrive immediately. This is for an engine
 /// that is stuck, or a server that is not an engine.
-const VERDICT_TIMEOUT: Duration = Duration::from_secs(5);
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The same limit if the backlog cannot be fetched, so that only the stream can send more.
-const VERDICT_TIMEOUT_WITHOUT_BACKLOG: Duration = Duration::from_secs(1);
+const OUTCOME_TIMEOUT_WITHOUT_BACKLOG: Duration = Duration::from_secs(1);
 
 /// Time limits for the backlog response.
 const BACKLOG_TIMEOUTS: Timeouts = Timeouts { idle: Duration::from_secs(2), total: Duration::from_secs(10) };
@@ -111,7 +111,7 @@ pub(super) struct Session {
     /// Continuity check, until there is an outcome.
     continuity: Option<ContinuityCheck>,
     /// Time at which an outcome is forced.
-    verdict_deadline: Instant,
+    outcome_deadline: Instant,
     /// Last event seen before this session, if the outcome was forced. If that event arrives after all, nothing was
     /// missed.
     provisional_last_seen: Option<Identity>,
@@ -170,7 +170,7 @@ impl Session {
             healthcheck_gate,
             hold_until: None,
             continuity: Some(ContinuityCheck::new(lease.last_seen())),
-            verdict_deadline: Instant::now() + VERDICT_TIMEOUT,
+            outcome_deadline: Instant::now() + OUTCOME_TIMEOUT,
             provisional_last_seen: None,
             backlog_check: None,
             complete_until: None,
@@ -211,7 +211,7 @@ impl Session {
     }
 
     /// Returns true if the session has reached an outcome.
-    pub(super) fn has_verdict(&self) -> bool {
+    pub(super) fn has_outcome(&self) -> bool {
         self.continuity.is_none()
     }
 
@@ -256,7 +256,7 @@ impl Session {
                 request_backlog(&mut backlog_requests);
             }
             container_requests.send(client, &mut self.healthcheck_gate);
-            let verdict_deadline = self.verdict_deadline;
+            let outcome_deadline = self.outcome_deadline;
             let hold_deadline = self.hold_until;
             let check_deadline = self.backlog_check.as_ref().map(|check| check.1);
             let result = tokio::select! {
@@ -269,11 +269,11 @@ impl Session {
                     result
                 }
                 Some(reply) = backlog_requests.join_next() => self.on_backlog_reply(reply.expect("the request does not panic"))?,
-                () = sleep_until(verdict_deadline), if self.continuity.is_some() => {
+                () = sleep_until(outcome_deadline), if self.continuity.is_some() => {
                     self.conclude();
                     self.flush()
                 }
-                () = sleep_until(check_deadline.unwrap_or(verdict_deadline)), if check_deadline.is_some() => {
+                () = sleep_until(check_deadline.unwrap_or(outcome_deadline)), if check_deadline.is_some() => {
                     let stream_active = self.finish_backlog_check();
                     let result = self.flush();
                     if !stream_active && result.is_ok() {
@@ -288,9 +288,9 @@ impl Session {
                     request_backlog(&mut backlog_requests);
                     Ok(())
                 }
-                Some(answer) = gap_reports.join_next() => self.on_gap_report(answer.expect("the request does not panic")),
-                Some(answer) = container_requests.next_answer() => self.on_container_answer(answer),
-                () = sleep_until(hold_deadline.unwrap_or(verdict_deadline)), if hold_deadline.is_some() => self.flush(),
+                Some(reply) = gap_reports.join_next() => self.on_gap_report(reply.expect("the request does not panic")),
+                Some(reply) = container_requests.next_reply() => self.on_container_reply(reply),
+                () = sleep_until(hold_deadline.unwrap_or(outcome_deadline)), if hold_deadline.is_some() => self.flush(),
             };
             if let Err(Full(delivery)) = result {
                 return Ok(self.discard_until_room(*delivery, &mut stream, last_overflow_warning).await);
@@ -426,9 +426,9 @@ impl Session {
         self.try_conclude();
         match &self.continuity {
             Some(continuity) => {
-                let verdict_timeout =
-                    if continuity.is_backlog_unavailable() { VERDICT_TIMEOUT_WITHOUT_BACKLOG } else { VERDICT_TIMEOUT };
-                self.verdict_deadline = Instant::now() + verdict_timeout;
+                let outcome_timeout =
+                    if continuity.is_backlog_unavailable() { OUTCOME_TIMEOUT_WITHOUT_BACKLOG } else { OUTCOME_TIMEOUT };
+                self.outcome_deadline = Instant::now() + outcome_timeout;
                 Ok(())
             }
             None => {
@@ -467,7 +467,7 @@ impl Session {
                     continuity.on_backlog(backlog.identities);
                 } else {
                     continuity.on_backlog_unavailable();
-                    self.verdict_deadline = Instant::now() + VERDICT_TIMEOUT_WITHOUT_BACKLOG;
+                    self.outcome_deadline = Instant::now() + OUTCOME_TIMEOUT_WITHOUT_BACKLOG;
                 }
                 // The stream should send these events too, so they are not counted here. Those that it leaves out are
                 // stored anyway.
@@ -478,7 +478,7 @@ impl Session {
             (Some(continuity), Err(e)) => {
                 tracing::debug!("{}", chain(&e));
                 continuity.on_backlog_unavailable();
-                self.verdict_deadline = Instant::now() + VERDICT_TIMEOUT_WITHOUT_BACKLOG;
+                self.outcome_deadline = Instant::now() + OUTCOME_TIMEOUT_WITHOUT_BACKLOG;
                 Ok(())
             }
             (None, Ok(backlog)) if backlog.incomplete.is_none() => {
@@ -531,11 +531,11 @@ impl Session {
     }
 
     fn push_backlog(&mut self, events: EventBatch, known_index: Option<usize>) -> Result<(), Full> {
-        let (again, events) = self.select_backlog(events, known_index, true);
-        if again.is_empty() && events.is_empty() {
+        let (replayed, events) = self.select_backlog(events, known_index, true);
+        if replayed.is_empty() && events.is_empty() {
             return Ok(());
         }
-        self.queue.push(Delivery { replayed: again, events, ..empty_delivery(self.source.clone()) })
+        self.queue.push(Delivery { replayed, events, ..empty_delivery(self.source.clone()) })
     }
 
     fn count_events(&mut self, identities: &[Identity]) {
@@ -632,23 +632,23 @@ impl Session {
 
     /// Handles a gap report. Queues it, unless the gap was withdrawn or replaced by another. If the report failed, the
     /// next session requests it again.
-    fn on_gap_report(&mut self, (gap, answer): (Option<PendingGap>, Option<Delivery>)) -> Result<(), Full> {
+    fn on_gap_report(&mut self, (gap, report): (Option<PendingGap>, Option<Delivery>)) -> Result<(), Full> {
         if gap != self.lease.pending_gap() {
             self.should_list_containers = true;
             return Ok(());
         }
-        let Some(answer) = answer else { return Ok(()) };
+        let Some(report) = report else { return Ok(()) };
         self.lease.set_pending_gap(None);
-        self.queue.push(answer)
+        self.queue.push(report)
     }
 
     /// Puts the events of a backlog before those of the stream. Events up to and including `known_index` were in an
     /// earlier backlog.
     fn prepend_backlog(&mut self, events: EventBatch, known_index: Option<usize>, should_count: bool) {
-        let (again, events) = self.select_backlog(events, known_index, should_count);
-        let Delivery { replayed: outbox_again, events: outbox_events, .. } = &mut self.outbox;
+        let (replayed, events) = self.select_backlog(events, known_index, should_count);
+        let Delivery { replayed: outbox_replayed, events: outbox_events, .. } = &mut self.outbox;
         self.backlog_events = events.len();
-        *outbox_again = std::mem::take(outbox_again).append_to(again);
+        *outbox_replayed = std::mem::take(outbox_replayed).append_to(replayed);
         *outbox_events = std::mem::take(outbox_events).append_to(events);
     }
 
@@ -661,10 +661,10 @@ impl Session {
         should_count: bool,
     ) -> (EventBatch, EventBatch) {
         let newer = events.split_off(known_index.map_or(0, |known| known + 1));
-        let ((again, again_left_out), (events, newer_left_out)) =
+        let ((replayed, replayed_left_out), (events, newer_left_out)) =
             (self.select(events, should_count), self.select(newer, should_count));
-        self.outbox.excluded_healthchecks += again_left_out + newer_left_out;
-        (again, events)
+        self.outbox.excluded_healthchecks += replayed_left_out + newer_left_out;
+        (replayed, events)
     }
 
     /// Returns the events to store, redacted, and the number of health check events that are left out and count. The
@@ -689,8 +689,8 @@ impl Session {
     }
 
     /// Handles an answer about containers.
-    fn on_container_answer(&mut self, answer: Answer) -> Result<(), Full> {
-        self.healthcheck_gate.on_answer(answer);
+    fn on_container_reply(&mut self, reply: ContainerReply) -> Result<(), Full> {
+        self.healthcheck_gate.on_reply(reply);
         let should_flush = self.hold_until.is_some() || self.healthcheck_gate.has_unstored_commands();
         if should_flush && self.continuity.is_none() { self.flush() } else { Ok(()) }
     }
@@ -767,8 +767,8 @@ impl Session {
         let inspect_all = async {
             loop {
                 requests.send(client, &mut self.healthcheck_gate);
-                let Some(answer) = requests.next_answer().await else { return };
-                self.healthcheck_gate.on_answer(answer);
+                let Some(reply) = requests.next_reply().await else { return };
+                self.healthcheck_gate.on_reply(reply);
             }
         };
         if timeout(BACKLOG_ONLY_CONTAINERS_TIMEOUT, inspect_all).await.is_err() {
@@ -792,11 +792,11 @@ impl Session {
         self.outbox.skew_nano = self.skew_nano.take();
         // Without a pending gap, the report only stores the list of containers, if the stored one is too old.
         self.should_list_containers = true;
-        let verdict = continuity.conclude();
-        if verdict != ContinuityOutcome::Continuous {
+        let outcome = continuity.conclude();
+        if outcome != ContinuityOutcome::Continuous {
             self.engine_counter.iter_mut().for_each(|counter| counter.drop_counter.reset());
         }
-        let (to, reason, detail) = match verdict {
+        let (to, reason, detail) = match outcome {
             ContinuityOutcome::Continuous => {
                 self.outbox.gap = Some(GapChange::Withdrawn { from });
                 from.into_iter().for_each(|from| self.lease.clear_pending_gap(from));

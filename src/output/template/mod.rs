@@ -118,9 +118,9 @@ mod tests {
             r#"{"Type":"daemon","Action":"reload","Actor":{"ID":"x","Attributes":null},"time":7}"#
         );
         // Engines omit these fields since API 1.52, unless a client requests a lower version. Templates still get them.
-        let lean =
+        let minimal =
             r#"{"Type":"container","Action":"die","Actor":{"ID":"c1","Attributes":{"image":"busybox"}},"time":7}"#;
-        assert_eq!(render("{{.Status}} {{.ID}} {{.From}}", lean).unwrap(), "die c1 busybox");
+        assert_eq!(render("{{.Status}} {{.ID}} {{.From}}", minimal).unwrap(), "die c1 busybox");
     }
 
     #[test]

@@ -92,10 +92,11 @@ fn read_contents(path: &Path) -> Result<Contents, StoreError> {
         let selection = Selection { filter, ..Selection::default() };
         let passes = |event: &Event<'_>| selection.matches(event);
         for order in [Order::Time, Order::TimeReversed, Order::Arrival] {
-            let judge = if wire.is_empty() { EventPredicate::All } else { EventPredicate::PerKindAndActor(&passes) };
+            let predicate =
+                if wire.is_empty() { EventPredicate::All } else { EventPredicate::PerKindAndActor(&passes) };
             let mut rows = Vec::new();
             let snapshot = Snapshot { after: 0, to: reader.snapshot(0)?.to.saturating_add(1_000_000) };
-            let _ = reader.events(&selection.to_query(None), snapshot, order, judge, |stored| {
+            let _ = reader.events(&selection.to_query(None), snapshot, order, predicate, |stored| {
                 let line = String::from_utf8_lossy(stored.raw).into_owned();
                 rows.push((stored.seq, stored.source, stored.received_nano, line));
                 ControlFlow::<()>::Continue(())

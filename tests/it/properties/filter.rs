@@ -83,7 +83,7 @@ fn check_no_match_is_lost(filter: Filter) {
     passing.sort_by_key(|event| event.time_nano);
     let selection = Selection { filter, ..Selection::default() };
     let passes = |event: &Event<'_>| selection.matches(event);
-    let judge = if selection.uses_per_event_attributes() {
+    let predicate = if selection.uses_per_event_attributes() {
         EventPredicate::PerEvent(&passes)
     } else {
         EventPredicate::PerKindAndActor(&passes)
@@ -92,7 +92,7 @@ fn check_no_match_is_lost(filter: Filter) {
     // The end is open: a search among few events does not use the small tables.
     let snapshot = Snapshot { after: 0, to: i64::MAX };
     let result = SAMPLE_STORE.with(|(_, reader)| {
-        reader.events(&query, snapshot, Order::Time, judge, |stored| {
+        reader.events(&query, snapshot, Order::Time, predicate, |stored| {
             found.push(String::from_utf8(stored.raw.to_vec()).expect("events are text"));
             ControlFlow::<()>::Continue(())
         })

@@ -81,13 +81,13 @@ fn texts<'a>(events: impl Iterator<Item = &'a Event<'a>>) -> Vec<String> {
 /// Lines that a selection finds, read as `query` reads them.
 fn query_lines(reader: &Reader, selection: &Selection, order: Order) -> Vec<String> {
     let passes = |event: &Event<'_>| selection.matches(event);
-    let judge = if selection.uses_per_event_attributes() {
+    let predicate = if selection.uses_per_event_attributes() {
         EventPredicate::PerEvent(&passes)
     } else {
         EventPredicate::PerKindAndActor(&passes)
     };
     let mut lines = Vec::new();
-    let result = reader.events(&selection.to_query(None), FULL_SNAPSHOT, order, judge, |stored| {
+    let result = reader.events(&selection.to_query(None), FULL_SNAPSHOT, order, predicate, |stored| {
         lines.push(String::from_utf8(stored.raw.to_vec()).expect("events are text"));
         ControlFlow::<()>::Continue(())
     });

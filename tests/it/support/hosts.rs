@@ -14,24 +14,27 @@ use crate::support::command::{Running, TestDir, eventually, free_port};
 /// `events serve` with one event, behind TLS.
 pub(crate) struct Server {
     pub _running: Running,
-    pub at: String,
+    pub address: String,
 }
 
 impl Server {
-    pub(crate) fn start(folder: &TestDir, args: &[&str]) -> Server {
+    pub(crate) fn start(test_dir: &TestDir, args: &[&str]) -> Server {
         let port = free_port();
-        let at = format!("127.0.0.1:{port}");
-        let day = folder.path("day.ndjson");
+        let address = format!("127.0.0.1:{port}");
+        let day = test_dir.path("day.ndjson");
         fs::write(&day, format!("{EVENT}\n")).expect("a file");
-        let listen = format!("tcp://{at}");
-        let running =
-            folder.start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], args].concat());
-        eventually("the server listens", || TcpStream::connect(&at).map(drop));
-        Server { _running: running, at }
+        let listen = format!("tcp://{address}");
+        let running = test_dir
+            .start(&[&["serve", "--listen", &listen, day.to_str().expect("a path is text")][..], args].concat());
+        eventually("the server listens", || TcpStream::connect(&address).map(drop));
+        Server { _running: running, address }
     }
 
-    pub(crate) fn under_tls(folder: &TestDir, own: &Certificate, extra_args: &[&str]) -> Server {
-        Server::start(folder, &[&["--tls-cert", text(&own.file), "--tls-key", text(&own.key)][..], extra_args].concat())
+    pub(crate) fn start_with_tls(test_dir: &TestDir, certificate: &Certificate, extra_args: &[&str]) -> Server {
+        Server::start(
+            test_dir,
+            &[&["--tls-cert", text(&certificate.file), "--tls-key", text(&certificate.key)][..], extra_args].concat(),
+        )
     }
 }
 
@@ -42,8 +45,8 @@ pub(crate) fn text(path: &Path) -> &str {
 // --- ssh
 
 /// Creates a directory with this script as `ssh`, and returns a PATH that starts with it.
-pub(crate) fn path_with_ssh(folder: &TestDir, name: &str, script: &str) -> String {
-    let bin = folder.path(name);
+pub(crate) fn path_with_ssh(test_dir: &TestDir, name: &str, script: &str) -> String {
+    let bin = test_dir.path(name);
     fs::create_dir(&bin).expect("the directory is created");
     let ssh = bin.join("ssh");
     fs::write(&ssh, format!("#!/bin/sh\n{script}\n")).expect("a file");
@@ -57,14 +60,14 @@ pub(crate) fn with_path(mut command: Command, path: &str) -> Command {
 }
 
 /// Runs `record` for unreachable hosts in parallel, each with its PATH. Returns the last line of each stderr.
-pub(crate) fn failures(folder: &TestDir, tried: &[(&str, &[&str])]) -> Vec<String> {
-    let one = |(at, (path, args)): (usize, &(&str, &[&str]))| {
-        let db = folder.path(&format!("{at}.db"));
-        folder.start_with_path(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat())
+pub(crate) fn record_errors(test_dir: &TestDir, attempts: &[(&str, &[&str])]) -> Vec<String> {
+    let start = |(index, (path, args)): (usize, &(&str, &[&str]))| {
+        let db = test_dir.path(&format!("{index}.db"));
+        test_dir.start_with_path(path, &[&["record", "-q", "--until", "now", "--db", text(&db)][..], args].concat())
     };
-    let tried: Vec<Running> = tried.iter().enumerate().map(one).collect();
-    let errors = tried.into_iter().map(|tried| {
-        let output = tried.wait().assert_exit_code(1);
+    let attempts: Vec<Running> = attempts.iter().enumerate().map(start).collect();
+    let errors = attempts.into_iter().map(|attempt| {
+        let output = attempt.wait().assert_exit_code(1);
         output.stderr.lines().last().unwrap_or_default().to_owned()
     });
     errors.collect()
