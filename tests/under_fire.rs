@@ -30,7 +30,7 @@ use support::command::{Running, TestDir, eventually, within};
 use support::engine::{Behavior, Chunking, Engine, Framing, Truth, event_at};
 
 /// Limit of the recorder's peak memory, in bytes, for every fault.
-const MAX_PEAK_MEMORY: u64 = 200_000_000;
+const MAX_PEAK_MEMORY: u64 = 256_000_000;
 
 type FaultCase = (&'static str, u32, fn(&mut Scene));
 

@@ -195,7 +195,7 @@ fn without_a_container_list_the_detail_has_no_changes() {
     recorder.stop();
     events(1..300).iter().for_each(|event| engine.emit(event));
     let recorder = test_dir.record(&engine.host(), &["-v"]);
-    recorder.eventually_logs("DEBUG no report on the containers of sim");
+    recorder.eventually_logs("DEBUG cannot report on the containers of sim");
     eventually_has_detail(&test_dir, &recorder, OVERRUN);
     recorder.stop();
 }

@@ -273,7 +273,7 @@ fn exec_events_wait_only_briefly_for_the_configuration() {
     // The exec is stored after a while, so nothing is lost. Its last event is stored too, even after the response.
     let stored = [&[event(0)], &check[..2]].concat();
     test_dir.eventually_lines(&["query"], &stored);
-    recorder.eventually_logs("none of their exec events is left out");
+    recorder.eventually_logs("the recorder stores all their exec events");
     set_healthcheck(&engine, "slow", Some("test -f /ok"));
     wait_for_stored_healthcheck(&test_dir, "slow");
     engine.emit(&check[2]);
@@ -307,7 +307,7 @@ fn exec_events_of_a_removed_container_are_stored_and_logged_once() {
     test_dir.eventually_lines(&["query"], &all);
     recorder.signal("TERM");
     let output = recorder.wait().assert_exit_code(0);
-    assert_eq!(output.stderr.matches("none of their exec events is left out").count(), 1, "{}", output.stderr);
+    assert_eq!(output.stderr.matches("the recorder stores all their exec events").count(), 1, "{}", output.stderr);
     assert_eq!(left_out_count(&test_dir), 0);
 }
 

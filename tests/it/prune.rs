@@ -68,7 +68,7 @@ fn older_events_are_pruned_and_the_rest_verifies() {
     let dry = test_dir.run(&["prune", "--retain", &retain, "--dry-run"]).assert_exit_code(0);
     assert_eq!(test_dir.lines(&["query", "-q"]), all_lines);
     let output = test_dir.run(&["prune", "--retain", &retain]).assert_exit_code(0);
-    let deleted: usize = output.stderr.split(' ').next().unwrap().parse().unwrap();
+    let deleted: usize = output.stderr.split(' ').nth(1).unwrap().parse().unwrap();
     let expected = format!("{deleted} of {} events would be deleted", all_lines.len());
     assert!(dry.stderr.starts_with(&expected), "{}", dry.stderr);
     // The first entries are deleted, up to the last chain link (every 64 entries) before the first younger event.
