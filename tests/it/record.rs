@@ -28,7 +28,12 @@ fn the_backlog_is_stored_before_live_events() {
 #[test]
 fn events_are_requested_unversioned_and_unfiltered() {
     let (test_dir, engine) = start_engine();
-    test_dir.record(&engine.host(), &["--filter", "type=container"]).stop();
+    let recorder = test_dir.record(&engine.host(), &["--filter", "type=container"]);
+    test_dir.eventually("the backlog is requested", || {
+        let requests = engine.requests();
+        if requests.iter().any(|request| request.ends_with("until=0")) { Ok(()) } else { Err(requests) }
+    });
+    recorder.stop();
     let mut requests = engine.requests();
     assert_eq!(requests[..2], ["/_ping", "/v1.51/info"]);
     requests.retain(|request| request != "/v1.51/containers/json?all=1");
@@ -714,13 +719,18 @@ fn a_moved_store_stays_intact_and_a_new_one_is_created() {
     events(0..300).iter().for_each(|event| engine.emit(event));
     test_dir.eventually_lines(&["query", "--count"], &["300".into()]);
     let moved = move_store_away(&test_dir);
-    let stale = test_dir.path("events.db-wal").metadata().unwrap().ino();
+    // Kept open, so that no new file gets its inode.
+    let stale = std::fs::File::open(test_dir.path("events.db-wal")).unwrap();
     events(300..310).iter().for_each(|event| engine.emit(event));
     // The new file contains the backlog and all events from then on.
     test_dir.eventually_lines(ALL, &events(54..310));
     events(310..320).iter().for_each(|event| engine.emit(event));
     test_dir.eventually_lines(ALL, &events(54..320));
-    assert_ne!(test_dir.path("events.db-wal").metadata().unwrap().ino(), stale, "each store has its own WAL");
+    assert_ne!(
+        test_dir.path("events.db-wal").metadata().unwrap().ino(),
+        stale.metadata().unwrap().ino(),
+        "each store has its own WAL"
+    );
     let status = &test_dir.json(&["status", "--json"])[0];
     assert_eq!(
         (status["recorder"]["pid"].as_u64(), status["sources"][0]["events"].as_u64()),
@@ -846,7 +856,9 @@ fn clock_skew_is_shown_and_logged_once() {
     test_dir.record(&engine.host(), &[]).stop();
     assert_eq!(skew(), None, "this engine does not report its clock");
     engine.set_clock_offset(Some(0));
-    test_dir.record(&engine.host(), &[]).stop();
+    let recorder = test_dir.record(&engine.host(), &[]);
+    test_dir.eventually("the clock is compared", || if skew().is_some() { Ok(()) } else { Err(recorder.log()) });
+    recorder.stop();
     assert!(skew().is_some_and(|skew| skew.abs() < 1000), "{:?}", skew());
     assert_eq!(shown(), None);
     engine.set_clock_offset(Some(-90_000));
