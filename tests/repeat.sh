@@ -12,7 +12,7 @@ runs=${1:-10} test=${2:-all}
 case $test in
 all) command=(cargo test) ;;
 it) command=(cargo test --test it) ;;
-real) command=(cargo test --test real -- --test-threads=1) ;;
+real) command=(cargo test --test real -- --test-threads=12) ;;
 under_fire) command=(cargo test --release --test under_fire) ;;
 *) echo "usage: repeat [RUNS] [all|it|real|under_fire]" >&2; exit 2 ;;
 esac

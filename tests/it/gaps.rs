@@ -121,7 +121,7 @@ fn a_gap_lists_the_container_changes_during_it() {
     );
     recorder.stop();
     // The detail is stored once, and no event is made up for it.
-    test_dir.record(&engine.host(), &[]).stop();
+    test_dir.record_backlog(&engine.host(), &[]);
     assert_eq!(gaps_after_first(&test_dir), [gap]);
     assert_eq!(test_dir.lines(&["query", "-q"]).len(), 257);
 }

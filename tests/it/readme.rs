@@ -96,7 +96,7 @@ fn the_readme_has_the_test_command_that_ci_runs() {
     let ci = read(".ci/run");
     assert!(read("README.md").lines().any(|line| line.starts_with("cargo test ")));
     assert!(ci.lines().any(|line| line == "run cargo test"), "{ci}");
-    assert!(ci.contains("cargo test --test real -- --test-threads=1"), "{ci}");
+    assert!(ci.contains("cargo test --test real -- --test-threads=12"), "{ci}");
 }
 
 /// Returns the targets of the links in a page that lead to files of the repository.

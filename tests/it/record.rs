@@ -120,7 +120,7 @@ fn a_restarted_engine_leaves_an_engine_restart_gap() {
     recorder.stop();
 
     // A later session changes nothing about the gap.
-    test_dir.record(&engine.host(), &[]).stop();
+    test_dir.record_backlog(&engine.host(), &[]);
     assert_eq!(test_dir.gap_reasons(), ["first-contact", "engine-restart"]);
 }
 
@@ -343,7 +343,7 @@ fn a_filter_limits_what_is_stored_but_not_the_last_event_seen() {
         if test_dir.lines(&["rejected"]).len() == 1 { Ok(()) } else { Err(recorder.log()) }
     });
     recorder.kill();
-    test_dir.record(&engine.host(), &filter_args).stop();
+    test_dir.record_backlog(&engine.host(), &filter_args);
     assert_eq!(test_dir.lines(ALL), events([1, 9]));
     assert_eq!(test_dir.gap_reasons(), ["first-contact"]);
 }
@@ -853,7 +853,7 @@ fn clock_skew_is_shown_and_logged_once() {
     let (test_dir, engine) = start_engine();
     let skew = || test_dir.json(&["status", "--json"])[0]["sources"][0]["clock_skew_ms"].as_i64();
     let shown = || test_dir.lines(&["status"]).into_iter().find(|line| line.starts_with("  clock"));
-    test_dir.record(&engine.host(), &[]).stop();
+    test_dir.record_backlog(&engine.host(), &[]);
     assert_eq!(skew(), None, "this engine does not report its clock");
     engine.set_clock_offset(Some(0));
     let recorder = test_dir.record(&engine.host(), &[]);

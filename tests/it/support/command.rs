@@ -157,6 +157,11 @@ impl TestDir {
         recorder
     }
 
+    /// Records what the engine of a host has in its backlog, to the end: the session has reached its outcome.
+    pub(crate) fn record_backlog(&self, host: &str, extra_args: &[&str]) {
+        self.run(&[&["record", "-q", "-H", host, "--until", "now"][..], extra_args].concat()).assert_success();
+    }
+
     /// Waits until `events` with these arguments prints exactly these lines, in this order.
     pub(crate) fn eventually_lines(&self, args: &[&str], expected: &[String]) {
         self.eventually(&format!("{args:?} prints {} lines", expected.len()), || {

@@ -18,8 +18,16 @@ use serde_json::Value;
 
 use super::command::{Output, TestDir, eventually, run};
 
-/// Lock for the one engine that may run at a time, also when tests run in parallel.
-static ENGINE_LOCK: Mutex<()> = Mutex::new(());
+/// The versions of engines, and for each the lock of its one engine. Engines of different versions run side by side.
+static ENGINE_LOCKS: [(&str, Mutex<()>); 3] =
+    [("20", Mutex::new(())), ("26", Mutex::new(())), ("newest", Mutex::new(()))];
+
+/// Locks the engine of this version for a test.
+fn lock_engine(version: &str) -> MutexGuard<'static, ()> {
+    let (_, lock) = ENGINE_LOCKS.iter().find(|(name, _)| *name == version).expect("a version of tests/setup/engine.sh");
+    // A failed test leaves nothing behind that the next start does not reset.
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A real engine with new state and only the image `busybox`. It is removed completely on drop.
 pub(crate) struct Engine {
@@ -38,7 +46,7 @@ impl Engine {
 
     /// Starts an engine of this version with these arguments for its daemon.
     pub(crate) fn start_with(version: &'static str, daemon_args: &[&str]) -> Engine {
-        let lock = ENGINE_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = lock_engine(version);
         let client_path = run_engine_script(&["client", version]).into();
         run_engine_script(&["reset", version]);
         let host = run_engine_script(&[&["start", version][..], daemon_args].concat());
