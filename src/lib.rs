@@ -7,12 +7,16 @@
 
 #![warn(clippy::unwrap_used, reason = "the library returns an error, or states its invariant with expect")]
 
-pub mod commands;
+mod cache;
+pub mod cli;
+mod clock;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod http;
 pub mod output;
 pub mod query;
+pub mod recorder;
 pub mod serve;
 pub mod store;
 pub mod stream;

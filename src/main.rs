@@ -1,7 +1,7 @@
-//! The `events` program. Calls [`events::commands::main`] and exits with its code.
+//! The `events` program. Calls [`events::cli::main`] and exits with its code.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    events::commands::main(std::env::args_os()).into()
+    events::cli::main(std::env::args_os()).into()
 }

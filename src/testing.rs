@@ -19,7 +19,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::{oneshot, watch};
 
-use crate::serve::{self, Address, FaultKind, Faults, Feed, History, ListenError};
+use crate::http::{Address, ListenError};
+use crate::serve::{self, FaultKind, Faults, Feed, History};
 use crate::stream::{ReadError, load_events};
 
 /// An engine that runs until it is dropped.

@@ -19,6 +19,7 @@ use super::archive::{Position, TailRead};
 use super::fault::{Faults, StreamAction, StreamFaults};
 use super::request_target::{PlusMode, percent_decode};
 use super::{Archive, Feed, History, Playback, SubscriberGuard};
+use crate::clock::now_nano;
 use crate::engine::ApiVersion;
 use crate::event::Event;
 use crate::query::time::unix_instant;
@@ -351,10 +352,6 @@ async fn sleep_until(instant: Option<i64>) {
 
 fn is_past(instant: i64) -> bool {
     instant <= now_nano()
-}
-
-fn now_nano() -> i64 {
-    chrono::Utc::now().timestamp_nanos_opt().expect("the clock is before the year 2262")
 }
 
 /// Parses a bound as an engine does: whole seconds and a fraction, each an integer. `-1` means no bound.

@@ -9,16 +9,14 @@ mod events;
 mod fault;
 mod feed;
 mod identity;
-mod listener;
-mod pages;
 mod playback;
 mod request_target;
 
 use std::sync::Arc;
 
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderValue, LOCATION, SERVER};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LOCATION, SERVER};
+use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::watch;
 
 pub use archive::Archive;
@@ -26,12 +24,11 @@ use events::ResponseBody;
 pub use fault::{FaultKind, Faults, ParseFaultError};
 pub use feed::Feed;
 pub use identity::EngineIdentity;
-pub use listener::{Address, ListenError, ParseAddressError, Server, Tls};
-pub use pages::{Page, PageHandler, serve_pages};
 pub use playback::{ParseSpeedError, Playback, Speed};
 use request_target::PlusMode;
 
 use crate::engine::ApiVersion;
+use crate::http::{self, Address, Flushed, ListenError, Server, Tls};
 
 const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
 /// Maximum number of connections. Each subscriber uses one.
@@ -87,7 +84,10 @@ impl Engine {
     /// # Errors
     /// The server cannot listen on the address.
     pub fn listen(self: Arc<Self>, address: &Address, tls: Option<&Tls>) -> Result<Server, ListenError> {
-        listener::listen(address, tls.cloned(), MAX_CONNECTIONS, Arc::new(move |request| self.handle(&request)))
+        let handler = move |request: &Request<()>, flushed: &Flushed| {
+            self.handle(request).map(|body| body.with_flush_notify(flushed))
+        };
+        http::listen(address, tls.cloned(), MAX_CONNECTIONS, Arc::new(handler))
     }
 
     fn identity(&self) -> Arc<EngineIdentity> {
@@ -98,7 +98,7 @@ impl Engine {
     }
 
     fn handle(&self, request: &Request<()>) -> Response<ResponseBody> {
-        if let Some(reason) = malformed_reason(request) {
+        if let Some(reason) = http::malformed_reason(request) {
             return self.full_response(StatusCode::BAD_REQUEST, TEXT_PLAIN, format!("400 Bad Request{reason}"));
         }
         let Ok(path) = request_target::percent_decode(request.uri().path(), PlusMode::Literal) else {
@@ -256,23 +256,6 @@ impl Engine {
         headers.insert(SERVER, HeaderValue::from_static(concat!("events/", env!("CARGO_PKG_VERSION"))));
         response
     }
-}
-
-/// Checks what Docker's HTTP server, which is Go's, rejects before it calls a handler. Returns its text after
-/// "400 Bad Request".
-fn malformed_reason(request: &Request<()>) -> Option<&'static str> {
-    let mut hosts = request.headers().get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) if request.version() == Version::HTTP_11 => Some(": missing required Host header"),
-        (Some(host), None) if !host.as_bytes().iter().all(is_host_byte) => Some(": malformed Host header"),
-        (Some(_), Some(_)) => Some(""),
-        _ if request.uri().path().is_empty() => Some(""),
-        _ => None,
-    }
-}
-
-fn is_host_byte(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte)
 }
 
 /// Redirects a client to another path.

@@ -8,6 +8,7 @@ use hyper::body::Bytes;
 use tokio::time::Instant;
 
 use super::fault::StreamFaults;
+use crate::clock::now_nano;
 use crate::event::{Event, with_time};
 
 /// Speed of playback.
@@ -78,7 +79,7 @@ impl Playback {
     }
 
     pub(super) fn pacer(&self) -> Pacer {
-        let last_nano = self.retime.then(|| chrono::Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX));
+        let last_nano = self.retime.then(now_nano);
         Pacer { start: Instant::now(), first_nano: None, speed: self.speed, last_nano }
     }
 }
@@ -96,7 +97,7 @@ impl Pacer {
     /// Returns the event, with the current time if times are replaced.
     pub(super) fn stamp(&mut self, raw: Bytes) -> Bytes {
         let Some(last) = &mut self.last_nano else { return raw };
-        let now = chrono::Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX);
+        let now = now_nano();
         // No two events get the same time.
         *last = now.max(last.saturating_add(1));
         Event::parse(&raw).map_or_else(|_| raw.clone(), |event| with_time(&event, *last).into())

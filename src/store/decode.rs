@@ -8,9 +8,9 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
 use super::blocks::parse_ids;
-use super::cache::GenerationalCache;
 use super::encode::HEALTHCHECK_EXEC;
 use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue};
+use crate::cache::GenerationalCache;
 
 /// Columns of the table `event`, in the order that [`EventRow::read`] expects.
 pub(super) const EVENT_COLUMNS: &str =

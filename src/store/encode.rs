@@ -13,11 +13,11 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, param
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::blocks::BlockIndex;
-use super::cache::GenerationalCache;
 use super::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
 use super::file::head;
 use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue, extract_template, is_varying};
 use super::prune::ExecIdReferences;
+use crate::cache::GenerationalCache;
 use crate::event::Event;
 
 /// Maximum number of line templates; an event with a further one is stored as its line. Engines need a handful. A

@@ -19,6 +19,13 @@ pub fn free_bytes(path: &Path) -> std::io::Result<u64> {
     Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
 }
 
+/// Returns the size of the store at `path` with its WAL, in bytes. Files that do not exist count as empty.
+pub fn bytes_on_disk(path: &Path) -> u64 {
+    let mut wal_path = path.as_os_str().to_owned();
+    wal_path.push("-wal");
+    [path, Path::new(&wal_path)].iter().filter_map(|path| path.metadata().ok()).map(|file| file.len()).sum()
+}
+
 /// Returns the name of an unsafe filesystem by its magic number (`statfs(2)` and Linux's `magic.h`).
 ///
 /// FUSE has one number for local disks (NTFS) and for the network (sshfs, S3, GlusterFS, shared folders of virtual

@@ -11,10 +11,10 @@ use std::rc::Rc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::cache::GenerationalCache;
 use super::decode::EventRow;
 use super::encode::{EXEC_ID_LOOKBACK, HEALTHCHECK_EXEC};
 use super::layout::VaryingValue;
+use crate::cache::GenerationalCache;
 use crate::error::count_noun;
 use crate::event::{EXEC_DIE, REDACTED, exec_command};
 

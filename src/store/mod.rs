@@ -6,7 +6,6 @@
 
 mod backup;
 mod blocks;
-mod cache;
 mod chain;
 mod counters;
 mod decode;
@@ -35,7 +34,7 @@ pub use backup::BackupSummary;
 pub use chain::{Head, ParseHeadError};
 pub use counters::{Counters, SourceCounters, TypeAction};
 pub use file::{APPLICATION_ID, Store, is_database};
-pub use filesystem::{free_bytes, unsafe_filesystem};
+pub use filesystem::{bytes_on_disk, free_bytes, unsafe_filesystem};
 pub use healthchecks::UnknownHealthchecks;
 pub use identity::FileIdentity;
 pub use layout::is_varying;

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::cache::GenerationalCache;
 use super::chain::EntryKind;
 use super::counters::{CommitCounters, SourceDelta};
 use super::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
@@ -20,6 +19,7 @@ use super::file::sqlite_error;
 use super::prune;
 use super::retention::{self, Retainer, Retention, StepOutcome};
 use super::{GapReason, Queue, Store, StoreError};
+use crate::cache::GenerationalCache;
 use crate::error::chain;
 use crate::event::{Event, EventBatch, Identity, REDACTED, is_redacted, may_be_same};
 

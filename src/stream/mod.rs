@@ -2,8 +2,6 @@
 //!
 //! Handles bytes and events, and has no access to HTTP or SQL. Sockets, files and standard input all use this decoder.
 
-pub mod backoff;
-pub mod continuity;
 mod framing;
 mod input;
 pub mod multiplexed;

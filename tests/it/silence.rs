@@ -6,23 +6,20 @@ use std::time::Duration;
 use crate::support::command::{TestDir, eventually};
 use crate::support::engine::{Engine, event, events, start_engine};
 use crate::support::tcp_proxy::TcpProxy;
-use events::commands::record::{Config, record};
+use events::recorder::{Config, Recorder};
+use tokio_util::sync::CancellationToken;
 
 /// Starts a recorder in this process, because the interval of liveness probes has no flag.
-fn start_recorder(
-    test_dir: &TestDir,
-    host: &str,
-    ping: Duration,
-) -> (tokio::sync::oneshot::Sender<()>, std::thread::JoinHandle<()>) {
+fn start_recorder(test_dir: &TestDir, host: &str, ping: Duration) -> (CancellationToken, std::thread::JoinHandle<()>) {
     let config = Config::new(vec![host.parse().unwrap()], test_dir.db());
     let config = Config { backlog_check_interval: None, ping_interval: ping, ..config };
-    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let shutdown = CancellationToken::new();
+    let recording = Recorder::run(config, shutdown.clone());
     let recorder = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let result = runtime.block_on(record(config, async { stopped.await.unwrap() }));
-        result.map(|_| ()).unwrap();
+        runtime.block_on(recording).unwrap();
     });
-    (stop, recorder)
+    (shutdown, recorder)
 }
 
 #[test]
@@ -40,7 +37,7 @@ fn a_dead_connection_is_found_without_a_backlog_check() {
     proxy.restore();
     test_dir.eventually_lines(&["query"], &events(0..2));
     test_dir.eventually_gap_reasons(&["first-contact"]);
-    stop.send(()).unwrap();
+    stop.cancel();
     recorder.join().unwrap();
 }
 
@@ -52,7 +49,7 @@ fn an_idle_stream_of_a_live_engine_stays_open() {
     eventually("the recorder pings", || if pings() > 3 { Ok(()) } else { Err(pings()) });
     let streams = engine.requests().iter().filter(|request| *request == "/events?since=0").count();
     assert_eq!((streams, engine.subscriber_count()), (1, 1));
-    stop.send(()).unwrap();
+    stop.cancel();
     recorder.join().unwrap();
 }
 

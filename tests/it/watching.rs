@@ -137,6 +137,8 @@ fn the_recorder_is_ready_once_an_engine_was_tried_and_the_store_is_writable() {
     engine.resume();
     eventually_returns("/readyz", 200, "ok");
 
+    // The session has its outcome, so the next event comes from the stream alone.
+    test_dir.eventually_gap_reasons(&["first-contact"]);
     // Another program holds the write lock: events wait and are not lost, and the writer is not stuck.
     let blocker = rusqlite::Connection::open(test_dir.db()).unwrap();
     blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
