@@ -19,7 +19,7 @@ use super::telemetry::Status;
 use crate::clock::now_nano;
 use crate::engine::{ByteStream, Client, EngineError, EngineInfo, Host};
 use crate::error::chain;
-use crate::store::{Delivery, GapChange, GapReason, Queue, SourceKey};
+use crate::store::{Delivery, Full, GapChange, GapReason, Queue, SourceKey};
 
 /// Minimum age of a stream without new events for the next attempt to be immediate.
 const MIN_STABLE_DURATION: Duration = Duration::from_secs(5);
@@ -242,6 +242,10 @@ impl Connection {
             }
         };
         self.lease_conflict_logged = false;
+        if close.run_until_cancelled(self.queue_undelivered(&mut engine)).await.is_none() {
+            self.shared.sources.release(&info.id, engine);
+            return (Ok(AttemptEnd::Closed), false);
+        }
         engine.skew_warning.update(&info.name, skew);
         let stream = match close.run_until_cancelled(self.open_stream(&client)).await {
             Some(Ok(stream)) => stream,
@@ -260,6 +264,20 @@ impl Connection {
         let (info, skew) = clock_skew::measure(&client).await?;
         self.shared.status.set_engine(self.index, &info.id);
         Ok((client, info, skew))
+    }
+
+    /// Queues what the queue refused at the end of the last session.
+    async fn queue_undelivered(&self, engine: &mut EngineState) {
+        while let Some(delivery) = engine.undelivered.first() {
+            let last_seen = delivery.last_seen;
+            match self.shared.queue.push(engine.undelivered.remove(0)) {
+                Ok(()) => last_seen.into_iter().for_each(|event| engine.set_last_seen(event)),
+                Err(Full(delivery)) => {
+                    engine.undelivered.insert(0, *delivery);
+                    self.shared.queue.wait_for_space().await;
+                }
+            }
+        }
     }
 
     async fn open_stream(&self, client: &Client) -> Result<Option<ByteStream>, EngineError> {

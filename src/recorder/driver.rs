@@ -99,7 +99,7 @@ impl Driver {
                     actions.extend(session.on(now(), result));
                 }
                 Action::DeliverIfRoom(delivery) => {
-                    if !session.must_refuse() {
+                    if !session.is_overflowed() {
                         let _ = self.queue.push(*delivery);
                     }
                 }
@@ -113,15 +113,13 @@ impl Driver {
 
     /// Delivers what is left at the end of a session.
     fn take_last_actions(&mut self, session: &mut Session, actions: Vec<Action>) {
-        let mut is_complete = true;
         for action in actions {
             if let Action::Deliver(delivery) = action {
                 let result = self.deliver(session, delivery);
-                is_complete &= matches!(result, Input::Queued(_));
                 session.on(now(), result);
             }
         }
-        if !is_complete {
+        if session.is_overflowed() {
             tracing::warn!("the buffer is full: the recorder requests the last events from the engine again");
         }
     }
@@ -129,7 +127,7 @@ impl Driver {
     /// Queues a delivery, unless an earlier one was refused.
     fn deliver(&self, session: &Session, delivery: Box<Delivery>) -> Input {
         let last_seen = delivery.last_seen;
-        let result = if session.must_refuse() { Err(Full(delivery)) } else { self.queue.push(*delivery) };
+        let result = if session.is_overflowed() { Err(Full(delivery)) } else { self.queue.push(*delivery) };
         match result {
             Ok(()) => Input::Queued(last_seen),
             Err(Full(delivery)) => Input::Refused(delivery),

@@ -80,6 +80,11 @@ impl ContinuityCheck {
         matches!(self.backlog, BacklogState::Unavailable)
     }
 
+    /// Returns true if the backlog was received.
+    pub(super) fn is_backlog_received(&self) -> bool {
+        matches!(self.backlog, BacklogState::Received(_))
+    }
+
     /// Returns the outcome, or `None` while the stream must send more events first.
     ///
     /// The outcome is `None` until the stream has caught up with the last event seen, or with the newest event of the

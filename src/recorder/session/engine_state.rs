@@ -4,6 +4,7 @@ use super::healthcheck_gate::HealthcheckGate;
 use crate::event::Identity;
 use crate::recorder::clock_skew::SkewWarning;
 use crate::recorder::gaps::PendingGap;
+use crate::store::Delivery;
 
 /// State of an engine. A session owns it while it lasts, and returns it at its end.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub(in crate::recorder) struct EngineState {
     pub(in crate::recorder) pending_gap: Option<PendingGap>,
     /// Health checks of the engine's containers.
     pub(in crate::recorder) healthcheck_gate: HealthcheckGate,
+    /// Deliveries of the last session that the queue refused. They must be queued before the next session starts.
+    pub(in crate::recorder) undelivered: Vec<Delivery>,
     /// Warning about the engine's clock.
     pub(in crate::recorder) skew_warning: SkewWarning,
     /// True if the engine was recorded into a file that has since disappeared from the path or was replaced.
@@ -24,7 +27,7 @@ pub(in crate::recorder) struct EngineState {
 
 impl EngineState {
     /// Sets the last event seen.
-    pub(super) fn set_last_seen(&mut self, event: Identity) {
+    pub(in crate::recorder) fn set_last_seen(&mut self, event: Identity) {
         self.last_seen = Some(event);
         self.is_idle = false;
     }

@@ -219,11 +219,6 @@ impl HealthcheckGate {
         std::mem::take(&mut self.unstored_commands)
     }
 
-    /// Puts back commands that could not be stored.
-    pub(in crate::recorder) fn restore_commands(&mut self, commands: Vec<(String, String)>) {
-        self.unstored_commands.extend(commands);
-    }
-
     /// Returns true once, after an event was kept because its container could not be inspected.
     pub(in crate::recorder) fn take_unavailable_warning(&mut self) -> bool {
         self.has_unavailable && !std::mem::replace(&mut self.unavailable_logged, true)

@@ -202,6 +202,8 @@ impl Session {
     pub(super) fn new(start: SessionStart, now: Now) -> Session {
         let SessionStart { config, source, mut engine, mut counter, previous, skew } = start;
         engine.healthcheck_gate.start_session();
+        // An engine that was away may have restarted, and its empty backlog then proves nothing.
+        engine.is_idle &= !previous.unreachable;
         counter.iter_mut().for_each(EngineCounter::start_session);
         let opening = Opening::new(engine.last_seen, previous, skew.map(|skew| skew.nano), now.instant);
         Session {
@@ -234,7 +236,7 @@ impl Session {
         self.now = now;
         match input {
             Input::Queued(last_seen) => self.on_queued(last_seen),
-            Input::Refused(delivery) => self.on_refused(*delivery),
+            Input::Refused(delivery) => self.outbox.keep_refused(*delivery),
             Input::RoomInQueue => self.on_room_in_queue(),
             Input::Closing => self.close(),
             // The next session finds what is discarded here in the backlog, or stores a gap.
@@ -265,14 +267,10 @@ impl Session {
         deadlines.into_iter().chain(self.schedule.deadlines()).flatten().min()
     }
 
-    /// Returns true if the queue refused a delivery, and the session waits for room.
+    /// Returns true if the queue refused a delivery, and the session waits for room. Until then nothing else may be
+    /// queued, because the order of deliveries must not change.
     pub(super) fn is_overflowed(&self) -> bool {
         self.outbox.has_refused()
-    }
-
-    /// Returns true if no delivery may be queued now: an earlier one was refused, and the order must not change.
-    pub(super) fn must_refuse(&self) -> bool {
-        self.outbox.has_refused() || self.outbox.has_given_up()
     }
 
     /// Returns true while continuity is not established.
@@ -281,7 +279,8 @@ impl Session {
     }
 
     /// Ends the session. Everything that arrived must have been delivered with [`Input::Closing`].
-    pub(super) fn into_rest(self) -> SessionRest {
+    pub(super) fn into_rest(mut self) -> SessionRest {
+        self.engine.undelivered = self.outbox.take_refused();
         SessionRest {
             has_outcome: !self.is_opening(),
             has_new_events: self.schedule.has_new_events,
@@ -578,6 +577,12 @@ impl Session {
         }
     }
 
+    /// Delivers again what the queue refused.
+    fn deliver_refused(&mut self) {
+        let refused = self.outbox.take_refused();
+        self.actions.extend(refused.into_iter().map(|delivery| Action::Deliver(Box::new(delivery))));
+    }
+
     fn on_queued(&mut self, last_seen: Option<Identity>) {
         if let Some(last_seen) = last_seen {
             self.schedule.has_new_events |= self.engine.last_seen != Some(last_seen);
@@ -588,18 +593,8 @@ impl Session {
         }
     }
 
-    /// Keeps a refused delivery until there is room. What was refused twice is given up, unless the session reads only
-    /// the backlog: the next session finds it again.
-    fn on_refused(&mut self, delivery: Delivery) {
-        if let Some(undelivered) = self.outbox.keep_refused(delivery, self.backlog_only.is_some()) {
-            self.engine.healthcheck_gate.restore_commands(undelivered.healthchecks);
-            tracing::debug!("the buffer is full again");
-        }
-    }
-
     fn on_room_in_queue(&mut self) {
-        let refused = self.outbox.take_refused();
-        self.actions.extend(refused.into_iter().map(|delivery| Action::Deliver(Box::new(delivery))));
+        self.deliver_refused();
         if self.backlog_only.is_none() {
             self.end(Ok(SessionEnd::Overflowed));
         }
@@ -608,8 +603,7 @@ impl Session {
     /// Delivers what arrived, however the session ends. Without an outcome, these events prove nothing about earlier
     /// ones, so they do not count as seen.
     fn close(&mut self) {
-        let refused = self.outbox.take_refused();
-        self.actions.extend(refused.into_iter().map(|delivery| Action::Deliver(Box::new(delivery))));
+        self.deliver_refused();
         if self.is_opening() {
             self.outbox.forget_last_event();
         }

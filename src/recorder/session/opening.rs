@@ -132,7 +132,8 @@ impl Session {
         };
         // An idle engine has an empty backlog in session after session. It was never away in between, so the gap does
         // not grow.
-        if to.is_none() && std::mem::replace(&mut self.engine.is_idle, true) && !previous.unreachable {
+        let is_idle = to.is_none() && continuity.is_backlog_received();
+        if is_idle && std::mem::replace(&mut self.engine.is_idle, true) {
             return;
         }
         self.phase = Phase::Following { provisional_last_seen: last_seen };

@@ -39,10 +39,6 @@ pub(super) struct Outbox {
     hold_until: Option<Instant>,
     /// Deliveries that the queue refused, oldest first.
     refused: Vec<Delivery>,
-    /// True once the refused deliveries were delivered again.
-    is_retried: bool,
-    /// True once a delivery was given up. Nothing after it may be delivered, or its events would count as seen.
-    has_given_up: bool,
 }
 
 impl Outbox {
@@ -56,8 +52,6 @@ impl Outbox {
             last_event: LastEvent::None,
             hold_until: None,
             refused: Vec::new(),
-            is_retried: false,
-            has_given_up: false,
         }
     }
 
@@ -197,31 +191,19 @@ impl Outbox {
         Delivery { received_nano: now.nano, last_seen, ..std::mem::replace(&mut self.delivery, empty) }
     }
 
-    /// Keeps a delivery that the queue refused. Returns it if it was refused before, and `is_patient` is false: then it
-    /// is given up.
-    pub(super) fn keep_refused(&mut self, delivery: Delivery, is_patient: bool) -> Option<Delivery> {
-        if self.is_retried && !is_patient {
-            self.has_given_up = true;
-            return Some(delivery);
-        }
+    /// Keeps a delivery that the queue refused.
+    pub(super) fn keep_refused(&mut self, delivery: Delivery) {
         self.refused.push(delivery);
-        None
     }
 
     /// Takes the refused deliveries out, to deliver them again.
     pub(super) fn take_refused(&mut self) -> Vec<Delivery> {
-        self.is_retried = true;
         std::mem::take(&mut self.refused)
     }
 
     /// Returns true if refused deliveries wait for room.
     pub(super) fn has_refused(&self) -> bool {
         !self.refused.is_empty()
-    }
-
-    /// Returns true if a delivery was given up.
-    pub(super) fn has_given_up(&self) -> bool {
-        self.has_given_up
     }
 
     /// Returns true if the outbox must wait until its exec events are classified.
