@@ -12,10 +12,9 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use super::selection_args::{SelectionArgs, find_source, warn_unknown_healthchecks};
 use super::{Failure, Shared};
 use crate::clock::now_nano;
-use crate::event::Event;
 use crate::output::{self, FORMAT_NAMES, Format, PrintError, Record, Template, Terminal};
 use crate::query::time::rfc3339;
-use crate::query::{Limit, Selection};
+use crate::query::{Limit, SelectedEvents, Selection};
 use crate::store::{GapReason, GapRow, Order, Reader, Snapshot, StoredEvent};
 
 /// Interval at which `--follow` checks for commits. An event must be printed within 100 ms of its arrival, and a check
@@ -93,11 +92,12 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     if let Some(line) = pruned_warning(&reader, &selection, source.as_ref().map(|s| s.0))? {
         tracing::warn!("{line}");
     }
-    let search = Search { reader: &reader, selection: &selection, source: source.map(|s| s.0) };
+    let selected = SelectedEvents::new(&reader, &selection, source.map(|s| s.0));
+    let search = Search { reader: &reader, selection: &selection, selected };
     let snapshot = reader.snapshot(0)?;
     if args.explain {
         let order = if args.count { Order::Arrival } else { selection.order() };
-        for line in reader.explain(&selection.to_query(search.source), order)? {
+        for line in search.selected.explain(order)? {
             print_line(format_args!("{line}"))?;
         }
         return Ok(());
@@ -212,34 +212,19 @@ fn pruned_warning(reader: &Reader, selection: &Selection, source: Option<i64>) -
 struct Search<'a> {
     reader: &'a Reader,
     selection: &'a Selection,
-    source: Option<i64>,
+    selected: SelectedEvents<'a>,
 }
 
 impl Search<'_> {
-    /// Calls `visit` with every selected event of the snapshot, until it breaks.
-    fn for_each(
-        &self,
-        snapshot: Snapshot,
-        order: Order,
-        visit: impl FnMut(StoredEvent<'_>) -> ControlFlow<Result<(), PrintError>>,
-    ) -> Result<(), Failure> {
-        let passes = |event: &Event<'_>| self.selection.matches(event);
-        let predicate = self.selection.predicate(&passes);
-        match self.reader.events(&self.selection.to_query(self.source), snapshot, order, predicate, visit)? {
-            ControlFlow::Break(result) => Ok(result?),
-            ControlFlow::Continue(()) => Ok(()),
-        }
-    }
-
     fn count(&self, snapshot: Snapshot) -> Result<u64, Failure> {
         let limit = match self.selection.limit {
             Limit::All => u64::MAX,
             Limit::First(limit) | Limit::Last(limit) => limit,
         };
         let mut count = 0;
-        self.for_each(snapshot, Order::Arrival, |_| {
+        let _ = self.selected.for_each(snapshot, Order::Arrival, |_| {
             count += 1;
-            if count < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
+            if count < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         Ok(count.min(limit))
     }
@@ -248,42 +233,24 @@ impl Search<'_> {
         if printer.remaining == 0 {
             return Ok(());
         }
-        self.for_each(snapshot, order, |stored| match printer.print(stored) {
+        let flow = self.selected.for_each(snapshot, order, |stored| match printer.print(stored) {
             Ok(()) if printer.remaining > 0 => ControlFlow::Continue(()),
             result => ControlFlow::Break(result),
-        })
+        })?;
+        Ok(flow.break_value().unwrap_or(Ok(()))?)
     }
 
-    /// Prints the newest events of the snapshot, oldest first. The search finds the newest first, so all are held in
-    /// memory before the first is printed.
+    /// Prints the newest events of the snapshot, oldest first.
     fn print_last<W: Write>(&self, snapshot: Snapshot, limit: u64, printer: &mut Printer<W>) -> Result<(), Failure> {
         if self.selection.reverse {
             printer.remaining = limit;
             return self.print(snapshot, Order::TimeReversed, printer);
         }
-        let mut newest: Vec<(i64, i64, i64, bool, Vec<u8>)> = Vec::new();
-        if limit > 0 {
-            self.for_each(snapshot, Order::TimeReversed, |stored| {
-                newest.push((
-                    stored.seq,
-                    stored.source,
-                    stored.received_nano,
-                    stored.is_healthcheck,
-                    stored.raw.to_vec(),
-                ));
-                if (newest.len() as u64) < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(Ok(())) }
-            })?;
-        }
-        for (seq, source, received_nano, is_healthcheck, raw) in newest.iter().rev() {
-            printer.print(StoredEvent {
-                seq: *seq,
-                source: *source,
-                received_nano: *received_nano,
-                is_healthcheck: *is_healthcheck,
-                raw,
-            })?;
-        }
-        Ok(())
+        let flow = self.selected.for_each_newest(snapshot, limit, |stored| match printer.print(stored) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => ControlFlow::Break(e),
+        })?;
+        Ok(flow.break_value().map_or(Ok(()), Err)?)
     }
 
     /// Prints the events that are committed after the snapshot, until the window ends or the limit is reached.

@@ -21,9 +21,9 @@ use super::{Failure, Shared};
 use crate::clock::now_nano;
 use crate::event::{Event, with_time};
 use crate::http::Address;
-use crate::query::{Limit, Selection};
+use crate::query::{Limit, SelectedEvents, Selection};
 use crate::serve::{Engine, FaultKind, Faults, History, Playback, Speed};
-use crate::store::{Order, Reader};
+use crate::store::{Order, Reader, StoredEvent};
 use crate::stream::load_events;
 
 /// The options of `replay`.
@@ -137,43 +137,26 @@ impl Args {
         let reader = Reader::open(&shared.db_path()?)?;
         let source =
             self.history.source.as_deref().map(|name| find_source(&reader, name)).transpose()?.map(|(id, _)| id);
-        let passes = |event: &Event<'_>| selection.matches(event);
-        let predicate = selection.predicate(&passes);
+        let selected = SelectedEvents::new(&reader, selection, source);
         let snapshot = reader.snapshot(0)?;
-        let time_of = |raw: &[u8]| Event::parse(raw).map_or(0, |event| event.time_nano);
-        if let Limit::Last(last) = selection.limit {
-            let mut selected: Vec<Vec<u8>> = Vec::new();
-            if last > 0 {
-                let _ = reader.events::<()>(
-                    &selection.to_query(source),
-                    snapshot,
-                    Order::TimeReversed,
-                    predicate,
-                    |stored| {
-                        selected.push(stored.raw.to_vec());
-                        if (selected.len() as u64) < last { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                    },
-                )?;
-            }
-            warn_unknown_healthchecks(&reader, &mut false);
-            for raw in selected.iter().rev() {
-                visit(time_of(raw), raw)?;
-            }
-            return Ok(());
-        }
         let mut remaining = limit;
-        let result = reader.events(&selection.to_query(source), snapshot, Order::Time, predicate, |stored| {
+        let visit = |stored: StoredEvent<'_>| {
             if remaining == 0 {
                 return ControlFlow::Break(Ok(()));
             }
             remaining -= 1;
-            match visit(time_of(stored.raw), stored.raw) {
+            let time_nano = Event::parse(stored.raw).map_or(0, |event| event.time_nano);
+            match visit(time_nano, stored.raw) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(e) => ControlFlow::Break(Err(e)),
             }
-        })?;
+        };
+        let flow = match selection.limit {
+            Limit::Last(last) => selected.for_each_newest(snapshot, last, visit)?,
+            Limit::All | Limit::First(_) => selected.for_each(snapshot, Order::Time, visit)?,
+        };
         warn_unknown_healthchecks(&reader, &mut false);
-        if let ControlFlow::Break(result) = result { Ok(result?) } else { Ok(()) }
+        Ok(flow.break_value().unwrap_or(Ok(()))?)
     }
 
     /// Prints the events to stdout, each when it is due.

@@ -5,8 +5,10 @@
 
 pub mod filter;
 pub mod image_name;
+mod run;
 mod selection;
 pub mod time;
 
 pub use filter::{Filter, FilterError};
+pub use run::SelectedEvents;
 pub use selection::{Limit, Selection, SelectionError};

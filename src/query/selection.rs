@@ -2,7 +2,7 @@
 
 use super::Filter;
 use crate::event::Event;
-use crate::store::{EventPredicate, Order, Query};
+use crate::store::{Order, Query};
 
 /// A selection of events, with their order and number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,15 +74,6 @@ impl Selection {
     /// Returns true if a filter uses attributes that vary between the events of one actor.
     pub fn uses_per_event_attributes(&self) -> bool {
         self.filter.uses_per_event_attributes() || self.excludes.iter().any(Filter::uses_per_event_attributes)
-    }
-
-    /// Returns the predicate that the store applies to candidate events, given the filter function.
-    pub fn predicate<'a>(&self, matches: &'a dyn Fn(&Event<'_>) -> bool) -> EventPredicate<'a> {
-        match () {
-            () if self.is_unfiltered() => EventPredicate::All,
-            () if self.uses_per_event_attributes() => EventPredicate::PerEvent(matches),
-            () => EventPredicate::PerKindAndActor(matches),
-        }
     }
 
     /// Returns the store query. Its result contains all selected events, and possibly more.

@@ -20,9 +20,8 @@ use hyper::body::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::EngineIdentity;
-use crate::event::Event;
-use crate::query::Selection;
-use crate::store::{EventPredicate, FileIdentity, Order, Reader, Snapshot, StoreError, StoredEvent};
+use crate::query::{SelectedEvents, Selection};
+use crate::store::{FileIdentity, Order, Reader, Snapshot, StoreError};
 
 /// Interval between polls for new commits. An event must be sent within 100 ms after it is stored.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -273,26 +272,18 @@ impl Shared {
         let source = self.lock_tail().source;
         let identity = engine_identity(reader, source)?;
         self.lock_tail().identity = identity;
-        let matches = |event: &Event<'_>| self.selection.matches(event);
-        let filter =
-            if self.selection.is_unfiltered() { EventPredicate::All } else { EventPredicate::PerEvent(&matches) };
         let mut new_events = Vec::new();
-        let flow = reader.events(
-            &self.selection.to_query(source),
-            snapshot,
-            Order::Arrival,
-            filter,
-            |stored: StoredEvent<'_>| {
-                new_events.push((stored.seq, Bytes::copy_from_slice(stored.raw)));
-                if new_events.len() >= 1_000 {
-                    self.append(new_events.drain(..), stored.seq);
-                    if stop_signal.try_recv() == Err(TryRecvError::Disconnected) {
-                        return ControlFlow::Break(());
-                    }
+        let selected = SelectedEvents::new(reader, &self.selection, source);
+        let flow = selected.for_each(snapshot, Order::Arrival, |stored| {
+            new_events.push((stored.seq, Bytes::copy_from_slice(stored.raw)));
+            if new_events.len() >= 1_000 {
+                self.append(new_events.drain(..), stored.seq);
+                if stop_signal.try_recv() == Err(TryRecvError::Disconnected) {
+                    return ControlFlow::Break(());
                 }
-                ControlFlow::Continue(())
-            },
-        )?;
+            }
+            ControlFlow::Continue(())
+        })?;
         self.log_unknown_healthchecks(reader);
         if flow.is_continue() {
             self.append(new_events.into_iter(), snapshot.to);
@@ -342,19 +333,8 @@ impl Shared {
             }
             tail.source
         };
-        let mut query = requested.to_query(source);
-        query.since = query.since.max(self.selection.since);
-        query.exclude_healthchecks |= self.selection.no_healthchecks;
-        query.until = [query.until, self.selection.until].into_iter().flatten().min();
-        let matches = |event: &Event<'_>| requested.matches(event) && self.selection.matches(event);
-        let filter = match () {
-            () if requested.is_unfiltered() && self.selection.is_unfiltered() => EventPredicate::All,
-            () if requested.uses_per_event_attributes() || self.selection.uses_per_event_attributes() => {
-                EventPredicate::PerEvent(&matches)
-            }
-            () => EventPredicate::PerKindAndActor(&matches),
-        };
-        let _ = reader.events(&query, snapshot, order, filter, |stored: StoredEvent<'_>| on_event(stored.raw))?;
+        let selected = SelectedEvents::new(&reader, requested, source).within(&self.selection);
+        let _ = selected.for_each(snapshot, order, |stored| on_event(stored.raw))?;
         self.log_unknown_healthchecks(&reader);
         Ok(())
     }

@@ -16,7 +16,7 @@ use crate::cli::Failure;
 use crate::engine::{Client, ContainerSpec, EngineError, Host};
 use crate::error::chain;
 use crate::event::Event;
-use crate::query::{Filter, Selection};
+use crate::query::{Filter, SelectedEvents, Selection};
 use crate::recorder::{Config, Recorder};
 use crate::store::{self, Order, Reader, StoreError};
 use crate::stream::multiplexed::{FrameDecoder, StdStream};
@@ -256,16 +256,10 @@ fn stored_actions(path: &Path, id: &str) -> Result<Vec<String>, StoreError> {
     let selection = Selection { filter, ..Selection::default() };
     let reader = Reader::open(path)?;
     let mut actions = Vec::new();
-    let passes = |event: &Event<'_>| selection.matches(event);
-    let _ = reader.events::<()>(
-        &selection.to_query(None),
-        reader.snapshot(0)?,
-        Order::Time,
-        selection.predicate(&passes),
-        |stored| {
-            actions.extend(Event::parse(stored.raw).map(|event| event.action.to_string()));
-            ControlFlow::Continue(())
-        },
-    )?;
+    let selected = SelectedEvents::new(&reader, &selection, None);
+    let _ = selected.for_each::<()>(reader.snapshot(0)?, Order::Time, |stored| {
+        actions.extend(Event::parse(stored.raw).map(|event| event.action.to_string()));
+        ControlFlow::Continue(())
+    })?;
     Ok(actions)
 }

@@ -34,7 +34,7 @@ enum Step {
     /// Milliseconds pass.
     Wait(u64),
     /// The wall clock steps by milliseconds.
-    StepClock(i64),
+    ShiftClock(i64),
     /// The connection is cut. What the engine had sent and did not arrive is lost.
     Cut,
     /// The engine restarts, and loses its backlog.
@@ -385,7 +385,7 @@ impl Model {
             Step::Answer => self.answer(),
             Step::Fail => self.fail(),
             Step::Wait(ms) => self.wait(Duration::from_millis(ms)),
-            Step::StepClock(ms) => self.wall_nano += ms * 1_000_000,
+            Step::ShiftClock(ms) => self.wall_nano += ms * 1_000_000,
             Step::Cut => {
                 self.stream.clear();
                 self.input(Input::StreamEnded(Ok(())));
@@ -458,7 +458,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Fail),
         3 => (1u64..3000).prop_map(Step::Wait),
         1 => (3000u64..12_000).prop_map(Step::Wait),
-        1 => (-3_600_000i64..3_600_000).prop_map(Step::StepClock),
+        1 => (-3_600_000i64..3_600_000).prop_map(Step::ShiftClock),
         2 => Just(Step::Cut),
         1 => Just(Step::RestartEngine),
         2 => any::<bool>().prop_map(Step::SetQueueFull),
@@ -477,7 +477,7 @@ fn harmless_step() -> impl Strategy<Value = Step> {
         2 => Just(Step::TakeSnapshot),
         8 => Just(Step::Answer),
         2 => (1u64..50).prop_map(Step::Wait),
-        1 => (-3_600_000i64..3_600_000).prop_map(Step::StepClock),
+        1 => (-3_600_000i64..3_600_000).prop_map(Step::ShiftClock),
         2 => Just(Step::Cut),
         1 => Just(Step::Close),
         1 => Just(Step::Kill),
