@@ -1,4 +1,4 @@
-//! Texts that every module formats the same way: errors with their causes, and counted nouns.
+//! Texts that every module formats the same way: errors with their causes, counted nouns, and hexadecimal digits.
 
 use std::error::Error;
 
@@ -17,6 +17,16 @@ pub fn chain(error: &dyn Error) -> String {
         next = cause.source();
     }
     line.replace('\n', " ")
+}
+
+/// Formats bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let digit = |value: u8| char::from_digit(u32::from(value), 16).expect("four bits are a digit");
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+        text
+    })
 }
 
 /// Formats a count with its noun, such as `1 gap` or `2 gaps`.

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::host::HostError;
 use super::tls::{TlsClient, TlsFiles};
+use crate::error::hex;
 
 /// Name that stands for no context: flags and environment then select the engine.
 pub(super) const DEFAULT_CONTEXT: &str = "default";
@@ -105,7 +106,7 @@ impl Context {
         let missing = || HostError::ContextNotFound { name: name.into(), named_by };
         let invalid = |reason: String| HostError::InvalidContext { name: name.into(), reason };
         let contexts = config_dir.ok_or_else(missing)?.join("contexts");
-        let id: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hex(&Sha256::digest(name));
         let path = contexts.join("meta").join(&id).join("meta.json");
         let text = fs::read(&path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => missing(),

@@ -6,7 +6,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::ssh::{ProcessTracker, SshEndpoint};
+use tokio_util::task::TaskTracker;
+
+use super::ssh::SshEndpoint;
 use super::tls::{TlsClient, TlsError, TlsFiles};
 
 /// Default path of an engine's socket.
@@ -29,8 +31,8 @@ pub struct Host {
     pub endpoint: Endpoint,
     /// TLS settings; `None` without TLS.
     pub(super) tls: Option<TlsClient>,
-    /// Running ssh processes for this host.
-    pub(super) processes: ProcessTracker,
+    /// Tasks that supervise the ssh processes of this host.
+    pub(super) processes: TaskTracker,
     /// URL as the user wrote it, without the name.
     url: String,
     /// Prefix of each request path, without a trailing slash.
@@ -126,7 +128,7 @@ impl Host {
     }
 
     fn new(name: Option<String>, endpoint: Endpoint, url: String, base_path: String) -> Host {
-        Host { name, endpoint, tls: None, processes: ProcessTracker::default(), url, base_path }
+        Host { name, endpoint, tls: None, processes: TaskTracker::default(), url, base_path }
     }
 
     /// Scheme of the URL.
@@ -147,7 +149,8 @@ impl Host {
 
     /// Waits until all ssh processes of this host have exited, including those of dropped connections.
     pub async fn wait_closed(&self) {
-        self.processes.wait_all().await;
+        self.processes.close();
+        self.processes.wait().await;
     }
 
     /// URL as the user wrote it, without the name.

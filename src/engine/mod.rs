@@ -34,6 +34,8 @@ pub use tls::TlsError;
 
 use connect::TransportError;
 
+use crate::error::hex;
+
 /// Newest API version that this client supports.
 const MAX_API_VERSION: ApiVersion = ApiVersion(1, 51);
 
@@ -138,7 +140,7 @@ impl EngineInfo {
     /// Podman needs it, because it reports a new random ID with each response.
     fn storage_id(&self) -> String {
         let digest = Sha256::digest(format!("podman\0{}\0{}", self.name, self.root_dir));
-        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest[..16])
     }
 }
 

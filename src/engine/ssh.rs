@@ -12,7 +12,6 @@
 use std::io;
 use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,8 +19,9 @@ use percent_encoding::percent_decode_str;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::connect::TransportError;
 
@@ -117,7 +117,7 @@ impl SshEndpoint {
     }
 
     /// Starts ssh. If ssh cannot connect, reading or writing returns the error.
-    pub(super) fn dial(&self, processes: &ProcessTracker) -> io::Result<SshStream> {
+    pub(super) fn dial(&self, processes: &TaskTracker) -> io::Result<SshStream> {
         let mut command = Command::new("ssh");
         command.args(SSH_OPTIONS).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -141,7 +141,7 @@ impl SshEndpoint {
         };
         let (exit_sender, exit_receiver) = oneshot::channel();
         let (drop_guard, dropped) = oneshot::channel();
-        tokio::spawn(supervise(child, stderr, dropped, exit_sender, processes.track()));
+        processes.spawn(supervise(child, stderr, dropped, exit_sender));
         Ok(SshStream { stdin: Some(stdin), stdout, exit: ExitState::Pending(exit_receiver), _drop_guard: drop_guard })
     }
 }
@@ -151,39 +151,12 @@ fn shell_quote(argument: &str) -> String {
     format!("'{}'", argument.replace('\'', r"'\''"))
 }
 
-/// Counts the running ssh processes of a host, so that their exit can be waited for.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ProcessTracker(Arc<watch::Sender<usize>>);
-
-impl ProcessTracker {
-    fn track(&self) -> ProcessGuard {
-        self.0.send_modify(|running| *running += 1);
-        ProcessGuard(self.clone())
-    }
-
-    /// Waits until no process is running.
-    pub(super) async fn wait_all(&self) {
-        // An error is impossible: the sender lives as long as `self`.
-        let _ = self.0.subscribe().wait_for(|running| *running == 0).await;
-    }
-}
-
-/// Counts one process as running until dropped.
-struct ProcessGuard(ProcessTracker);
-
-impl Drop for ProcessGuard {
-    fn drop(&mut self) {
-        self.0.0.send_modify(|running| *running -= 1);
-    }
-}
-
 /// Waits until ssh exits by itself or the connection is dropped.
 async fn supervise(
     mut child: Child,
     stderr: ChildStderr,
     dropped: oneshot::Receiver<()>,
     exit_sender: oneshot::Sender<Option<TransportError>>,
-    _process: ProcessGuard,
 ) {
     let mut stderr_reader = tokio::spawn(read_stderr(stderr));
     let status = tokio::select! {

@@ -2,98 +2,106 @@
 
 use std::io::{self, Write};
 
+use ::csv::{Terminator, WriterBuilder};
+
 use super::Record;
 use crate::event::{Event, write_json_string};
 use crate::query::time::rfc3339;
 
-/// Writes the names of the columns.
-pub(super) fn write_header(envelope: bool, out: &mut impl Write) -> io::Result<()> {
-    if envelope {
-        out.write_all(b"seq,source,received,")?;
-    }
-    out.write_all(b"time,type,action,actor_id,name,image,attributes,time_nano\r\n")
+/// Names of the columns. Those before `time` belong to the envelope.
+const COLUMNS: [&str; 11] =
+    ["seq", "source", "received", "time", "type", "action", "actor_id", "name", "image", "attributes", "time_nano"];
+
+/// Number of columns of the envelope.
+const ENVELOPE_COLUMNS: usize = 3;
+
+/// Writer of rows, with a buffer for one row.
+#[derive(Debug)]
+pub(super) struct Rows {
+    has_envelope: bool,
+    has_header: bool,
+    row: Vec<u8>,
 }
 
-/// Writes one event. Attributes are a JSON object.
-pub(super) fn write_row(
-    record: &Record<'_>,
-    event: &Event<'_>,
-    envelope: bool,
-    out: &mut impl Write,
-) -> io::Result<()> {
-    if envelope {
-        write!(out, "{},", record.seq)?;
-        write_cell(record.source, out)?;
-        write!(out, ",{},", rfc3339(record.received_nano))?;
+impl Rows {
+    pub(super) fn new(has_envelope: bool) -> Rows {
+        Rows { has_envelope, has_header: false, row: Vec::new() }
     }
-    let mut attributes = Vec::new();
+
+    /// Writes the names of the columns, if they are not written yet.
+    pub(super) fn write_header(&mut self, out: &mut impl Write) -> io::Result<()> {
+        if std::mem::replace(&mut self.has_header, true) {
+            return Ok(());
+        }
+        self.write_cells(COLUMNS.map(str::to_owned), out)
+    }
+
+    /// Writes one event. Attributes are a JSON object.
+    pub(super) fn write_event(
+        &mut self,
+        record: &Record<'_>,
+        event: &Event<'_>,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
+        self.write_header(out)?;
+        let cells = [
+            record.seq.to_string(),
+            cell(record.source),
+            rfc3339(record.received_nano),
+            rfc3339(event.time_nano),
+            cell(&event.kind),
+            cell(&event.action),
+            cell(&event.actor_id),
+            cell(event.attribute("name").unwrap_or_default()),
+            cell(event.attribute("image").unwrap_or_default()),
+            attributes_json(event),
+            event.time_nano.to_string(),
+        ];
+        self.write_cells(cells, out)
+    }
+
+    fn write_cells(&mut self, cells: [String; COLUMNS.len()], out: &mut impl Write) -> io::Result<()> {
+        let first = if self.has_envelope { 0 } else { ENVELOPE_COLUMNS };
+        self.row.clear();
+        let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(&mut self.row);
+        writer.write_record(&cells[first..]).map_err(io::Error::other)?;
+        writer.flush()?;
+        drop(writer);
+        out.write_all(&self.row)
+    }
+}
+
+/// Returns the attributes as a JSON object.
+fn attributes_json(event: &Event<'_>) -> String {
+    let mut json = vec![b'{'];
     for (index, (key, value)) in event.attributes.iter().enumerate() {
-        attributes.push(if index == 0 { b'{' } else { b',' });
-        write_json_string(key, &mut attributes);
-        attributes.push(b':');
-        write_json_string(value, &mut attributes);
+        if index > 0 {
+            json.push(b',');
+        }
+        write_json_string(key, &mut json);
+        json.push(b':');
+        write_json_string(value, &mut json);
     }
-    attributes.extend_from_slice(if event.attributes.is_empty() { b"{}" } else { b"}" });
-    write!(out, "{},", rfc3339(event.time_nano))?;
-    for text in [
-        &*event.kind,
-        &*event.action,
-        &*event.actor_id,
-        event.attribute("name").unwrap_or_default(),
-        event.attribute("image").unwrap_or_default(),
-        &*String::from_utf8_lossy(&attributes),
-    ] {
-        write_cell(text, out)?;
-        out.write_all(b",")?;
-    }
-    write!(out, "{}\r\n", event.time_nano)
+    json.push(b'}');
+    String::from_utf8_lossy(&json).into_owned()
 }
 
-/// Writes one cell. A single quote precedes text that a spreadsheet would take for a formula, as OWASP advises.
-fn write_cell(text: &str, out: &mut impl Write) -> io::Result<()> {
+/// Returns the content of a cell. A single quote precedes text that a spreadsheet would take for a formula, as OWASP
+/// advises.
+fn cell(text: &str) -> String {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
-    if !is_formula && !text.contains([',', '"', '\r', '\n']) {
-        return out.write_all(text.as_bytes());
-    }
-    let prefix = if is_formula { "'" } else { "" };
-    write!(out, "\"{prefix}{}\"", text.replace('"', "\"\""))
+    if is_formula { format!("'{text}") } else { text.to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cells(texts: &[&str]) -> Vec<String> {
-        let render = |text: &&str| {
-            let mut out = Vec::new();
-            write_cell(text, &mut out).unwrap();
-            String::from_utf8(out).unwrap()
-        };
-        texts.iter().map(render).collect()
-    }
-
-    #[test]
-    fn cells_are_quoted_when_needed() {
-        assert_eq!(cells(&["", "web", "a b", "ü"]), ["", "web", "a b", "ü"]);
-        assert_eq!(cells(&["a,b", "a\"b", "a\nb", "a\r\nb"]), ["\"a,b\"", "\"a\"\"b\"", "\"a\nb\"", "\"a\r\nb\""]);
-    }
-
     #[test]
     fn formulas_are_escaped() {
-        assert_eq!(
-            cells(&["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "=\"a\"", "a=1"]),
-            [
-                "\"'=1+1\"",
-                "\"'+1\"",
-                "\"'-1\"",
-                "\"'@SUM(A1)\"",
-                "\"'\t=1\"",
-                "\"'\r=1\"",
-                "\"'＝1\"",
-                "\"'=\"\"a\"\"\"",
-                "a=1"
-            ]
-        );
+        let formulas = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1", "=\"a\""];
+        assert!(formulas.iter().all(|text| cell(text) == format!("'{text}")));
+        assert!(["", "web", "a=1", "ü"].iter().all(|text| cell(text) == *text));
     }
 
     #[test]
@@ -102,15 +110,14 @@ mod tests {
         let event = Event::parse(json.as_bytes()).unwrap();
         let record = Record { raw: json.as_bytes(), seq: 7, source: "a,b", received_nano: 2_000_000_000 };
         let mut out = Vec::new();
-        write_header(true, &mut out).unwrap();
-        write_row(&record, &event, true, &mut out).unwrap();
+        Rows::new(true).write_event(&record, &event, &mut out).unwrap();
         let attributes = r#""{""image"":""b"",""name"":""=w"",""x"":""\u003c\n\u003e""}""#;
         assert_eq!(
             String::from_utf8(out).unwrap(),
             format!(
                 "seq,source,received,time,type,action,actor_id,name,image,attributes,time_nano\r\n\
                  7,\"a,b\",1970-01-01T00:00:02.000000000Z,1970-01-01T00:00:01.000000000Z,container,\
-                 \"exec_create: sh -c \"\"a,b\"\"\",c1,\"'=w\",b,{attributes},1000000000\r\n"
+                 \"exec_create: sh -c \"\"a,b\"\"\",c1,'=w,b,{attributes},1000000000\r\n"
             )
         );
     }

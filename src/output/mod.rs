@@ -88,8 +88,7 @@ enum FormatState {
     Json,
     Text,
     Table(Table),
-    /// True until the header is printed.
-    Csv(bool),
+    Csv(csv::Rows),
     Template(Template, Vec<u8>),
 }
 
@@ -100,7 +99,7 @@ impl<W: Write> Printer<W> {
             Format::Json => FormatState::Json,
             Format::Text => FormatState::Text,
             Format::Table(terminal) => FormatState::Table(Table::new(terminal, envelope)),
-            Format::Csv => FormatState::Csv(true),
+            Format::Csv => FormatState::Csv(csv::Rows::new(envelope)),
             Format::Template(template) => FormatState::Template(template, Vec::new()),
         };
         Printer { state, envelope, out }
@@ -120,12 +119,7 @@ impl<W: Write> Printer<W> {
             }
             FormatState::Text => text::write_line(&parse_event(record)?, &chrono::Local, out)?,
             FormatState::Table(table) => table.print(record, &parse_event(record)?, &chrono::Local, out)?,
-            FormatState::Csv(is_first) => {
-                if std::mem::take(is_first) {
-                    csv::write_header(self.envelope, out)?;
-                }
-                csv::write_row(record, &parse_event(record)?, self.envelope, out)?;
-            }
+            FormatState::Csv(rows) => rows.write_event(record, &parse_event(record)?, out)?,
             FormatState::Template(template, line) => {
                 line.clear();
                 let result = template.apply(&parse_event(record)?, line);
@@ -144,10 +138,7 @@ impl<W: Write> Printer<W> {
     pub fn flush(&mut self) -> io::Result<()> {
         match &mut self.state {
             FormatState::Table(table) => table.flush(&mut self.out)?,
-            FormatState::Csv(is_first) if *is_first => {
-                *is_first = false;
-                csv::write_header(self.envelope, &mut self.out)?;
-            }
+            FormatState::Csv(rows) => rows.write_header(&mut self.out)?,
             _ => {}
         }
         self.out.flush()

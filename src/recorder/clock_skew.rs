@@ -62,6 +62,7 @@ impl SkewWarning {
             let direction = if skew.nano > 0 { "ahead of" } else { "behind" };
             let seconds = skew.nano.unsigned_abs() as f64 / 1e9;
             tracing::warn!(
+                source = name,
                 "the clock of {name} is {seconds:.1} s {direction} this machine's; events have the engine's time"
             );
         }

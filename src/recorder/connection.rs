@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::backoff::Backoff;
 use super::clock_skew::{self, Skew};
@@ -176,7 +177,8 @@ impl Connection {
             );
         } else {
             let hint = hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default();
-            tracing::warn!("{text}{hint}; the recorder retries until it succeeds");
+            let host = self.host().url();
+            tracing::warn!(host, "{text}{hint}; the recorder retries until it succeeds");
         }
         if let Some(engine) = self.shared.sources.last_engine_at(self.host().url()) {
             let from = engine.last_seen.map(|seen| seen.time_nano);
@@ -193,7 +195,13 @@ impl Connection {
         if previous.id == info.id {
             return;
         }
-        tracing::warn!("{host} now reaches another engine: {}, previously {}", info.id, previous.id);
+        tracing::warn!(
+            host = host.url(),
+            engine = info.id,
+            "{host} now reaches another engine: {}, previously {}",
+            info.id,
+            previous.id
+        );
         if let Some(seen) = previous.last_seen {
             let gap = GapChange::Reported {
                 from: Some(seen.time_nano),
@@ -314,8 +322,9 @@ impl Connection {
             Session::backlog_only(start, driver::now())
         };
         let metrics = config.engine_metrics.get(&self.index).cloned();
-        let driver = Driver { client, config, queue, source, metrics, close, requests: JoinSet::new() };
-        let Driven { end, rest } = driver.run(session, stream, || self.warn_overflow(&info)).await;
+        let driver = Driver { client, config, queue, source: source.clone(), metrics, close, requests: JoinSet::new() };
+        let span = tracing::info_span!("session", host = self.host().url(), engine = info.id, source = source.name);
+        let Driven { end, rest } = driver.run(session, stream, || self.warn_overflow(&info)).instrument(span).await;
         sources.release(&info.id, rest.engine);
         self.engine_counter = rest.counter;
         if rest.has_outcome {
@@ -331,7 +340,8 @@ impl Connection {
         self.shared.status.set_connected(self.index);
         let is_back = self.unreachable && self.sessions_without_outcome < MAX_SESSIONS_WITHOUT_OUTCOME;
         if is_back || !self.engine_logged {
-            tracing::info!("connected to {}: engine {} ({})", self.host(), info.name, info.id);
+            let (host, name) = (self.host(), &info.name);
+            tracing::info!(host = host.url(), engine = info.id, "connected to {host}: engine {name} ({})", info.id);
             self.engine_logged = true;
             self.unreachable = false;
         }
@@ -343,6 +353,7 @@ impl Connection {
             self.last_overflow_warning = Some(Instant::now());
             let name = &self.source_key(info).name;
             tracing::warn!(
+                source = name,
                 "the buffer is full: the recorder discards events of {name} and requests them again when there is room"
             );
         }

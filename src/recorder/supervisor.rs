@@ -160,7 +160,7 @@ impl Recorder {
             }
             () = file_watch::wait_until_moved(files) => true,
             () = self.status.publish(&lock, &queue) => false,
-            () = log_head(head, &queue) => false,
+            () = log_heads(head, &queue) => false,
         };
         // Each connection queues what it holds and ends. After that, the queue contains everything.
         close.cancel();
@@ -169,7 +169,7 @@ impl Recorder {
         let writer = tokio::task::spawn_blocking(|| writer.join().expect("the writer does not panic"))
             .await
             .expect("waiting for the writer does not panic");
-        tracing::info!("head {}", queue.head().unwrap_or(head));
+        log_head(queue.head().unwrap_or(head));
         FileOutcome { file_moved, writer, host_errors }
     }
 
@@ -223,11 +223,15 @@ async fn join_all(connections: &mut JoinSet<Result<(), EngineError>>, host_error
 }
 
 /// Logs the head of the hash chain every hour. Somebody who can edit the store may not be able to edit the log.
-async fn log_head(initial_head: Head, queue: &Queue) {
+async fn log_heads(initial_head: Head, queue: &Queue) {
     loop {
         tokio::time::sleep(HEAD_LOG_INTERVAL).await;
-        tracing::info!("head {}", queue.head().unwrap_or(initial_head));
+        log_head(queue.head().unwrap_or(initial_head));
     }
+}
+
+fn log_head(head: Head) {
+    tracing::info!(seq = head.seq, "head {head}");
 }
 
 /// Waits until a time, in nanoseconds since the epoch.

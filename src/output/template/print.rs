@@ -342,7 +342,8 @@ fn hex(text: &[u8], verb: Verb) -> String {
         if verb.sharp && (verb.space || index == 0) {
             hex.push_str(prefix);
         }
-        hex.push_str(&if is_upper { format!("{byte:02X}") } else { format!("{byte:02x}") });
+        let digits = crate::error::hex(&[*byte]);
+        hex.push_str(&if is_upper { digits.to_uppercase() } else { digits });
     }
     hex
 }

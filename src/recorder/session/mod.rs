@@ -37,6 +37,7 @@ use super::gaps::PendingGap;
 use crate::engine::{EngineError, EngineInfo};
 use crate::error::chain;
 use crate::event::{Event, EventBatch, Identity};
+use crate::query::time::rfc3339;
 use crate::store::{Delivery, GapChange, GapReason, SourceKey};
 use crate::stream::{Decoder, Item, StreamEnd};
 
@@ -493,10 +494,11 @@ impl Session {
 
     /// Logs a gap, adds it to the outbox, and requests a gap report.
     fn record_gap(&mut self, gap: GapChange) {
-        if let GapChange::Reported { reason, .. } = &gap
+        if let GapChange::Reported { from, to, reason, .. } = &gap
             && *reason != GapReason::FirstContact
         {
-            tracing::warn!("a gap in the record of {}: {}", self.source.name, reason.as_str());
+            let (from, to) = (from.map(rfc3339), to.map(rfc3339));
+            tracing::warn!(source = self.source.name, reason = reason.as_str(), from, to, "gap");
         }
         self.engine.pending_gap = PendingGap::from_change(&gap);
         self.outbox.set_gap(gap);
