@@ -4,48 +4,30 @@
 //! A reader never writes, never waits for the writer, and never creates a file. The store does not know where events
 //! come from.
 
-mod backup;
-mod blocks;
-mod chain;
-mod counters;
-mod decode;
-mod encode;
 mod file;
-mod filesystem;
-mod gc;
-mod healthchecks;
-mod identity;
-pub mod layout;
-mod lock;
-mod merge;
-mod migrate;
-mod open_files;
-mod planner;
-mod prune;
-mod queue;
-mod reader;
-mod retention;
-mod verify;
-mod writer;
+mod format;
+mod maintain;
+mod read;
+mod write;
 
 use std::path::PathBuf;
 
-pub use backup::BackupSummary;
-pub use chain::{Head, ParseHeadError};
-pub use counters::{Counters, SourceCounters, TypeAction};
-pub use file::{APPLICATION_ID, Store, is_database};
-pub use filesystem::{bytes_on_disk, free_bytes, unsafe_filesystem};
-pub use healthchecks::UnknownHealthchecks;
-pub use identity::FileIdentity;
-pub use layout::is_varying;
-pub use lock::{HostState, RecorderLock, RecorderState, recorder_state};
-pub use planner::{Actions, ActorTest, ActorTestFn, Query};
-pub use prune::{Checkpoint, PrunedRange};
-pub use queue::{Full, Progress, Queue};
-pub use reader::{EventPredicate, GapRevision, Order, Reader, Snapshot, StoredEvent};
-pub use retention::Retention;
-pub use verify::{Fault, VerifyReport};
-pub use writer::{
+pub use file::filesystem::{bytes_on_disk, free_bytes, unsafe_filesystem};
+pub use file::identity::FileIdentity;
+pub use file::lock::{HostState, RecorderLock, RecorderState, recorder_state};
+pub use file::open::{APPLICATION_ID, Store, is_database};
+pub use format::chain::{Head, ParseHeadError};
+pub use format::layout::{self, is_varying};
+pub use maintain::backup::BackupSummary;
+pub use maintain::prune::{Checkpoint, PrunedRange};
+pub use maintain::retention::Retention;
+pub use maintain::verify::{Fault, VerifyReport};
+pub use read::healthchecks::UnknownHealthchecks;
+pub use read::planner::{Actions, ActorTest, ActorTestFn, Query};
+pub use read::reader::{EventPredicate, GapRevision, Order, Reader, Snapshot, StoredEvent};
+pub use write::counters::{Counters, SourceCounters, TypeAction};
+pub use write::queue::{Full, Progress, Queue};
+pub use write::writer::{
     DEFAULT_MAX_REJECTED, Delivery, GapChange, Limits, Rejection, SourceKey, WriteError, WriteStats, WriterOutcome,
     spawn_writer,
 };

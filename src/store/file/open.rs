@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
-use super::chain::{GENESIS_HASH, Head};
-use super::identity::FileIdentity;
-use super::open_files::{OpenFile, RegistryLock};
-use super::{SourceRow, StoreError, migrate};
 use crate::event::Identity;
+use crate::store::file::identity::FileIdentity;
+use crate::store::file::open_files::{OpenFile, RegistryLock};
+use crate::store::format::chain::{GENESIS_HASH, Head};
+use crate::store::format::migrate;
+use crate::store::{SourceRow, StoreError};
 
 /// Value of `PRAGMA application_id` in every store: `EVNT`.
 pub const APPLICATION_ID: i32 = i32::from_be_bytes(*b"EVNT");
 
 /// Schema version that this program reads and writes; stored in `PRAGMA user_version`.
-pub(super) const SCHEMA_VERSION: i64 = 5;
+pub(in crate::store) const SCHEMA_VERSION: i64 = 5;
 
 /// Number of pages in the WAL that starts a checkpoint during a bulk import: 32 MB. A page that was written many times
 /// is then copied into the file once.
@@ -33,7 +34,7 @@ const MMAP_BYTES: i64 = 1 << 30;
 const MAX_HEALTHCHECKS: i64 = 10_000;
 
 /// Time that a statement waits for another program's lock. Then it fails, and the caller decides.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(in crate::store) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Attempts to write the WAL of a moved file back into the file. Each attempt waits for readers.
 const CLOSE_CHECKPOINT_ATTEMPTS: u32 = 3;
@@ -41,7 +42,7 @@ const CLOSE_CHECKPOINT_ATTEMPTS: u32 = 3;
 /// Store that is open for writing, with the newest schema.
 #[derive(Debug)]
 pub struct Store {
-    pub(super) connection: Connection,
+    pub(in crate::store) connection: Connection,
     open_file: OpenFile,
     path: PathBuf,
     identity: FileIdentity,
@@ -150,7 +151,7 @@ impl Store {
     /// If the file was moved, its WAL stayed at the old path, and SQLite would not write it back. So this function
     /// writes the WAL back into the file. Then it removes the old `-wal` and `-shm` files, because SQLite would take
     /// them for those of the next file at that path.
-    pub(super) fn close(self) {
+    pub(in crate::store) fn close(self) {
         if self.identity.is_current() {
             return;
         }
@@ -239,7 +240,7 @@ pub fn is_database(path: &Path) -> bool {
 }
 
 /// Opens a store for reading. The connection cannot write.
-pub(super) fn open_read_only(path: &Path) -> Result<(Connection, OpenFile), StoreError> {
+pub(in crate::store) fn open_read_only(path: &Path) -> Result<(Connection, OpenFile), StoreError> {
     let mut registry = RegistryLock::acquire();
     if check_file_kind(&registry, path)? == FileKind::Empty {
         return Err(StoreError::NotADatabase { path: path.into() });
@@ -267,7 +268,7 @@ pub(super) fn open_read_only(path: &Path) -> Result<(Connection, OpenFile), Stor
 }
 
 /// Copies a store of any schema version into an existing empty file.
-pub(super) fn copy_any_version(path: &Path, into: &Path) -> Result<(), StoreError> {
+pub(in crate::store) fn copy_any_version(path: &Path, into: &Path) -> Result<(), StoreError> {
     let mut registry = RegistryLock::acquire();
     check_file_kind(&registry, path)?;
     let from = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -280,19 +281,22 @@ fn has_wal(path: &Path) -> bool {
     with_suffix(path, "-wal").metadata().is_ok_and(|m| m.len() > 0)
 }
 
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(in crate::store) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
 /// Returns a function that converts an error of SQLite into a [`StoreError`].
-pub(super) fn sqlite_error<'a>(operation: &'static str, path: &'a Path) -> impl Fn(rusqlite::Error) -> StoreError + 'a {
+pub(in crate::store) fn sqlite_error<'a>(
+    operation: &'static str,
+    path: &'a Path,
+) -> impl Fn(rusqlite::Error) -> StoreError + 'a {
     move |source| StoreError::Sqlite { operation, path: path.into(), source }
 }
 
 /// Returns the last stored link of the chain.
-pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
+pub(in crate::store) fn head(connection: &Connection) -> rusqlite::Result<Head> {
     let last = connection
         .prepare_cached("SELECT seq, hash FROM link ORDER BY seq DESC LIMIT 1")?
         .query_row([], |row| Ok(Head { seq: row.get(0)?, hash: row.get(1)? }))
@@ -300,7 +304,7 @@ pub(super) fn head(connection: &Connection) -> rusqlite::Result<Head> {
     Ok(last.unwrap_or(Head { seq: 0, hash: GENESIS_HASH }))
 }
 
-pub(super) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow>> {
+pub(in crate::store) fn sources(connection: &Connection) -> rusqlite::Result<Vec<SourceRow>> {
     let mut statement = connection.prepare_cached(
         "SELECT id, engine_id, name, host, events, rejected, first_nano, last_nano, seen_nano, seen_digest, contacted_nano,
             skew_nano, version, healthchecks_left_out

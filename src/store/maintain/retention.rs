@@ -9,10 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
-use super::encode::EventEncoder;
-use super::file::with_suffix;
-use super::gc::{GarbageCollection, GarbageStats, truncate_wal};
-use super::prune::{self, PrunedRange};
+use crate::store::file::open::with_suffix;
+use crate::store::format::encode::EventEncoder;
+use crate::store::maintain::gc::{GarbageCollection, GarbageStats, truncate_wal};
+use crate::store::maintain::prune::{self, PrunedRange};
 
 /// Limits of a store; by default there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Deletes what exceeds the limits, step by step.
 #[derive(Debug)]
-pub(super) struct Retainer {
+pub(in crate::store) struct Retainer {
     retention: Retention,
     path: PathBuf,
     next_step_at: Instant,
@@ -85,7 +85,7 @@ pub(super) struct Retainer {
 
 /// Outcome of one step.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum StepOutcome {
+pub(in crate::store) enum StepOutcome {
     /// Events were deleted.
     Pruned(PrunedRange),
     /// A step of garbage collection ran.
@@ -98,7 +98,7 @@ pub(super) enum StepOutcome {
 
 impl Retainer {
     /// Creates a retainer; `None` if there are no limits.
-    pub(super) fn new(retention: Retention, path: PathBuf) -> Option<Retainer> {
+    pub(in crate::store) fn new(retention: Retention, path: PathBuf) -> Option<Retainer> {
         (retention != Retention::default()).then(|| Retainer {
             retention,
             path,
@@ -117,12 +117,12 @@ impl Retainer {
     }
 
     /// Returns the time of the next step.
-    pub(super) fn next_step_at(&self) -> Instant {
+    pub(in crate::store) fn next_step_at(&self) -> Instant {
         self.next_step_at
     }
 
     /// Returns true if a reader keeps SQLite from resetting the WAL. Then deleting would only fill the disk.
-    pub(super) fn should_wait(&mut self) -> bool {
+    pub(in crate::store) fn should_wait(&mut self) -> bool {
         let is_over_limit =
             with_suffix(&self.path, "-wal").metadata().is_ok_and(|wal| wal.len() > MAX_WAL_BYTES + MAX_WAL_BYTES / 4);
         if is_over_limit && !self.blocked_by_reader {
@@ -136,7 +136,11 @@ impl Retainer {
     }
 
     /// Runs one step in the caller's transaction.
-    pub(super) fn step(&mut self, db: &Connection, encoder: &mut EventEncoder) -> rusqlite::Result<StepOutcome> {
+    pub(in crate::store) fn step(
+        &mut self,
+        db: &Connection,
+        encoder: &mut EventEncoder,
+    ) -> rusqlite::Result<StepOutcome> {
         let (started, now) = (Instant::now(), now_nano());
         if self.gc.is_some() {
             return self.collect_garbage(db, encoder, now);
@@ -197,7 +201,7 @@ impl Retainer {
     }
 
     /// Records that a step was committed, and schedules the next one.
-    pub(super) fn record_step(&mut self, outcome: &StepOutcome) {
+    pub(in crate::store) fn record_step(&mut self, outcome: &StepOutcome) {
         self.failing = false;
         if let StepOutcome::Pruned(pruned) = outcome {
             self.deleted_events += pruned.events;
@@ -222,7 +226,7 @@ impl Retainer {
 
     /// Makes the file as small as it can be once there is nothing left to delete. Only copies pages from the WAL, and
     /// never waits for a reader.
-    pub(super) fn checkpoint_wal(&mut self, db: &Connection, outcome: &StepOutcome) -> rusqlite::Result<()> {
+    pub(in crate::store) fn checkpoint_wal(&mut self, db: &Connection, outcome: &StepOutcome) -> rusqlite::Result<()> {
         if self.needs_wal_checkpoint && *outcome == StepOutcome::Idle {
             let (wal_pages, checkpointed): (i64, i64) =
                 db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
@@ -235,7 +239,7 @@ impl Retainer {
     }
 
     /// Records that a step failed, and schedules a retry. Logs the error once until a step succeeds.
-    pub(super) fn record_failure(&mut self, error: &dyn std::error::Error) {
+    pub(in crate::store) fn record_failure(&mut self, error: &dyn std::error::Error) {
         self.gc = None;
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!("{}; retention retries every 2 s", crate::error::chain(error));
@@ -245,7 +249,7 @@ impl Retainer {
 }
 
 /// Returns the current time in nanoseconds since the epoch.
-pub(super) fn now_nano() -> i64 {
+pub(in crate::store) fn now_nano() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }

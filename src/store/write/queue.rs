@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::chain::Head;
-use super::counters::Counters;
-use super::writer::Delivery;
+use crate::store::format::chain::Head;
+use crate::store::write::counters::Counters;
+use crate::store::write::writer::Delivery;
 
 /// Number of events below which the writer waits a little for more.
 const BATCH_THRESHOLD_EVENTS: usize = 1000;
@@ -93,7 +93,7 @@ impl Queue {
     }
 
     /// Counters of the stored entries.
-    pub(super) fn counters(&self) -> Option<&Counters> {
+    pub(in crate::store) fn counters(&self) -> Option<&Counters> {
         self.counters.as_deref()
     }
 
@@ -157,7 +157,7 @@ impl Queue {
     }
 
     /// Returns true if the writer gives up after a while when it cannot write the store.
-    pub(super) fn has_retry_deadline(&self) -> bool {
+    pub(in crate::store) fn has_retry_deadline(&self) -> bool {
         self.interactive || self.is_closed()
     }
 
@@ -179,7 +179,7 @@ impl Queue {
     }
 
     /// Marks the current commit as failed; the writer will retry it.
-    pub(super) fn mark_retrying(&self) {
+    pub(in crate::store) fn mark_retrying(&self) {
         let mut state = self.state();
         (state.busy_since, state.failing) = (Some(Instant::now()), true);
     }
@@ -188,7 +188,7 @@ impl Queue {
     /// the queue is closed and empty. A small batch is not taken before `not_before`, because more may arrive. If
     /// nothing arrives before `idle_deadline`, the batch is empty. Deliveries count as pending until
     /// [`mark_stored`](Self::mark_stored).
-    pub(super) fn take_batch(
+    pub(in crate::store) fn take_batch(
         &self,
         max_events: usize,
         not_before: Instant,
@@ -238,7 +238,7 @@ impl Queue {
     }
 
     /// Marks these deliveries as stored; `head` is the chain head after them.
-    pub(super) fn mark_stored(&self, deliveries: &[Delivery], head: Head) {
+    pub(in crate::store) fn mark_stored(&self, deliveries: &[Delivery], head: Head) {
         let mut state = self.state();
         state.head = Some(head);
         (state.busy_since, state.in_flight_nano, state.failing) = (Some(Instant::now()), None, false);

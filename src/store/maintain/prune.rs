@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
-use super::chain::{Hash, Head};
-use super::encode::{EXEC_ID_LOOKBACK, EventEncoder, MaxIds};
-use super::file::sqlite_error;
-use super::{Store, StoreError, migrate};
+use crate::store::file::open::sqlite_error;
+use crate::store::format::chain::{Hash, Head};
+use crate::store::format::encode::{EXEC_ID_LOOKBACK, EventEncoder, MaxIds};
+use crate::store::format::migrate;
+use crate::store::{Store, StoreError};
 
 /// Maximum number of events deleted in one step, which takes a tenth of a second.
 const STEP_EVENTS: u64 = 16_384;
@@ -22,7 +23,7 @@ const STEP_EVENTS: u64 = 16_384;
 const MIN_STEP_EVENTS: u64 = 256;
 
 /// Number of free pages returned to the filesystem in one step.
-pub(super) const VACUUM_STEP_PAGES: u64 = 1_000;
+pub(in crate::store) const VACUUM_STEP_PAGES: u64 = 1_000;
 
 /// Number of blocks that are searched for the oldest or newest instant of a source, before all its events are.
 const MAX_SEARCHED_BLOCKS: usize = 8;
@@ -109,13 +110,13 @@ impl Store {
 }
 
 /// Size of the file without its free pages, in bytes.
-pub(super) fn used_bytes(db: &Connection) -> rusqlite::Result<u64> {
+pub(in crate::store) fn used_bytes(db: &Connection) -> rusqlite::Result<u64> {
     Ok((pages(db)? - free_pages(db)?) * read_pragma(db, "page_size")?)
 }
 
 /// Estimates how many events must be deleted to bring the file below `max_bytes`, as events are of similar size. The
 /// result is 0 or at least [`MIN_STEP_EVENTS`], so that a step can delete some.
-pub(super) fn excess_events(db: &Connection, max_bytes: u64) -> rusqlite::Result<u64> {
+pub(in crate::store) fn excess_events(db: &Connection, max_bytes: u64) -> rusqlite::Result<u64> {
     let used = used_bytes(db)?;
     if used <= max_bytes {
         return Ok(0);
@@ -127,12 +128,12 @@ pub(super) fn excess_events(db: &Connection, max_bytes: u64) -> rusqlite::Result
 }
 
 /// Number of pages.
-pub(super) fn pages(db: &Connection) -> rusqlite::Result<u64> {
+pub(in crate::store) fn pages(db: &Connection) -> rusqlite::Result<u64> {
     read_pragma(db, "page_count")
 }
 
 /// Number of free pages.
-pub(super) fn free_pages(db: &Connection) -> rusqlite::Result<u64> {
+pub(in crate::store) fn free_pages(db: &Connection) -> rusqlite::Result<u64> {
     read_pragma(db, "freelist_count")
 }
 
@@ -141,7 +142,7 @@ fn read_pragma(db: &Connection, pragma: &str) -> rusqlite::Result<u64> {
 }
 
 /// Returns some of the free pages to the filesystem.
-pub(super) fn incremental_vacuum(db: &Connection, pages: u64) -> rusqlite::Result<()> {
+pub(in crate::store) fn incremental_vacuum(db: &Connection, pages: u64) -> rusqlite::Result<()> {
     let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
     let mut pages = vacuum.query([])?;
     while pages.next()?.is_some() {}
@@ -149,7 +150,7 @@ pub(super) fn incremental_vacuum(db: &Connection, pages: u64) -> rusqlite::Resul
 }
 
 /// Returns the newest checkpoint; `None` if nothing was ever pruned.
-pub(super) fn latest_checkpoint(db: &Connection) -> rusqlite::Result<Option<Checkpoint>> {
+pub(in crate::store) fn latest_checkpoint(db: &Connection) -> rusqlite::Result<Option<Checkpoint>> {
     db.prepare_cached("SELECT events, upto, sealed_nano FROM seal ORDER BY seq DESC LIMIT 1")?
         .query_row([], |row| Ok(Checkpoint { events: row.get(0)?, last_seq: row.get(1)?, created_nano: row.get(2)? }))
         .optional()
@@ -190,7 +191,7 @@ fn prunable_range(db: &Connection, cutoff_nano: i64, max_events: u64) -> rusqlit
 
 /// Deletes a beginning whose events are all older than an instant, at most `max_events` of them, in the caller's
 /// transaction.
-pub(super) fn step(
+pub(in crate::store) fn step(
     db: &Connection,
     encoder: &mut EventEncoder,
     cutoff_nano: i64,
@@ -295,7 +296,7 @@ fn retained_healthchecks(db: &Connection, last_seq: i64) -> rusqlite::Result<Vec
 /// References from events to the exec ID of an earlier event, for the events after the pruned part that can have one.
 /// Each reference is found once, however small the steps are.
 #[derive(Debug, Default)]
-pub(super) struct ExecIdReferences {
+pub(in crate::store) struct ExecIdReferences {
     /// Sequence up to which references were searched.
     scanned_seq: i64,
     /// Pairs of the referenced and the referring sequence.

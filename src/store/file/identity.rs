@@ -42,7 +42,7 @@ impl FileIdentity {
     }
 
     /// Removes the name if it still leads to the file.
-    pub(super) fn remove_if_current(&self) {
+    pub(in crate::store) fn remove_if_current(&self) {
         if FileIdentity::of(&self.path).is_ok_and(|found| found == *self) {
             let _ = std::fs::remove_file(&self.path);
         }

@@ -17,24 +17,24 @@ type DeviceInode = (u64, u64);
 static OPEN_FILES: Mutex<BTreeMap<DeviceInode, usize>> = Mutex::new(BTreeMap::new());
 
 /// Lock of the registry. While it is held, no other thread opens or closes a store.
-pub(super) struct RegistryLock(MutexGuard<'static, BTreeMap<DeviceInode, usize>>);
+pub(in crate::store) struct RegistryLock(MutexGuard<'static, BTreeMap<DeviceInode, usize>>);
 
 /// Registration of a file that a connection has open. Drop it after the connection.
 #[derive(Debug)]
-pub(super) struct OpenFile(Option<DeviceInode>);
+pub(in crate::store) struct OpenFile(Option<DeviceInode>);
 
 impl RegistryLock {
-    pub(super) fn acquire() -> RegistryLock {
+    pub(in crate::store) fn acquire() -> RegistryLock {
         RegistryLock(OPEN_FILES.lock().expect("no thread panics while it holds this lock"))
     }
 
     /// Returns true if a connection of this process has the file at `path` open. Then no other code may open it.
-    pub(super) fn is_open(&self, path: &Path) -> bool {
+    pub(in crate::store) fn is_open(&self, path: &Path) -> bool {
         device_inode(path).is_some_and(|inode| self.0.contains_key(&inode))
     }
 
     /// Registers the file at `path`, which a connection has opened.
-    pub(super) fn register(&mut self, path: &Path) -> OpenFile {
+    pub(in crate::store) fn register(&mut self, path: &Path) -> OpenFile {
         let inode = device_inode(path);
         if let Some(inode) = inode {
             *self.0.entry(inode).or_insert(0) += 1;

@@ -6,22 +6,22 @@ use rusqlite::{Connection, Transaction};
 use rusqlite_migration::{HookError, M, Migrations};
 use sha2::{Digest, Sha256};
 
-use super::chain::EntryKind;
-use super::encode::{self, EventEncoder, InsertStatements};
 use crate::event::Event;
+use crate::store::format::chain::EntryKind;
+use crate::store::format::encode::{self, EventEncoder, InsertStatements};
 
 /// Returns all migrations, in order.
-pub(super) fn migrations() -> Migrations<'static> {
+pub(in crate::store) fn migrations() -> Migrations<'static> {
     Migrations::new(vec![
-        M::up(include_str!("../../migrations/0001_record.sql")),
-        M::up_with_hook(include_str!("../../migrations/0002_interned.sql"), |transaction: &Transaction<'_>| {
+        M::up(include_str!("../../../migrations/0001_record.sql")),
+        M::up_with_hook(include_str!("../../../migrations/0002_interned.sql"), |transaction: &Transaction<'_>| {
             migrate_v1_rows(transaction).map_err(|e| HookError::Hook(e.to_string()))
         }),
-        M::up_with_hook(include_str!("../../migrations/0003_evidence.sql"), |transaction: &Transaction<'_>| {
+        M::up_with_hook(include_str!("../../../migrations/0003_evidence.sql"), |transaction: &Transaction<'_>| {
             chain_source_names(transaction).map_err(|e| HookError::Hook(e.to_string()))
         }),
-        M::up(include_str!("../../migrations/0004_healthchecks.sql")),
-        M::up_with_hook(include_str!("../../migrations/0005_texts.sql"), |transaction: &Transaction<'_>| {
+        M::up(include_str!("../../../migrations/0004_healthchecks.sql")),
+        M::up_with_hook(include_str!("../../../migrations/0005_texts.sql"), |transaction: &Transaction<'_>| {
             fill_actor_digests(transaction).map_err(|e| HookError::Hook(e.to_string()))
         }),
     ])
@@ -114,7 +114,7 @@ fn fill_actor_digests(db: &Connection) -> rusqlite::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::file::SCHEMA_VERSION;
+    use crate::store::file::open::SCHEMA_VERSION;
 
     #[test]
     fn migrations_are_valid_and_reach_the_current_schema() {

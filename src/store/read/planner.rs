@@ -10,10 +10,10 @@ use std::sync::Arc;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
-use super::blocks::{self, Block, parse_ids};
-use super::decode::{EVENT_COLUMNS, EventRow};
-use super::merge::MergedRows;
-use super::{Order, Snapshot};
+use crate::store::format::blocks::{self, Block, parse_ids};
+use crate::store::format::decode::{EVENT_COLUMNS, EventRow};
+use crate::store::read::merge::MergedRows;
+use crate::store::{Order, Snapshot};
 
 /// Number of events up to which all are read, without a search for the event kinds and actors that can match.
 const SMALL_SNAPSHOT_EVENTS: i64 = 500;
@@ -24,7 +24,7 @@ const MAX_INDEXED_IDS: usize = 64;
 /// Query of the store. The default matches everything.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// Only events of this source: [`super::SourceRow::id`].
+    /// Only events of this source: [`crate::store::SourceRow::id`].
     pub source: Option<i64>,
     /// Earliest instant, in nanoseconds since the epoch.
     pub since: Option<i64>,
@@ -74,7 +74,7 @@ impl fmt::Debug for ActorTest {
 
 /// Access path to the rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AccessPath {
+pub(in crate::store) enum AccessPath {
     /// Reads all rows of a block.
     Scan,
     /// Uses the index on actors.
@@ -85,9 +85,9 @@ pub(super) enum AccessPath {
 
 /// Rows to read, and the conditions that they must meet.
 #[derive(Debug)]
-pub(super) struct QueryPlan {
-    pub(super) blocks: Vec<Block>,
-    pub(super) access: AccessPath,
+pub(in crate::store) struct QueryPlan {
+    pub(in crate::store) blocks: Vec<Block>,
+    pub(in crate::store) access: AccessPath,
     kinds: Option<HashSet<i64>>,
     actors: Option<HashSet<i64>>,
     since: i64,
@@ -99,7 +99,7 @@ pub(super) struct QueryPlan {
 }
 
 impl QueryPlan {
-    pub(super) fn build(db: &Connection, query: &Query, snapshot: Snapshot) -> rusqlite::Result<QueryPlan> {
+    pub(in crate::store) fn build(db: &Connection, query: &Query, snapshot: Snapshot) -> rusqlite::Result<QueryPlan> {
         // One transaction, so that all lookups see the same moment. It ends before the first event is read.
         let transaction = db.unchecked_transaction()?;
         // For a few events, as a follower requests them, testing each one is faster than finding the kinds and actors
@@ -182,7 +182,7 @@ impl QueryPlan {
     }
 
     /// Reads the matching rows of some consecutive blocks, in no particular order.
-    pub(super) fn read(
+    pub(in crate::store) fn read(
         &self,
         db: &Connection,
         first_seq: i64,
@@ -217,7 +217,7 @@ impl QueryPlan {
     }
 
     /// Describes the plan, one line for each step.
-    pub(super) fn explain(&self, db: &Connection, order: Order) -> rusqlite::Result<Vec<String>> {
+    pub(in crate::store) fn explain(&self, db: &Connection, order: Order) -> rusqlite::Result<Vec<String>> {
         let describe = |ids: &Option<HashSet<i64>>, name: &str| match ids {
             Some(ids) => format!("{name}: {} of the {name} can match", ids.len()),
             None => format!("{name}: all"),

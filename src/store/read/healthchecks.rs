@@ -11,12 +11,12 @@ use std::rc::Rc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::decode::EventRow;
-use super::encode::{EXEC_ID_LOOKBACK, HEALTHCHECK_EXEC};
-use super::layout::VaryingValue;
 use crate::cache::GenerationalCache;
 use crate::error::count_noun;
 use crate::event::{EXEC_DIE, REDACTED, exec_command};
+use crate::store::format::decode::EventRow;
+use crate::store::format::encode::{EXEC_ID_LOOKBACK, HEALTHCHECK_EXEC};
+use crate::store::format::layout::VaryingValue;
 
 /// Sizes of the caches of event kinds, of containers by actor, and of pairs of both.
 const KIND_CACHE_SIZE: usize = 4_096;
@@ -37,7 +37,7 @@ pub struct UnknownHealthchecks {
 
 impl UnknownHealthchecks {
     /// Counts an event of a container.
-    pub(super) fn add(&mut self, container: (i64, String)) {
+    pub(in crate::store) fn add(&mut self, container: (i64, String)) {
         self.events += 1;
         self.containers.insert(container);
     }
@@ -58,7 +58,7 @@ impl Display for UnknownHealthchecks {
 
 /// Classification of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::store) enum Verdict {
     Healthcheck,
     Other,
     Unknown,
@@ -84,7 +84,7 @@ struct Container {
 }
 
 /// Classifies events while a reader reads them.
-pub(super) struct HealthcheckClassifier {
+pub(in crate::store) struct HealthcheckClassifier {
     roles: GenerationalCache<i64, ExecRole>,
     containers: GenerationalCache<i64, Rc<Container>>,
     /// By event kind and actor, for events that contain the command.
@@ -106,7 +106,7 @@ impl Default for HealthcheckClassifier {
 
 impl HealthcheckClassifier {
     /// Classifies an event.
-    pub(super) fn classify(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<Verdict> {
+    pub(in crate::store) fn classify(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<Verdict> {
         let verdict = match self.exec_role(db, row.kind_id)? {
             ExecRole::Other => return Ok(Verdict::Other),
             ExecRole::Healthcheck => Verdict::Healthcheck,
@@ -118,7 +118,7 @@ impl HealthcheckClassifier {
     }
 
     /// Returns the container of an actor: the row ID of its source, and the container ID.
-    pub(super) fn container_of(&mut self, db: &Connection, actor: i64) -> rusqlite::Result<(i64, String)> {
+    pub(in crate::store) fn container_of(&mut self, db: &Connection, actor: i64) -> rusqlite::Result<(i64, String)> {
         let container = self.container(db, actor)?;
         Ok((container.source, container.id.clone()))
     }

@@ -12,13 +12,15 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, params};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::blocks::BlockIndex;
-use super::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
-use super::file::head;
-use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue, extract_template, is_varying};
-use super::prune::ExecIdReferences;
 use crate::cache::GenerationalCache;
 use crate::event::Event;
+use crate::store::file::open::head;
+use crate::store::format::blocks::BlockIndex;
+use crate::store::format::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
+use crate::store::format::layout::{
+    Actor, LineTemplate, VaryingAttributes, VaryingValue, extract_template, is_varying,
+};
+use crate::store::maintain::prune::ExecIdReferences;
 
 /// Maximum number of line templates; an event with a further one is stored as its line. Engines need a handful. A
 /// source that needs more is not an engine: its lines differ where those of an engine repeat.
@@ -36,26 +38,26 @@ const EXEC_CACHE_SIZE: usize = 4_096;
 
 /// Maximum distance, in sequences, at which an event refers to an earlier event for its exec ID. Pruning searches this
 /// far for references to what it deletes.
-pub(super) const EXEC_ID_LOOKBACK: i64 = 100_000;
+pub(in crate::store) const EXEC_ID_LOOKBACK: i64 = 100_000;
 
 /// Values of `shape.exec`: events with an exec ID, and such events with the health-check flag.
 const PLAIN_EXEC: i64 = 1;
-pub(super) const HEALTHCHECK_EXEC: i64 = 2;
+pub(in crate::store) const HEALTHCHECK_EXEC: i64 = 2;
 
 /// Minimum number of events read together for which the time of arrival is stored once.
-pub(super) const SHARED_ARRIVAL_MIN_EVENTS: usize = 16;
+pub(in crate::store) const SHARED_ARRIVAL_MIN_EVENTS: usize = 16;
 
 /// Number of entries between stored chain links. The last link is stored too, so at most this many entries share one.
 const LINK_INTERVAL: i64 = 64;
 
 /// Statements that every event needs, prepared once for each transaction.
-pub(super) struct InsertStatements<'db> {
+pub(in crate::store) struct InsertStatements<'db> {
     event: CachedStatement<'db>,
     verbatim: CachedStatement<'db>,
 }
 
 impl<'db> InsertStatements<'db> {
-    pub(super) fn prepare(db: &'db Connection) -> rusqlite::Result<Self> {
+    pub(in crate::store) fn prepare(db: &'db Connection) -> rusqlite::Result<Self> {
         Ok(InsertStatements {
             event: db.prepare_cached(
                 "INSERT INTO event (seq, time_nano, late_nano, shape, actor, exec_id, exit_code, exec_duration, signal, container)
@@ -66,15 +68,15 @@ impl<'db> InsertStatements<'db> {
     }
 }
 
-pub(super) struct EventEncoder {
+pub(in crate::store) struct EventEncoder {
     templates: GenerationalCache<u128, Option<(i64, Rc<LineTemplate>)>>,
     kinds: GenerationalCache<u128, i64>,
     labels: GenerationalCache<u128, i64>,
     actors: GenerationalCache<u128, (i64, Rc<Actor>)>,
     /// Sequence of the event that contains an exec ID.
     execs: GenerationalCache<[u8; 32], i64>,
-    pub(super) blocks: BlockIndex,
-    pub(super) exec_id_references: ExecIdReferences,
+    pub(in crate::store) blocks: BlockIndex,
+    pub(in crate::store) exec_id_references: ExecIdReferences,
     /// True if the tables are of a schema before version 5, while events are moved from an older schema.
     legacy_schema: bool,
     max_ids: MaxIds,
@@ -91,7 +93,7 @@ pub(super) struct EventEncoder {
 }
 
 impl EventEncoder {
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         EventEncoder {
             templates: GenerationalCache::new(MAX_TEMPLATES as usize),
             kinds: GenerationalCache::new(KIND_CACHE_SIZE),
@@ -114,12 +116,12 @@ impl EventEncoder {
     }
 
     /// Creates an encoder for tables of a schema before version 5.
-    pub(super) fn for_legacy_schema() -> Self {
+    pub(in crate::store) fn for_legacy_schema() -> Self {
         EventEncoder { legacy_schema: true, ..EventEncoder::new() }
     }
 
     /// Clears the caches after a failed transaction, because they may contain rows that were rolled back.
-    pub(super) fn clear_caches(&mut self) {
+    pub(in crate::store) fn clear_caches(&mut self) {
         self.templates.clear();
         self.kinds.clear();
         self.labels.clear();
@@ -131,31 +133,31 @@ impl EventEncoder {
 
     /// Clears the caches after a commit of another connection. The chain is longer then, and actors may have been
     /// pruned.
-    pub(super) fn on_external_commit(&mut self) {
+    pub(in crate::store) fn on_external_commit(&mut self) {
         self.clear_caches();
     }
 
     /// Clears the caches of what was pruned in this transaction: actors, and events that contain exec IDs.
-    pub(super) fn on_pruned(&mut self) {
+    pub(in crate::store) fn on_pruned(&mut self) {
         self.actors.clear();
         self.execs.clear();
         self.loaded = false;
     }
 
     /// Clears the caches of shared texts, because this transaction deleted some of them as garbage.
-    pub(super) fn on_garbage_collected(&mut self) {
+    pub(in crate::store) fn on_garbage_collected(&mut self) {
         self.templates.clear();
         self.kinds.clear();
         self.labels.clear();
     }
 
     /// Highest IDs ever given.
-    pub(super) fn max_ids(&self) -> MaxIds {
+    pub(in crate::store) fn max_ids(&self) -> MaxIds {
         self.max_ids
     }
 
     /// Continues where the tables end; must be called first in every transaction.
-    pub(super) fn begin(&mut self, db: &Connection) -> rusqlite::Result<()> {
+    pub(in crate::store) fn begin(&mut self, db: &Connection) -> rusqlite::Result<()> {
         if self.loaded {
             return Ok(());
         }
@@ -169,13 +171,13 @@ impl EventEncoder {
     }
 
     /// Stores what the transaction added to the chain and to the blocks; must be called last in it.
-    pub(super) fn finish(&mut self, db: &Connection) -> rusqlite::Result<()> {
+    pub(in crate::store) fn finish(&mut self, db: &Connection) -> rusqlite::Result<()> {
         self.blocks.store(db)?;
         self.finish_chain(db)
     }
 
     /// Stores what the transaction added to the chain.
-    pub(super) fn finish_chain(&mut self, db: &Connection) -> rusqlite::Result<()> {
+    pub(in crate::store) fn finish_chain(&mut self, db: &Connection) -> rusqlite::Result<()> {
         if self.seq == self.last_stored_link {
             return Ok(());
         }
@@ -195,12 +197,12 @@ impl EventEncoder {
     }
 
     /// End of the chain.
-    pub(super) fn head(&self) -> Head {
+    pub(in crate::store) fn head(&self) -> Head {
         Head { seq: self.seq, hash: self.hash }
     }
 
     /// Appends an entry to the chain and returns its sequence.
-    pub(super) fn append_entry(&mut self, kind: EntryKind, source: &str, fields: &[&[u8]]) -> i64 {
+    pub(in crate::store) fn append_entry(&mut self, kind: EntryKind, source: &str, fields: &[&[u8]]) -> i64 {
         self.seq += 1;
         self.hash = chain::link(&self.hash, Entry { kind, seq: self.seq, source, fields });
         if self.seq % LINK_INTERVAL == 0 {
@@ -210,7 +212,7 @@ impl EventEncoder {
     }
 
     /// Stores one time of arrival for the events added next, which were read together.
-    pub(super) fn share_arrival(&mut self, db: &Connection, received_nano: i64) -> rusqlite::Result<()> {
+    pub(in crate::store) fn share_arrival(&mut self, db: &Connection, received_nano: i64) -> rusqlite::Result<()> {
         db.prepare_cached("INSERT OR REPLACE INTO arrival (first_seq, received_nano) VALUES (?1, ?2)")?
             .execute([self.seq + 1, received_nano])?;
         Ok(())
@@ -219,7 +221,7 @@ impl EventEncoder {
     /// Stores an event and returns its event kind. The source is given by its row and its name in the chain. The time
     /// of arrival is stored with the event, unless [`share_arrival`](Self::share_arrival) stored it for many.
     /// `is_healthcheck` sets the health-check flag.
-    pub(super) fn add_event(
+    pub(in crate::store) fn add_event(
         &mut self,
         (db, inserts): (&Connection, &mut InsertStatements<'_>),
         source: (i64, &str),
@@ -292,7 +294,7 @@ impl EventEncoder {
     }
 
     /// Appends a state of a gap; without a reason, it withdraws the gap.
-    pub(super) fn add_gap(
+    pub(in crate::store) fn add_gap(
         &mut self,
         db: &Connection,
         source: (i64, &str),
@@ -313,7 +315,7 @@ impl EventEncoder {
     }
 
     /// Appends a checkpoint: the chain up to `pruned_head` is pruned.
-    pub(super) fn add_checkpoint(
+    pub(in crate::store) fn add_checkpoint(
         &mut self,
         db: &Connection,
         pruned_head: Head,
@@ -329,7 +331,12 @@ impl EventEncoder {
     }
 
     /// Appends the name that a source has from now on.
-    pub(super) fn add_naming(&mut self, db: &Connection, source: (i64, &str), name: &str) -> rusqlite::Result<()> {
+    pub(in crate::store) fn add_naming(
+        &mut self,
+        db: &Connection,
+        source: (i64, &str),
+        name: &str,
+    ) -> rusqlite::Result<()> {
         let seq = self.append_entry(EntryKind::SourceName, source.1, &[name.as_bytes()]);
         db.prepare_cached("INSERT INTO naming (seq, source, name) VALUES (?1, ?2, ?3)")?
             .execute(params![seq, source.0, name])?;
@@ -337,7 +344,7 @@ impl EventEncoder {
     }
 
     /// Appends the health check command of a container; an empty one means that the container has no health check.
-    pub(super) fn add_healthcheck(
+    pub(in crate::store) fn add_healthcheck(
         &mut self,
         db: &Connection,
         source: (i64, &str),
@@ -505,7 +512,7 @@ const INSERT_LEGACY_ACTOR: &str = "INSERT INTO actor (id, source, actor_id, name
 
 /// Digest that distinguishes the actors of one ID, as stored in `actor.digest`. It has two bytes, which leave a few
 /// candidates of a hundred thousand. More bytes would be noticeable in the size of the file.
-pub(super) fn actor_digest(source: i64, name: Option<&str>, labels: &str) -> i64 {
+pub(in crate::store) fn actor_digest(source: i64, name: Option<&str>, labels: &str) -> i64 {
     let source = source.to_le_bytes();
     let text = [&source[..], name.unwrap_or("\0").as_bytes(), b"\0", labels.as_bytes()].concat();
     (xxh3_64(&text) as i64) >> 48
@@ -514,15 +521,15 @@ pub(super) fn actor_digest(source: i64, name: Option<&str>, labels: &str) -> i64
 /// Highest ID ever given in each table of shared texts. Rows are deleted, but an ID is never given again, so cached
 /// rows stay valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct MaxIds {
-    pub(super) actor: i64,
-    pub(super) label: i64,
-    pub(super) kind: i64,
-    pub(super) template: i64,
+pub(in crate::store) struct MaxIds {
+    pub(in crate::store) actor: i64,
+    pub(in crate::store) label: i64,
+    pub(in crate::store) kind: i64,
+    pub(in crate::store) template: i64,
 }
 
 impl MaxIds {
-    pub(super) fn load(db: &Connection) -> rusqlite::Result<MaxIds> {
+    pub(in crate::store) fn load(db: &Connection) -> rusqlite::Result<MaxIds> {
         let current = MaxIds::load_legacy(db)?;
         let deleted = db
             .prepare_cached("SELECT actor, label, shape, form FROM swept")?
@@ -549,7 +556,7 @@ impl MaxIds {
     }
 
     /// Stores the highest IDs; must be called where rows of these tables are deleted.
-    pub(super) fn store(self, db: &Connection) -> rusqlite::Result<()> {
+    pub(in crate::store) fn store(self, db: &Connection) -> rusqlite::Result<()> {
         let MaxIds { actor, label, kind, template } = self;
         db.prepare_cached(
             "INSERT INTO swept VALUES (1, ?1, ?2, ?3, ?4, 0, 0)

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
 
-use super::blocks::parse_ids;
-use super::encode::MaxIds;
-use super::file::{BUSY_TIMEOUT, sqlite_error};
-use super::{Store, StoreError, prune};
+use crate::store::file::open::{BUSY_TIMEOUT, sqlite_error};
+use crate::store::format::blocks::parse_ids;
+use crate::store::format::encode::MaxIds;
+use crate::store::maintain::prune;
+use crate::store::{Store, StoreError};
 
 /// Duration of a step, without its commit.
 const STEP_DURATION: Duration = Duration::from_millis(10);
@@ -38,7 +39,7 @@ const MAX_GC_DELAY_NANO: u64 = 86_400_000_000_000;
 
 /// Numbers that decide when garbage is collected.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct GarbageStats {
+pub(in crate::store) struct GarbageStats {
     /// Events pruned since the last garbage collection, and in total.
     pruned_since_gc: u64,
     pruned_total: i64,
@@ -48,7 +49,7 @@ pub(super) struct GarbageStats {
 }
 
 impl GarbageStats {
-    pub(super) fn read(db: &Connection) -> rusqlite::Result<GarbageStats> {
+    pub(in crate::store) fn read(db: &Connection) -> rusqlite::Result<GarbageStats> {
         let pruned_total = prune::latest_checkpoint(db)?.map_or(0, |checkpoint| checkpoint.events as i64);
         let (pruned_at_last_gc, last_gc_nano): (i64, i64) = db
             .prepare_cached("SELECT events, swept_nano FROM swept")?
@@ -66,19 +67,19 @@ impl GarbageStats {
     }
 
     /// Returns true if there can be garbage.
-    pub(super) fn has_garbage(&self) -> bool {
+    pub(in crate::store) fn has_garbage(&self) -> bool {
         self.pruned_since_gc > 0
     }
 
     /// Returns true if so much was pruned that unused texts take space from events.
-    pub(super) fn exceeds_threshold(&self) -> bool {
+    pub(in crate::store) fn exceeds_threshold(&self) -> bool {
         self.has_garbage()
             && self.pruned_since_gc
                 >= (self.remaining_events / GARBAGE_DIVISOR).max(MIN_GARBAGE_EVENTS.min(self.remaining_events))
     }
 
     /// Returns true if it is time to collect garbage.
-    pub(super) fn is_due(&self, now_nano: i64) -> bool {
+    pub(in crate::store) fn is_due(&self, now_nano: i64) -> bool {
         self.exceeds_threshold()
             || self.has_garbage() && now_nano.saturating_sub(self.last_gc_nano).unsigned_abs() >= MAX_GC_DELAY_NANO
     }
@@ -86,7 +87,7 @@ impl GarbageStats {
 
 /// A garbage collection in progress.
 #[derive(Debug)]
-pub(super) struct GarbageCollection {
+pub(in crate::store) struct GarbageCollection {
     /// Number of events that had been pruned when it began.
     pruned_total: i64,
     /// Highest IDs when it began; rows added later are left alone.
@@ -99,7 +100,7 @@ pub(super) struct GarbageCollection {
     templates: IdSet,
     phase: Phase,
     /// Number of deleted rows.
-    pub(super) deleted_rows: u64,
+    pub(in crate::store) deleted_rows: u64,
 }
 
 /// Next phase. A phase that deletes rows contains the ID after which it continues.
@@ -113,7 +114,7 @@ enum Phase {
 }
 
 impl GarbageCollection {
-    pub(super) fn begin(stats: &GarbageStats, max_ids: MaxIds) -> GarbageCollection {
+    pub(in crate::store) fn begin(stats: &GarbageStats, max_ids: MaxIds) -> GarbageCollection {
         GarbageCollection {
             pruned_total: stats.pruned_total,
             max_ids,
@@ -134,7 +135,7 @@ impl GarbageCollection {
 
     /// Runs one step in the caller's transaction and returns true if it was the last one. If the transaction fails,
     /// garbage collection must start again.
-    pub(super) fn step(&mut self, db: &Connection, max_ids: MaxIds, now_nano: i64) -> rusqlite::Result<bool> {
+    pub(in crate::store) fn step(&mut self, db: &Connection, max_ids: MaxIds, now_nano: i64) -> rusqlite::Result<bool> {
         let started = Instant::now();
         if !self.is_read_only() {
             // Marks what was added since the last step; nothing more can be added before this transaction ends.
@@ -303,7 +304,7 @@ impl IdSet {
 }
 
 /// Truncates the WAL, which contains the deleted texts until it is overwritten. Returns false if a reader is using it.
-pub(super) fn truncate_wal(db: &Connection) -> rusqlite::Result<bool> {
+pub(in crate::store) fn truncate_wal(db: &Connection) -> rusqlite::Result<bool> {
     // Waiting for a reader here would delay the writer.
     db.busy_timeout(Duration::ZERO)?;
     let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, params};
 
 /// Number of events in a block.
-pub(super) const BLOCK_EVENTS: i64 = 4_096;
+pub(in crate::store) const BLOCK_EVENTS: i64 = 4_096;
 
 /// Maximum number of event kinds that are listed for a block. A block with more of them may contain any kind.
 const MAX_BLOCK_KINDS: usize = 256;
@@ -18,17 +18,17 @@ const CACHED_BLOCKS: usize = 4;
 
 /// One block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Block {
-    pub(super) first_seq: i64,
-    pub(super) last_seq: i64,
-    pub(super) events: i64,
-    pub(super) min_nano: i64,
-    pub(super) max_nano: i64,
+pub(in crate::store) struct Block {
+    pub(in crate::store) first_seq: i64,
+    pub(in crate::store) last_seq: i64,
+    pub(in crate::store) events: i64,
+    pub(in crate::store) min_nano: i64,
+    pub(in crate::store) max_nano: i64,
 }
 
 /// All blocks, and the event kinds of the last one.
 #[derive(Debug, Default)]
-pub(super) struct BlockIndex {
+pub(in crate::store) struct BlockIndex {
     blocks: Vec<Block>,
     /// Event kinds of the last block; `None` if they are too many.
     last_kinds: Option<BTreeSet<i64>>,
@@ -41,7 +41,7 @@ pub(super) struct BlockIndex {
 }
 
 impl BlockIndex {
-    pub(super) fn load(db: &Connection) -> rusqlite::Result<Self> {
+    pub(in crate::store) fn load(db: &Connection) -> rusqlite::Result<Self> {
         let blocks = load_after(db, 0)?;
         let kinds_json: Option<String> = match blocks.last() {
             Some(last) => db
@@ -54,7 +54,7 @@ impl BlockIndex {
     }
 
     /// Adds an event to the last block, or to a new one if that is full.
-    pub(super) fn add(&mut self, seq: i64, time_nano: i64, kind_id: i64) {
+    pub(in crate::store) fn add(&mut self, seq: i64, time_nano: i64, kind_id: i64) {
         let is_full = self.blocks.last().is_none_or(|last| last.events >= BLOCK_EVENTS);
         if is_full {
             if let Some(completed) = self.blocks.len().checked_sub(1) {
@@ -87,7 +87,7 @@ impl BlockIndex {
     }
 
     /// Stores the blocks that changed.
-    pub(super) fn store(&mut self, db: &Connection) -> rusqlite::Result<()> {
+    pub(in crate::store) fn store(&mut self, db: &Connection) -> rusqlite::Result<()> {
         let Some(first) = self.first_unstored.take() else { return Ok(()) };
         let mut upsert = db.prepare_cached(
             "INSERT INTO stretch (first_seq, last_seq, events, min_nano, max_nano, shapes) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -110,7 +110,7 @@ impl BlockIndex {
     }
 
     /// Returns the sequences of the events at an instant.
-    pub(super) fn seqs_at(&mut self, db: &Connection, time_nano: i64) -> rusqlite::Result<Vec<i64>> {
+    pub(in crate::store) fn seqs_at(&mut self, db: &Connection, time_nano: i64) -> rusqlite::Result<Vec<i64>> {
         let mut found = Vec::new();
         for index in (0..self.blocks.len()).rev() {
             let block = &self.blocks[index];
@@ -142,7 +142,7 @@ impl BlockIndex {
 }
 
 /// Returns the stored blocks in order, starting with the block of the sequence after `after`.
-pub(super) fn load_after(db: &Connection, after: i64) -> rusqlite::Result<Vec<Block>> {
+pub(in crate::store) fn load_after(db: &Connection, after: i64) -> rusqlite::Result<Vec<Block>> {
     let mut statement = db.prepare_cached(
         "SELECT first_seq, last_seq, events, min_nano, max_nano FROM stretch
          WHERE first_seq >= ifnull((SELECT max(first_seq) FROM stretch WHERE first_seq <= ?1 + 1), 0)
@@ -161,6 +161,6 @@ pub(super) fn load_after(db: &Connection, after: i64) -> rusqlite::Result<Vec<Bl
 }
 
 /// Parses a JSON array of numbers.
-pub(super) fn parse_ids(json: &str) -> impl Iterator<Item = i64> {
+pub(in crate::store) fn parse_ids(json: &str) -> impl Iterator<Item = i64> {
     json.split(['[', ',', ']']).filter_map(|number| number.parse().ok())
 }

@@ -1,4 +1,4 @@
-//! Decodes rows: restores the exact line of an event that [`super::encode`] stored.
+//! Decodes rows: restores the exact line of an event that [`crate::store::format::encode`] stored.
 //!
 //! Reads only, and caches what many events share. After a transaction that failed, the caches must be cleared.
 
@@ -7,13 +7,13 @@ use std::rc::Rc;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
-use super::blocks::parse_ids;
-use super::encode::HEALTHCHECK_EXEC;
-use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue};
 use crate::cache::GenerationalCache;
+use crate::store::format::blocks::parse_ids;
+use crate::store::format::encode::HEALTHCHECK_EXEC;
+use crate::store::format::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue};
 
 /// Columns of the table `event`, in the order that [`EventRow::read`] expects.
-pub(super) const EVENT_COLUMNS: &str =
+pub(in crate::store) const EVENT_COLUMNS: &str =
     "seq, time_nano, late_nano, shape, actor, container, exec_duration, exec_id, exit_code, signal";
 
 /// Sizes of the caches of event kinds and line templates, and of actors; an actor takes about 2 KB.
@@ -28,17 +28,17 @@ const EXEC_CACHE_SIZE: usize = 4_096;
 
 /// Row of the table `event`.
 #[derive(Clone, Debug)]
-pub(super) struct EventRow {
-    pub(super) seq: i64,
-    pub(super) time_nano: i64,
+pub(in crate::store) struct EventRow {
+    pub(in crate::store) seq: i64,
+    pub(in crate::store) time_nano: i64,
     late_nano: Option<i64>,
-    pub(super) kind_id: i64,
-    pub(super) actor: i64,
+    pub(in crate::store) kind_id: i64,
+    pub(in crate::store) actor: i64,
     varying: VaryingAttributes<'static>,
 }
 
 impl EventRow {
-    pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+    pub(in crate::store) fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         let mut varying = VaryingAttributes::default();
         for (index, value) in varying.0.iter_mut().enumerate() {
             *value = match row.get_ref(5 + index)? {
@@ -64,12 +64,12 @@ impl EventRow {
 }
 
 impl EventRow {
-    pub(super) fn exec_id(&self) -> Option<&VaryingValue<'static>> {
+    pub(in crate::store) fn exec_id(&self) -> Option<&VaryingValue<'static>> {
         self.varying.exec_id()
     }
 
     /// Returns true if the event has an exec ID.
-    pub(super) fn has_exec_id(&self) -> bool {
+    pub(in crate::store) fn has_exec_id(&self) -> bool {
         self.varying.exec_id().is_some()
     }
 }
@@ -85,7 +85,7 @@ struct EventKind {
 
 /// Restores the lines of events, with caches.
 #[derive(Debug)]
-pub(super) struct EventDecoder {
+pub(in crate::store) struct EventDecoder {
     kinds: GenerationalCache<i64, Rc<EventKind>>,
     templates: GenerationalCache<i64, Rc<LineTemplate>>,
     actors: GenerationalCache<i64, (i64, Rc<Actor>)>,
@@ -96,7 +96,7 @@ pub(super) struct EventDecoder {
 }
 
 impl EventDecoder {
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         EventDecoder {
             kinds: GenerationalCache::new(KIND_CACHE_SIZE),
             templates: GenerationalCache::new(KIND_CACHE_SIZE),
@@ -108,22 +108,22 @@ impl EventDecoder {
     }
 
     /// Clears the caches, because they may not match the tables any more.
-    pub(super) fn clear_caches(&mut self) {
+    pub(in crate::store) fn clear_caches(&mut self) {
         *self = EventDecoder::new();
     }
 
     /// Returns the row ID of the source of an event.
-    pub(super) fn source(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
+    pub(in crate::store) fn source(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
         Ok(self.actor(db, row.actor)?.0)
     }
 
     /// Returns true if an event has the health-check flag.
-    pub(super) fn is_healthcheck(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<bool> {
+    pub(in crate::store) fn is_healthcheck(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<bool> {
         Ok(self.kind(db, row.kind_id)?.is_healthcheck)
     }
 
     /// Returns the time of arrival of an event, in nanoseconds since the epoch.
-    pub(super) fn received_nano(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
+    pub(in crate::store) fn received_nano(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
         if let Some(late_nano) = row.late_nano {
             return Ok(row.time_nano.wrapping_add(late_nano));
         }
@@ -140,7 +140,12 @@ impl EventDecoder {
     }
 
     /// Writes the exact line of an event into `line`.
-    pub(super) fn decode(&mut self, db: &Connection, row: &EventRow, line: &mut Vec<u8>) -> rusqlite::Result<()> {
+    pub(in crate::store) fn decode(
+        &mut self,
+        db: &Connection,
+        row: &EventRow,
+        line: &mut Vec<u8>,
+    ) -> rusqlite::Result<()> {
         line.clear();
         let kind = self.kind(db, row.kind_id)?;
         match &kind.template {
@@ -208,7 +213,7 @@ impl EventDecoder {
     }
 
     /// Returns the row ID of an actor's source, and the actor.
-    pub(super) fn actor(&mut self, db: &Connection, id: i64) -> rusqlite::Result<(i64, Rc<Actor>)> {
+    pub(in crate::store) fn actor(&mut self, db: &Connection, id: i64) -> rusqlite::Result<(i64, Rc<Actor>)> {
         if let Some(actor) = self.actors.get(&id) {
             return Ok(actor.clone());
         }

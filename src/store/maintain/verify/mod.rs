@@ -10,14 +10,15 @@ use std::fmt::{Display, Formatter};
 use rusqlite::{Connection, OptionalExtension, Row, Rows};
 use sha2::{Digest, Sha256};
 
-use super::blocks::{self, Block, parse_ids};
-use super::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
-use super::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
-use super::encode::HEALTHCHECK_EXEC;
-use super::file;
-use super::layout::{Actor, LineTemplate, is_varying};
-use super::{SourceRow, migrate};
 use crate::event::Event;
+use crate::store::SourceRow;
+use crate::store::file::open as file;
+use crate::store::format::blocks::{self, Block, parse_ids};
+use crate::store::format::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
+use crate::store::format::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
+use crate::store::format::encode::HEALTHCHECK_EXEC;
+use crate::store::format::layout::{Actor, LineTemplate, is_varying};
+use crate::store::format::migrate;
 
 /// Number of sequences read in one transaction, so that the writer can continue.
 const STEP_ENTRIES: i64 = 4_096;
@@ -109,7 +110,7 @@ pub struct VerifyReport {
 /// Verifies the whole chain, as it is at the start, and calls `on_fault` with every fault. The `expected_heads`, which
 /// were noted earlier, must be part of the chain. If pruning deletes entries before they are verified, verification
 /// starts again at the new checkpoint.
-pub(super) fn verify_chain(
+pub(in crate::store) fn verify_chain(
     db: &Connection,
     expected_heads: &[Head],
     on_fault: impl FnMut(Fault),

@@ -9,10 +9,10 @@ use std::str::FromStr;
 use sha2::{Digest, Sha256};
 
 /// Chain link: the hash of everything up to and including an entry.
-pub(super) type Hash = [u8; 32];
+pub(in crate::store) type Hash = [u8; 32];
 
 /// Link before the first entry.
-pub(super) const GENESIS_HASH: Hash = [0; 32];
+pub(in crate::store) const GENESIS_HASH: Hash = [0; 32];
 
 /// Head of the chain: a sequence and the link after its entry. Written `SEQ:HASH`, with lower-case hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl FromStr for Head {
 
 /// Kind of an entry; each kind has its own table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EntryKind {
+pub(in crate::store) enum EntryKind {
     Event = 1,
     Gap = 2,
     Rejected = 3,
@@ -72,21 +72,21 @@ pub(super) enum EntryKind {
 
 /// Entry of the chain.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry<'a> {
-    pub(super) kind: EntryKind,
-    pub(super) seq: i64,
+pub(in crate::store) struct Entry<'a> {
+    pub(in crate::store) kind: EntryKind,
+    pub(in crate::store) seq: i64,
     /// ID of the engine, or the name of an import.
-    pub(super) source: &'a str,
+    pub(in crate::store) source: &'a str,
     /// Everything that is printed of the entry. For an event: its time of arrival and the SHA-256 of its bytes, then
     /// [`HEALTHCHECK_MARKER`] if the event has the health-check flag.
-    pub(super) fields: &'a [&'a [u8]],
+    pub(in crate::store) fields: &'a [&'a [u8]],
 }
 
 /// Last field of an event that has the health-check flag.
-pub(super) const HEALTHCHECK_MARKER: &[u8] = b"healthcheck";
+pub(in crate::store) const HEALTHCHECK_MARKER: &[u8] = b"healthcheck";
 
 /// Returns the fields of a checkpoint.
-pub(super) fn checkpoint_fields(pruned_head: Head, events: i64, created_nano: i64) -> [Vec<u8>; 4] {
+pub(in crate::store) fn checkpoint_fields(pruned_head: Head, events: i64, created_nano: i64) -> [Vec<u8>; 4] {
     [
         pruned_head.seq.to_le_bytes().into(),
         pruned_head.hash.into(),
@@ -96,7 +96,7 @@ pub(super) fn checkpoint_fields(pruned_head: Head, events: i64, created_nano: i6
 }
 
 /// Returns the fields of a gap.
-pub(super) fn gap_fields(
+pub(in crate::store) fn gap_fields(
     (from, to): (Option<i64>, Option<i64>),
     reason: Option<&str>,
     detail: Option<&str>,
@@ -107,7 +107,7 @@ pub(super) fn gap_fields(
 }
 
 /// Returns the link that follows `previous`.
-pub(super) fn link(previous: &Hash, entry: Entry<'_>) -> Hash {
+pub(in crate::store) fn link(previous: &Hash, entry: Entry<'_>) -> Hash {
     let mut hash = Sha256::new();
     hash.update(previous);
     let mut head = [0; 17];

@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 
 use rusqlite::Connection;
 
-use super::Order;
-use super::blocks::Block;
-use super::decode::EventRow;
-use super::planner::{AccessPath, QueryPlan};
+use crate::store::Order;
+use crate::store::format::blocks::Block;
+use crate::store::format::decode::EventRow;
+use crate::store::read::planner::{AccessPath, QueryPlan};
 
 /// Maximum time, in nanoseconds, by which a block may go back within its run; a larger step back begins a new run. The
 /// clocks of two engines differ, and events found in a backlog arrive late.
@@ -21,7 +21,7 @@ const MAX_RUN_OVERLAP_NANO: i64 = 300_000_000_000;
 const MAX_BLOCKS_PER_STEP: usize = 16;
 
 /// Matching rows of a plan, in order.
-pub(super) struct MergedRows<'a> {
+pub(in crate::store) struct MergedRows<'a> {
     plan: &'a QueryPlan,
     order: Order,
     /// Runs that are not opened yet; the next one is last.
@@ -44,7 +44,7 @@ struct ReadStep {
 }
 
 impl<'a> MergedRows<'a> {
-    pub(super) fn new(plan: &'a QueryPlan, order: Order) -> Self {
+    pub(in crate::store) fn new(plan: &'a QueryPlan, order: Order) -> Self {
         let mut blocks: Vec<&Block> = plan.blocks.iter().collect();
         if order == Order::TimeReversed {
             blocks.reverse();
@@ -70,12 +70,12 @@ impl<'a> MergedRows<'a> {
         MergedRows { plan, order, pending, active: Vec::new() }
     }
 
-    pub(super) fn run_count(&self) -> usize {
+    pub(in crate::store) fn run_count(&self) -> usize {
         self.pending.len() + self.active.len()
     }
 
     /// Returns the next row.
-    pub(super) fn next(&mut self, db: &Connection) -> rusqlite::Result<Option<EventRow>> {
+    pub(in crate::store) fn next(&mut self, db: &Connection) -> rusqlite::Result<Option<EventRow>> {
         loop {
             let mut first: Option<((i64, i64), usize)> = None;
             for index in 0..self.active.len() {

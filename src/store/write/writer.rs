@@ -11,17 +11,17 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use super::chain::EntryKind;
-use super::counters::{CommitCounters, SourceDelta};
-use super::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
-use super::encode::{EventEncoder, InsertStatements, SHARED_ARRIVAL_MIN_EVENTS};
-use super::file::sqlite_error;
-use super::prune;
-use super::retention::{self, Retainer, Retention, StepOutcome};
-use super::{GapReason, Queue, Store, StoreError};
 use crate::cache::GenerationalCache;
 use crate::error::chain;
 use crate::event::{Event, EventBatch, Identity, REDACTED, is_redacted, may_be_same};
+use crate::store::file::open::sqlite_error;
+use crate::store::format::chain::EntryKind;
+use crate::store::format::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
+use crate::store::format::encode::{EventEncoder, InsertStatements, SHARED_ARRIVAL_MIN_EVENTS};
+use crate::store::maintain::prune;
+use crate::store::maintain::retention::{self, Retainer, Retention, StepOutcome};
+use crate::store::write::counters::{CommitCounters, SourceDelta};
+use crate::store::{GapReason, Queue, Store, StoreError};
 
 /// Maximum number of events in one commit, unless a single delivery has more.
 const MAX_COMMIT_EVENTS: usize = 10_000;

@@ -10,9 +10,9 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use tempfile::{NamedTempFile, TempPath};
 
-use super::file::{self, sqlite_error};
-use super::filesystem::free_bytes;
-use super::{Head, Reader, Store, StoreError};
+use crate::store::file::filesystem::free_bytes;
+use crate::store::file::open::{self as file, sqlite_error};
+use crate::store::{Head, Reader, Store, StoreError};
 
 /// Number of pages copied in one step: a megabyte, which takes some milliseconds.
 const STEP_PAGES: i32 = 256;

@@ -11,15 +11,16 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::decode::{EventDecoder, EventRow};
-use super::file::{open_read_only, sources, sqlite_error};
-use super::healthchecks::{HealthcheckClassifier, UnknownHealthchecks, Verdict};
-use super::merge::MergedRows;
-use super::open_files::OpenFile;
-use super::planner::{Query, QueryPlan};
-use super::verify::{self, Fault, VerifyReport};
-use super::{Checkpoint, GapRow, Head, RejectedRow, SourceRow, StoreError, prune};
 use crate::event::Event;
+use crate::store::file::open::{open_read_only, sources, sqlite_error};
+use crate::store::file::open_files::OpenFile;
+use crate::store::format::decode::{EventDecoder, EventRow};
+use crate::store::maintain::prune;
+use crate::store::maintain::verify::{self, Fault, VerifyReport};
+use crate::store::read::healthchecks::{HealthcheckClassifier, UnknownHealthchecks, Verdict};
+use crate::store::read::merge::MergedRows;
+use crate::store::read::planner::{Query, QueryPlan};
+use crate::store::{Checkpoint, GapRow, Head, RejectedRow, SourceRow, StoreError};
 
 /// Maximum number of events in a batch, and the size in bytes at which a batch is complete.
 const BATCH_EVENTS: usize = 256;
@@ -102,7 +103,7 @@ impl Reader {
         &self.path
     }
 
-    pub(super) fn connection(&self) -> &Connection {
+    pub(in crate::store) fn connection(&self) -> &Connection {
         &self.connection
     }
 
@@ -292,7 +293,7 @@ impl Reader {
     }
 
     /// Returns the latest list of containers of an engine: its time in nanoseconds since the epoch, and the JSON array
-    /// of [`Delivery::containers`](super::Delivery::containers).
+    /// of [`Delivery::containers`](crate::store::Delivery::containers).
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].

@@ -1,0 +1,7 @@
+//! Maintenance: retention, pruning, garbage collection, backup and verification.
+
+pub(in crate::store) mod backup;
+pub(in crate::store) mod gc;
+pub(in crate::store) mod prune;
+pub(in crate::store) mod retention;
+pub(in crate::store) mod verify;
