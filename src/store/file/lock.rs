@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::StoreError;
-use crate::store::file::identity::FileIdentity;
+use super::identity::FileIdentity;
+use crate::store::error::StoreError;
 
 /// Time that a recorder waits for the lock. A reader takes the lock for a moment to check if it is free.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(300);

@@ -34,10 +34,31 @@ pub(in crate::store) struct BlockIndex {
     last_kinds: Option<BTreeSet<i64>>,
     /// Index of the first block that is not stored in its current state.
     first_unstored: Option<usize>,
-    /// Event kinds of the blocks that were completed since the last commit.
-    completed: Vec<(usize, Option<BTreeSet<i64>>)>,
-    /// Instants and sequences of the blocks searched last, by the index of the block.
-    cached_times: Vec<(usize, Vec<(i64, i64)>)>,
+    /// Blocks that were completed since the last commit.
+    completed: Vec<CompletedBlock>,
+    /// Blocks searched last, the latest one first.
+    searched: Vec<SearchedBlock>,
+}
+
+/// Event kinds of a block that was completed; `None` if they are too many.
+#[derive(Debug)]
+struct CompletedBlock {
+    index: usize,
+    kinds: Option<BTreeSet<i64>>,
+}
+
+/// Instants of the events of a block.
+#[derive(Debug)]
+struct SearchedBlock {
+    index: usize,
+    events: Vec<EventInstant>,
+}
+
+/// Instant of one event.
+#[derive(Debug)]
+struct EventInstant {
+    time_nano: i64,
+    seq: i64,
 }
 
 impl BlockIndex {
@@ -57,8 +78,8 @@ impl BlockIndex {
     pub(in crate::store) fn add(&mut self, seq: i64, time_nano: i64, kind_id: i64) {
         let is_full = self.blocks.last().is_none_or(|last| last.events >= BLOCK_EVENTS);
         if is_full {
-            if let Some(completed) = self.blocks.len().checked_sub(1) {
-                self.completed.push((completed, self.last_kinds.take()));
+            if let Some(index) = self.blocks.len().checked_sub(1) {
+                self.completed.push(CompletedBlock { index, kinds: self.last_kinds.take() });
             }
             self.last_kinds = Some(BTreeSet::new());
             self.blocks.push(Block {
@@ -81,8 +102,8 @@ impl BlockIndex {
             kinds.insert(kind_id);
         }
         self.first_unstored = Some(self.first_unstored.map_or(index, |first| first.min(index)));
-        if let Some((_, times)) = self.cached_times.iter_mut().find(|cached| cached.0 == index) {
-            times.push((time_nano, seq));
+        if let Some(searched) = self.searched.iter_mut().find(|searched| searched.index == index) {
+            searched.events.push(EventInstant { time_nano, seq });
         }
     }
 
@@ -96,8 +117,8 @@ impl BlockIndex {
         )?;
         let last = self.blocks.len() - 1;
         for index in first..=last {
-            let kinds = match self.completed.iter().find(|completed| completed.0 == index) {
-                Some((_, kinds)) => kinds.as_ref(),
+            let kinds = match self.completed.iter().find(|completed| completed.index == index) {
+                Some(completed) => completed.kinds.as_ref(),
                 None => self.last_kinds.as_ref(),
             };
             let kinds_json =
@@ -117,27 +138,29 @@ impl BlockIndex {
             if !(block.min_nano..=block.max_nano).contains(&time_nano) {
                 continue;
             }
-            let times = self.times(db, index)?;
-            found.extend(times.iter().filter(|(time, _)| *time == time_nano).map(|(_, seq)| *seq));
+            let events = self.instants(db, index)?;
+            found.extend(events.iter().filter(|event| event.time_nano == time_nano).map(|event| event.seq));
         }
         Ok(found)
     }
 
-    /// Returns the instants and sequences of one block, including events that were just added.
-    fn times(&mut self, db: &Connection, index: usize) -> rusqlite::Result<&[(i64, i64)]> {
-        let cached = match self.cached_times.iter().position(|entry| entry.0 == index) {
-            Some(position) => self.cached_times.remove(position),
+    /// Returns the instants of the events of one block, including events that were just added.
+    fn instants(&mut self, db: &Connection, index: usize) -> rusqlite::Result<&[EventInstant]> {
+        let searched = match self.searched.iter().position(|searched| searched.index == index) {
+            Some(position) => self.searched.remove(position),
             None => {
                 let Block { first_seq, last_seq, .. } = self.blocks[index];
                 let mut statement =
                     db.prepare_cached("SELECT time_nano, seq FROM event WHERE seq BETWEEN ?1 AND ?2")?;
-                let times = statement.query_map([first_seq, last_seq], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                (index, times.collect::<rusqlite::Result<Vec<_>>>()?)
+                let events = statement.query_map([first_seq, last_seq], |row| {
+                    Ok(EventInstant { time_nano: row.get(0)?, seq: row.get(1)? })
+                })?;
+                SearchedBlock { index, events: events.collect::<rusqlite::Result<_>>()? }
             }
         };
-        self.cached_times.truncate(CACHED_BLOCKS - 1);
-        self.cached_times.insert(0, cached);
-        Ok(&self.cached_times[0].1)
+        self.searched.truncate(CACHED_BLOCKS - 1);
+        self.searched.insert(0, searched);
+        Ok(&self.searched[0].events)
     }
 }
 

@@ -85,25 +85,43 @@ pub(in crate::store) struct Entry<'a> {
 /// Last field of an event that has the health-check flag.
 pub(in crate::store) const HEALTHCHECK_MARKER: &[u8] = b"healthcheck";
 
-/// Returns the fields of a checkpoint.
-pub(in crate::store) fn checkpoint_fields(pruned_head: Head, events: i64, created_nano: i64) -> [Vec<u8>; 4] {
-    [
-        pruned_head.seq.to_le_bytes().into(),
-        pruned_head.hash.into(),
-        events.to_le_bytes().into(),
-        created_nano.to_le_bytes().into(),
-    ]
+/// Content of a checkpoint: the chain up to `pruned_head` is pruned.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct CheckpointFields {
+    pub(in crate::store) pruned_head: Head,
+    /// Number of events that were ever pruned.
+    pub(in crate::store) events: i64,
+    pub(in crate::store) created_nano: i64,
 }
 
-/// Returns the fields of a gap.
-pub(in crate::store) fn gap_fields(
-    (from, to): (Option<i64>, Option<i64>),
-    reason: Option<&str>,
-    detail: Option<&str>,
-) -> [Vec<u8>; 4] {
-    let instant = |instant: Option<i64>| instant.map_or(Vec::new(), |instant| instant.to_le_bytes().into());
-    let text = |text: Option<&str>| text.unwrap_or_default().as_bytes().to_vec();
-    [instant(from), instant(to), text(reason), text(detail)]
+impl CheckpointFields {
+    /// Returns the fields of the entry.
+    pub(in crate::store) fn encode(&self) -> [Vec<u8>; 4] {
+        [
+            self.pruned_head.seq.to_le_bytes().into(),
+            self.pruned_head.hash.into(),
+            self.events.to_le_bytes().into(),
+            self.created_nano.to_le_bytes().into(),
+        ]
+    }
+}
+
+/// Content of a gap: its state from this entry on. Without a reason, the gap is withdrawn.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct GapFields<'a> {
+    pub(in crate::store) from: Option<i64>,
+    pub(in crate::store) to: Option<i64>,
+    pub(in crate::store) reason: Option<&'a str>,
+    pub(in crate::store) detail: Option<&'a str>,
+}
+
+impl GapFields<'_> {
+    /// Returns the fields of the entry.
+    pub(in crate::store) fn encode(&self) -> [Vec<u8>; 4] {
+        let instant = |instant: Option<i64>| instant.map_or(Vec::new(), |instant| instant.to_le_bytes().into());
+        let text = |text: Option<&str>| text.unwrap_or_default().as_bytes().to_vec();
+        [instant(self.from), instant(self.to), text(self.reason), text(self.detail)]
+    }
 }
 
 /// Returns the link that follows `previous`.

@@ -1,16 +1,17 @@
-//! Decodes rows: restores the exact line of an event that [`crate::store::format::encode`] stored.
+//! Decodes rows: restores the exact line of an event that [`super::encode`] stored.
 //!
 //! Reads only, and caches what many events share. After a transaction that failed, the caches must be cleared.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 
+use super::blocks::parse_ids;
+use super::exec_ids::ExecFlag;
+use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue};
 use crate::cache::GenerationalCache;
-use crate::store::format::blocks::parse_ids;
-use crate::store::format::encode::HEALTHCHECK_EXEC;
-use crate::store::format::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue};
 
 /// Columns of the table `event`, in the order that [`EventRow::read`] expects.
 pub(in crate::store) const EVENT_COLUMNS: &str =
@@ -61,9 +62,7 @@ impl EventRow {
             varying,
         })
     }
-}
 
-impl EventRow {
     pub(in crate::store) fn exec_id(&self) -> Option<&VaryingValue<'static>> {
         self.varying.exec_id()
     }
@@ -83,16 +82,37 @@ struct EventKind {
     is_healthcheck: bool,
 }
 
+/// Time at which the events of some sequences were read together.
+#[derive(Debug, Default)]
+struct SharedArrival {
+    seqs: Range<i64>,
+    received_nano: i64,
+}
+
+/// Actor with the row ID of its source.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct StoredActor {
+    pub(in crate::store) source: i64,
+    pub(in crate::store) actor: Rc<Actor>,
+}
+
+/// Attribute of actors: a row of the table `label`.
+#[derive(Debug)]
+struct Label {
+    key: String,
+    value: String,
+}
+
 /// Restores the lines of events, with caches.
 #[derive(Debug)]
 pub(in crate::store) struct EventDecoder {
     kinds: GenerationalCache<i64, Rc<EventKind>>,
     templates: GenerationalCache<i64, Rc<LineTemplate>>,
-    actors: GenerationalCache<i64, (i64, Rc<Actor>)>,
-    labels: GenerationalCache<i64, Rc<(String, String)>>,
+    actors: GenerationalCache<i64, StoredActor>,
+    labels: GenerationalCache<i64, Rc<Label>>,
     execs: GenerationalCache<i64, [u8; 32]>,
-    /// The shared time of arrival used last: first sequence, the sequence after the last one, and the time.
-    arrival: (i64, i64, i64),
+    /// The shared time of arrival used last.
+    arrival: SharedArrival,
 }
 
 impl EventDecoder {
@@ -103,7 +123,7 @@ impl EventDecoder {
             actors: GenerationalCache::new(ACTOR_CACHE_SIZE),
             labels: GenerationalCache::new(LABEL_CACHE_SIZE),
             execs: GenerationalCache::new(EXEC_CACHE_SIZE),
-            arrival: (0, 0, 0),
+            arrival: SharedArrival::default(),
         }
     }
 
@@ -114,7 +134,7 @@ impl EventDecoder {
 
     /// Returns the row ID of the source of an event.
     pub(in crate::store) fn source(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
-        Ok(self.actor(db, row.actor)?.0)
+        Ok(self.actor(db, row.actor)?.source)
     }
 
     /// Returns true if an event has the health-check flag.
@@ -127,16 +147,17 @@ impl EventDecoder {
         if let Some(late_nano) = row.late_nano {
             return Ok(row.time_nano.wrapping_add(late_nano));
         }
-        if !(self.arrival.0..self.arrival.1).contains(&row.seq) {
+        if !self.arrival.seqs.contains(&row.seq) {
             let mut statement = db.prepare_cached(
                 "SELECT first_seq, received_nano,
                     (SELECT ifnull(min(first_seq), ?2) FROM arrival WHERE first_seq > ?1)
                  FROM arrival WHERE first_seq <= ?1 ORDER BY first_seq DESC LIMIT 1",
             )?;
-            self.arrival =
-                statement.query_row([row.seq, i64::MAX], |found| Ok((found.get(0)?, found.get(2)?, found.get(1)?)))?;
+            self.arrival = statement.query_row([row.seq, i64::MAX], |found| {
+                Ok(SharedArrival { seqs: found.get(0)?..found.get(2)?, received_nano: found.get(1)? })
+            })?;
         }
-        Ok(self.arrival.2)
+        Ok(self.arrival.received_nano)
     }
 
     /// Writes the exact line of an event into `line`.
@@ -150,7 +171,7 @@ impl EventDecoder {
         let kind = self.kind(db, row.kind_id)?;
         match &kind.template {
             Some(template) => {
-                let (_, actor) = self.actor(db, row.actor)?;
+                let StoredActor { actor, .. } = self.actor(db, row.actor)?;
                 let mut varying = row.varying.clone();
                 match varying.exec_id_mut() {
                     Some(exec_id @ VaryingValue::Number(_)) => *exec_id = self.exec_id(db, exec_id, row.seq)?,
@@ -192,11 +213,11 @@ impl EventDecoder {
         if let Some(kind) = self.kinds.get(&id) {
             return Ok(kind.clone());
         }
-        let (event_type, action, template_id, exec): (_, _, Option<i64>, i64) = db
+        let (event_type, action, template_id, exec): (_, _, Option<i64>, ExecFlag) = db
             .prepare_cached("SELECT type, action, form, exec FROM shape WHERE id = ?1")?
             .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         let template = template_id.map(|id| self.template(db, id)).transpose()?;
-        let kind = Rc::new(EventKind { event_type, action, template, is_healthcheck: exec == HEALTHCHECK_EXEC });
+        let kind = Rc::new(EventKind { event_type, action, template, is_healthcheck: exec == ExecFlag::Healthcheck });
         self.kinds.insert(id, kind.clone());
         Ok(kind)
     }
@@ -212,8 +233,8 @@ impl EventDecoder {
         Ok(template)
     }
 
-    /// Returns the row ID of an actor's source, and the actor.
-    pub(in crate::store) fn actor(&mut self, db: &Connection, id: i64) -> rusqlite::Result<(i64, Rc<Actor>)> {
+    /// Returns an actor.
+    pub(in crate::store) fn actor(&mut self, db: &Connection, id: i64) -> rusqlite::Result<StoredActor> {
         if let Some(actor) = self.actors.get(&id) {
             return Ok(actor.clone());
         }
@@ -224,21 +245,21 @@ impl EventDecoder {
         for id in parse_ids(&labels) {
             label_pairs.push(self.label(db, id)?);
         }
-        let mut attributes: Vec<(&str, &str)> = label_pairs.iter().map(|label| (&*label.0, &*label.1)).collect();
+        let mut attributes: Vec<(&str, &str)> = label_pairs.iter().map(|label| (&*label.key, &*label.value)).collect();
         attributes.extend(name.as_deref().map(|name| ("name", name)));
         attributes.sort_unstable();
-        let actor = (source, Rc::new(Actor::new(&actor_id, attributes.into_iter())));
+        let actor = StoredActor { source, actor: Rc::new(Actor::new(&actor_id, attributes.into_iter())) };
         self.actors.insert(id, actor.clone());
         Ok(actor)
     }
 
-    fn label(&mut self, db: &Connection, id: i64) -> rusqlite::Result<Rc<(String, String)>> {
+    fn label(&mut self, db: &Connection, id: i64) -> rusqlite::Result<Rc<Label>> {
         if let Some(label) = self.labels.get(&id) {
             return Ok(label.clone());
         }
-        let label: (String, String) = db
+        let label = db
             .prepare_cached("SELECT key, value FROM label WHERE id = ?1")?
-            .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            .query_row([id], |row| Ok(Label { key: row.get(0)?, value: row.get(1)? }))?;
         let label = Rc::new(label);
         self.labels.insert(id, label.clone());
         Ok(label)

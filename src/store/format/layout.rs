@@ -2,7 +2,7 @@
 //!
 //! An engine sends the same texts again and again, so repeated parts are stored once: the *line template* (the line
 //! with placeholders) and the *actor* (its ID and its stable attributes). The few attributes that vary are stored with
-//! the event. Each time, [`crate::store::format::encode`] checks that the parts restore the same bytes. This module does not know SQL.
+//! the event. Each time, [`super::encode`] checks that the parts restore the same bytes. This module does not know SQL.
 
 use std::borrow::Cow;
 

@@ -6,9 +6,11 @@ use rusqlite::{Connection, Transaction};
 use rusqlite_migration::{HookError, M, Migrations};
 use sha2::{Digest, Sha256};
 
+use super::chain::GapFields;
+use super::encode::{EventEncoder, InsertStatements, NewEvent};
+use super::entries::{EntrySource, RejectedLine};
+use super::intern::actor_digest;
 use crate::event::Event;
-use crate::store::format::chain::EntryKind;
-use crate::store::format::encode::{self, EventEncoder, InsertStatements};
 
 /// Returns all migrations, in order.
 pub(in crate::store) fn migrations() -> Migrations<'static> {
@@ -34,8 +36,8 @@ fn chain_source_names(db: &Connection) -> rusqlite::Result<()> {
     let mut sources = db.prepare("SELECT id, ifnull(engine_id, name), name FROM source ORDER BY id")?;
     let mut sources = sources.query([])?;
     while let Some(row) = sources.next()? {
-        let (source, chain_name, name): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        encoder.add_naming(db, (source, &chain_name), &name)?;
+        let (chain_name, name): (String, String) = (row.get(1)?, row.get(2)?);
+        encoder.chain.add_naming(db, EntrySource { id: row.get(0)?, chain_name: &chain_name }, &name)?;
     }
     encoder.finish(db)
 }
@@ -44,59 +46,65 @@ fn chain_source_names(db: &Connection) -> rusqlite::Result<()> {
 fn migrate_v1_rows(db: &Connection) -> rusqlite::Result<()> {
     let mut encoder = EventEncoder::for_legacy_schema();
     encoder.begin(db)?;
-    {
-        let mut old = db.prepare(
-            "SELECT old_event.source, ifnull(source.engine_id, source.name), received_nano, raw
-             FROM old_event JOIN source ON source.id = old_event.source ORDER BY seq",
-        )?;
-        let mut old = old.query([])?;
-        let mut inserts = InsertStatements::prepare(db)?;
-        while let Some(row) = old.next()? {
-            let (source, name): (i64, String) = (row.get(0)?, row.get(1)?);
-            let raw = row.get_ref(3)?.as_bytes()?;
-            let event = Event::parse(raw).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-            encoder.add_event(
-                (db, &mut inserts),
-                (source, &name),
-                (&event, &Sha256::digest(raw).into(), false),
-                row.get(2)?,
-                false,
-            )?;
-        }
-    }
-    {
-        let mut old = db.prepare(
-            "SELECT old_gap.source, ifnull(source.engine_id, source.name), from_nano, to_nano, reason, detail
-             FROM old_gap JOIN source ON source.id = old_gap.source ORDER BY old_gap.id",
-        )?;
-        let mut old = old.query([])?;
-        while let Some(row) = old.next()? {
-            let (source, name): (i64, String) = (row.get(0)?, row.get(1)?);
-            let (reason, detail): (String, Option<String>) = (row.get(4)?, row.get(5)?);
-            encoder.add_gap(db, (source, &name), (row.get(2)?, row.get(3)?), Some(&reason), detail.as_deref())?;
-        }
-    }
-    {
-        let mut old = db.prepare(
-            "SELECT old_rejected.source, ifnull(source.engine_id, source.name), received_nano, error, bytes
-             FROM old_rejected JOIN source ON source.id = old_rejected.source ORDER BY old_rejected.id",
-        )?;
-        let mut insert =
-            db.prepare("INSERT INTO rejected (seq, source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-        let mut old = old.query([])?;
-        while let Some(row) = old.next()? {
-            let (source, name, received_nano): (i64, String, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            let (error, bytes): (String, Vec<u8>) = (row.get(3)?, row.get(4)?);
-            let seq = encoder.append_entry(
-                EntryKind::Rejected,
-                &name,
-                &[&received_nano.to_le_bytes(), error.as_bytes(), &bytes],
-            );
-            insert.execute((seq, source, received_nano, error, bytes))?;
-        }
-    }
+    migrate_v1_events(db, &mut encoder)?;
+    migrate_v1_gaps(db, &mut encoder)?;
+    migrate_v1_rejected(db, &mut encoder)?;
     encoder.finish(db)?;
     db.execute_batch("DROP TABLE old_event; DROP TABLE old_gap; DROP TABLE old_rejected;")
+}
+
+fn migrate_v1_events(db: &Connection, encoder: &mut EventEncoder) -> rusqlite::Result<()> {
+    let mut old = db.prepare(
+        "SELECT old_event.source, ifnull(source.engine_id, source.name), received_nano, raw
+         FROM old_event JOIN source ON source.id = old_event.source ORDER BY seq",
+    )?;
+    let mut old = old.query([])?;
+    let mut inserts = InsertStatements::prepare(db)?;
+    while let Some(row) = old.next()? {
+        let chain_name: String = row.get(1)?;
+        let raw = row.get_ref(3)?.as_bytes()?;
+        let event = Event::parse(raw).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+        let event = NewEvent {
+            event: &event,
+            digest: &Sha256::digest(raw).into(),
+            is_healthcheck: false,
+            received_nano: row.get(2)?,
+            shares_arrival: false,
+        };
+        encoder.add_event(&mut inserts, EntrySource { id: row.get(0)?, chain_name: &chain_name }, event)?;
+    }
+    Ok(())
+}
+
+fn migrate_v1_gaps(db: &Connection, encoder: &mut EventEncoder) -> rusqlite::Result<()> {
+    let mut old = db.prepare(
+        "SELECT old_gap.source, ifnull(source.engine_id, source.name), from_nano, to_nano, reason, detail
+         FROM old_gap JOIN source ON source.id = old_gap.source ORDER BY old_gap.id",
+    )?;
+    let mut old = old.query([])?;
+    while let Some(row) = old.next()? {
+        let (chain_name, reason, detail): (String, String, Option<String>) = (row.get(1)?, row.get(4)?, row.get(5)?);
+        let source = EntrySource { id: row.get(0)?, chain_name: &chain_name };
+        let (from, to) = (row.get(2)?, row.get(3)?);
+        let gap = GapFields { from, to, reason: Some(&reason), detail: detail.as_deref() };
+        encoder.chain.add_gap(db, source, gap)?;
+    }
+    Ok(())
+}
+
+fn migrate_v1_rejected(db: &Connection, encoder: &mut EventEncoder) -> rusqlite::Result<()> {
+    let mut old = db.prepare(
+        "SELECT old_rejected.source, ifnull(source.engine_id, source.name), received_nano, error, bytes
+         FROM old_rejected JOIN source ON source.id = old_rejected.source ORDER BY old_rejected.id",
+    )?;
+    let mut old = old.query([])?;
+    while let Some(row) = old.next()? {
+        let (chain_name, error, bytes): (String, String, Vec<u8>) = (row.get(1)?, row.get(3)?, row.get(4)?);
+        let source = EntrySource { id: row.get(0)?, chain_name: &chain_name };
+        let line = RejectedLine { received_nano: row.get(2)?, error: &error, bytes: &bytes };
+        encoder.chain.add_rejected(db, source, line)?;
+    }
+    Ok(())
 }
 
 /// Computes the digests of the actors, by which the writer finds them.
@@ -106,7 +114,7 @@ fn fill_actor_digests(db: &Connection) -> rusqlite::Result<()> {
     let mut update = db.prepare("UPDATE actor SET digest = ?2 WHERE id = ?1")?;
     while let Some(row) = actors.next()? {
         let (name, labels) = (row.get_ref(2)?.as_str_or_null()?, row.get_ref(3)?.as_str()?);
-        update.execute([row.get(0)?, encode::actor_digest(row.get(1)?, name, labels)])?;
+        update.execute([row.get(0)?, actor_digest(row.get(1)?, name, labels)])?;
     }
     Ok(())
 }
@@ -114,7 +122,7 @@ fn fill_actor_digests(db: &Connection) -> rusqlite::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::file::open::SCHEMA_VERSION;
+    use crate::store::file::header::SCHEMA_VERSION;
 
     #[test]
     fn migrations_are_valid_and_reach_the_current_schema() {

@@ -10,9 +10,13 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use tempfile::{NamedTempFile, TempPath};
 
+use crate::store::error::{StoreError, sqlite_error};
 use crate::store::file::filesystem::free_bytes;
-use crate::store::file::open::{self as file, sqlite_error};
-use crate::store::{Head, Reader, Store, StoreError};
+use crate::store::file::open::copy_any_version;
+use crate::store::format::chain::Head;
+use crate::store::format::links::head;
+use crate::store::format::store::Store;
+use crate::store::read::reader::Reader;
 
 /// Number of pages copied in one step: a megabyte, which takes some milliseconds.
 const STEP_PAGES: i32 = 256;
@@ -79,7 +83,7 @@ impl Reader {
         }
         let io = |source| StoreError::Io { operation: "copy", path: path.into(), source };
         let copy = NamedTempFile::with_prefix(".events-import-").map_err(io)?.into_temp_path();
-        file::copy_any_version(path, &copy)?;
+        copy_any_version(path, &copy)?;
         drop(Store::open(&copy)?);
         Ok((Reader::open(&copy)?, Some(copy)))
     }
@@ -94,7 +98,7 @@ impl Reader {
         let (read, write) = (sqlite_error("read", self.path()), sqlite_error("write", target));
         // Holds the copy to one moment: see above.
         let transaction = self.connection().unchecked_transaction().map_err(&read)?;
-        let head = file::head(&transaction).map_err(&read)?;
+        let head = head(&transaction).map_err(&read)?;
         let read_pragma =
             |pragma: &str| transaction.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, u64>(0));
         let page_bytes = read_pragma("page_size").map_err(&read)?;

@@ -8,13 +8,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
-use crate::store::file::open::{BUSY_TIMEOUT, sqlite_error};
+use super::pages::{VACUUM_STEP_PAGES, free_pages, incremental_vacuum, truncate_wal};
+use crate::store::error::{StoreError, sqlite_error};
 use crate::store::format::blocks::parse_ids;
-use crate::store::format::encode::MaxIds;
-use crate::store::maintain::prune;
-use crate::store::{Store, StoreError};
+use crate::store::format::checkpoint;
+use crate::store::format::max_ids::MaxIds;
+use crate::store::format::store::Store;
 
 /// Duration of a step, without its commit.
 const STEP_DURATION: Duration = Duration::from_millis(10);
@@ -50,7 +51,7 @@ pub(in crate::store) struct GarbageStats {
 
 impl GarbageStats {
     pub(in crate::store) fn read(db: &Connection) -> rusqlite::Result<GarbageStats> {
-        let pruned_total = prune::latest_checkpoint(db)?.map_or(0, |checkpoint| checkpoint.events as i64);
+        let pruned_total = checkpoint::latest(db)?.map_or(0, |checkpoint| checkpoint.events as i64);
         let (pruned_at_last_gc, last_gc_nano): (i64, i64) = db
             .prepare_cached("SELECT events, swept_nano FROM swept")?
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -303,28 +304,13 @@ impl IdSet {
     }
 }
 
-/// Truncates the WAL, which contains the deleted texts until it is overwritten. Returns false if a reader is using it.
-pub(in crate::store) fn truncate_wal(db: &Connection) -> rusqlite::Result<bool> {
-    // Waiting for a reader here would delay the writer.
-    db.busy_timeout(Duration::ZERO)?;
-    let busy = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
-    db.busy_timeout(BUSY_TIMEOUT)?;
-    match busy {
-        Ok(busy) => Ok(!busy),
-        Err(e) if matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) => {
-            Ok(false)
-        }
-        Err(e) => Err(e),
-    }
-}
-
 impl Store {
     /// Returns true if so much was pruned since the last garbage collection that unused texts take space from events.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`], as for all of these methods.
     pub fn needs_garbage_collection(&self) -> Result<bool, StoreError> {
-        GarbageStats::read(&self.connection)
+        GarbageStats::read(self.connection())
             .map(|stats| stats.exceeds_threshold())
             .map_err(sqlite_error("read", self.path()))
     }
@@ -343,7 +329,7 @@ impl Store {
         loop {
             let is_read_only = gc.as_ref().is_none_or(GarbageCollection::is_read_only);
             let behavior = if is_read_only { TransactionBehavior::Deferred } else { TransactionBehavior::Immediate };
-            let db = self.connection.transaction_with_behavior(behavior)?;
+            let db = self.connection_mut().transaction_with_behavior(behavior)?;
             let max_ids = MaxIds::load(&db)?;
             let gc = match &mut gc {
                 Some(gc) => gc,
@@ -362,12 +348,12 @@ impl Store {
             }
             between_steps();
         }
-        while prune::free_pages(&self.connection)? > 0 {
-            prune::incremental_vacuum(&self.connection, prune::VACUUM_STEP_PAGES)?;
+        while free_pages(self.connection())? > 0 {
+            incremental_vacuum(self.connection(), VACUUM_STEP_PAGES)?;
             between_steps();
         }
         for _ in 0..WAL_TRUNCATE_ATTEMPTS {
-            if truncate_wal(&self.connection)? {
+            if truncate_wal(self.connection())? {
                 break;
             }
             between_steps();

@@ -2,6 +2,7 @@
 
 pub(in crate::store) mod backup;
 pub(in crate::store) mod gc;
+mod pages;
 pub(in crate::store) mod prune;
 pub(in crate::store) mod retention;
 pub(in crate::store) mod verify;

@@ -5,15 +5,19 @@
 //! the pruned part and are appended again: names of sources, gaps that reach further, and health check commands of
 //! containers that still exist.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
-use crate::store::file::open::sqlite_error;
-use crate::store::format::chain::{Hash, Head};
-use crate::store::format::encode::{EXEC_ID_LOOKBACK, EventEncoder, MaxIds};
+use super::pages::{VACUUM_STEP_PAGES, incremental_vacuum, used_bytes};
+use crate::store::error::{StoreError, sqlite_error};
+use crate::store::format::chain::{CheckpointFields, GapFields, Hash, Head};
+use crate::store::format::checkpoint;
+use crate::store::format::encode::EventEncoder;
+use crate::store::format::entries::EntrySource;
+use crate::store::format::max_ids::MaxIds;
 use crate::store::format::migrate;
-use crate::store::{Store, StoreError};
+use crate::store::format::store::Store;
 
 /// Maximum number of events deleted in one step, which takes a tenth of a second.
 const STEP_EVENTS: u64 = 16_384;
@@ -21,9 +25,6 @@ const STEP_EVENTS: u64 = 16_384;
 /// Minimum number of events to delete from a file that is too large. A step ends at a stored link, and only every 64th
 /// entry has one.
 const MIN_STEP_EVENTS: u64 = 256;
-
-/// Number of free pages returned to the filesystem in one step.
-pub(in crate::store) const VACUUM_STEP_PAGES: u64 = 1_000;
 
 /// Number of blocks that are searched for the oldest or newest instant of a source, before all its events are.
 const MAX_SEARCHED_BLOCKS: usize = 8;
@@ -35,17 +36,6 @@ pub struct PrunedRange {
     pub events: u64,
     /// Last pruned sequence.
     pub last_seq: i64,
-}
-
-/// Everything that was ever pruned, according to the newest checkpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Checkpoint {
-    /// Number of pruned events.
-    pub events: u64,
-    /// Last pruned sequence.
-    pub last_seq: i64,
-    /// Time of the last pruning, in nanoseconds since the epoch.
-    pub created_nano: i64,
 }
 
 impl Store {
@@ -63,13 +53,13 @@ impl Store {
     ) -> Result<Option<PrunedRange>, StoreError> {
         let pruned = self.prune_step(cutoff_nano, max_bytes, now_nano).map_err(sqlite_error("prune", self.path()))?;
         if pruned.is_some() {
-            incremental_vacuum(&self.connection, VACUUM_STEP_PAGES).map_err(sqlite_error("prune", self.path()))?;
+            incremental_vacuum(self.connection(), VACUUM_STEP_PAGES).map_err(sqlite_error("prune", self.path()))?;
         }
         Ok(pruned)
     }
 
     fn prune_step(&mut self, cutoff_nano: i64, max_bytes: u64, now_nano: i64) -> rusqlite::Result<Option<PrunedRange>> {
-        let db = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let db = self.connection_mut().transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut encoder = EventEncoder::new();
         encoder.begin(&db)?;
         let pruned = match excess_events(&db, max_bytes)? {
@@ -85,7 +75,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn prunable(&self, cutoff_nano: i64) -> Result<Option<PrunedRange>, StoreError> {
-        prunable_range(&self.connection, cutoff_nano, i64::MAX as u64).map_err(sqlite_error("read", self.path()))
+        prunable_range(self.connection(), cutoff_nano, i64::MAX as u64).map_err(sqlite_error("read", self.path()))
     }
 
     /// Size of a store without entries, in bytes.
@@ -105,13 +95,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn used_bytes(&self) -> Result<u64, StoreError> {
-        used_bytes(&self.connection).map_err(sqlite_error("read", self.path()))
+        used_bytes(self.connection()).map_err(sqlite_error("read", self.path()))
     }
-}
-
-/// Size of the file without its free pages, in bytes.
-pub(in crate::store) fn used_bytes(db: &Connection) -> rusqlite::Result<u64> {
-    Ok((pages(db)? - free_pages(db)?) * read_pragma(db, "page_size")?)
 }
 
 /// Estimates how many events must be deleted to bring the file below `max_bytes`, as events are of similar size. The
@@ -125,35 +110,6 @@ pub(in crate::store) fn excess_events(db: &Connection, max_bytes: u64) -> rusqli
         db.prepare_cached("SELECT ifnull(sum(events), 0) FROM source")?.query_row([], |row| row.get(0))?;
     let excess = u128::from(events) * u128::from(used - max_bytes) / u128::from(used);
     Ok((excess as u64).max(MIN_STEP_EVENTS))
-}
-
-/// Number of pages.
-pub(in crate::store) fn pages(db: &Connection) -> rusqlite::Result<u64> {
-    read_pragma(db, "page_count")
-}
-
-/// Number of free pages.
-pub(in crate::store) fn free_pages(db: &Connection) -> rusqlite::Result<u64> {
-    read_pragma(db, "freelist_count")
-}
-
-fn read_pragma(db: &Connection, pragma: &str) -> rusqlite::Result<u64> {
-    db.prepare_cached(&format!("PRAGMA {pragma}"))?.query_row([], |row| row.get(0))
-}
-
-/// Returns some of the free pages to the filesystem.
-pub(in crate::store) fn incremental_vacuum(db: &Connection, pages: u64) -> rusqlite::Result<()> {
-    let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
-    let mut pages = vacuum.query([])?;
-    while pages.next()?.is_some() {}
-    Ok(())
-}
-
-/// Returns the newest checkpoint; `None` if nothing was ever pruned.
-pub(in crate::store) fn latest_checkpoint(db: &Connection) -> rusqlite::Result<Option<Checkpoint>> {
-    db.prepare_cached("SELECT events, upto, sealed_nano FROM seal ORDER BY seq DESC LIMIT 1")?
-        .query_row([], |row| Ok(Checkpoint { events: row.get(0)?, last_seq: row.get(1)?, created_nano: row.get(2)? }))
-        .optional()
 }
 
 /// Finds the longest beginning whose events are all older than an instant, with at most `max_events` events. It ends at
@@ -205,13 +161,15 @@ pub(in crate::store) fn step(
     append_checkpoint(db, encoder, Head { seq: last_seq, hash }, &pruned, now_nano)?;
     reappend_names_and_gaps(db, encoder, last_seq, cutoff_nano)?;
     let healthchecks = retained_healthchecks(db, last_seq)?;
-    materialize_exec_ids(db, encoder, last_seq)?;
+    let head_seq = encoder.chain.head().seq;
+    encoder.exec_id_references.materialize(db, last_seq, head_seq)?;
     let deleted = DeletedEvents::up_to(db, last_seq)?;
     for table in ["event", "verbatim", "rejected", "gap", "naming", "healthcheck", "link"] {
         db.prepare_cached(&format!("DELETE FROM {table} WHERE seq <= ?1"))?.execute([last_seq])?;
     }
-    for (source, chain_name, container, command) in healthchecks {
-        encoder.add_healthcheck(db, (source, &chain_name), &container, &command)?;
+    for RetainedHealthcheck { source_id, chain_name, container, command } in healthchecks {
+        let source = EntrySource { id: source_id, chain_name: &chain_name };
+        encoder.chain.add_healthcheck(db, source, &container, &command)?;
     }
     // The arrival row of the first remaining event now begins with that event.
     db.prepare_cached(
@@ -223,7 +181,7 @@ pub(in crate::store) fn step(
     trim_blocks(db, last_seq)?;
     delete_unreferenced_actors(db, encoder.max_ids(), &deleted.actors)?;
     update_source_stats(db, &deleted)?;
-    encoder.finish_chain(db)?;
+    encoder.chain.store(db)?;
     encoder.on_pruned();
     Ok(Some(pruned))
 }
@@ -236,14 +194,11 @@ fn append_checkpoint(
     pruned: &PrunedRange,
     now_nano: i64,
 ) -> rusqlite::Result<()> {
-    let previous_events: i64 = db
-        .prepare_cached("SELECT events FROM seal ORDER BY seq DESC LIMIT 1")?
-        .query_row([], |row| row.get(0))
-        .optional()?
-        .unwrap_or(0);
+    let previous_events = checkpoint::latest(db)?.map_or(0, |checkpoint| checkpoint.events as i64);
     // The new checkpoint includes what earlier ones counted, and those in the pruned part must be deleted.
     db.prepare_cached("DELETE FROM seal WHERE seq <= ?1")?.execute([pruned_head.seq])?;
-    encoder.add_checkpoint(db, pruned_head, previous_events + pruned.events as i64, now_nano)
+    let events = previous_events + pruned.events as i64;
+    encoder.chain.add_checkpoint(db, CheckpointFields { pruned_head, events, created_nano: now_nano })
 }
 
 /// Appends names and gaps again that must outlive their entries: all names, and the gaps that reach further.
@@ -259,8 +214,8 @@ fn reappend_names_and_gaps(
     )?;
     let mut names = names.query([last_seq])?;
     while let Some(row) = names.next()? {
-        let (source, chain_name, name): (i64, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        encoder.add_naming(db, (source, &chain_name), &name)?;
+        let (chain_name, name): (String, String) = (row.get(1)?, row.get(2)?);
+        encoder.chain.add_naming(db, EntrySource { id: row.get(0)?, chain_name: &chain_name }, &name)?;
     }
     let mut gaps = db.prepare_cached(
         "SELECT gap.source, ifnull(engine_id, name), from_nano, to_nano, reason, detail
@@ -271,16 +226,30 @@ fn reappend_names_and_gaps(
     )?;
     let mut gaps = gaps.query([last_seq, cutoff_nano])?;
     while let Some(row) = gaps.next()? {
-        let (source, chain_name): (i64, String) = (row.get(0)?, row.get(1)?);
+        let chain_name: String = row.get(1)?;
         let (reason, detail): (Option<String>, Option<String>) = (row.get(4)?, row.get(5)?);
-        encoder.add_gap(db, (source, &chain_name), (row.get(2)?, row.get(3)?), reason.as_deref(), detail.as_deref())?;
+        let source = EntrySource { id: row.get(0)?, chain_name: &chain_name };
+        let (from, to) = (row.get(2)?, row.get(3)?);
+        encoder.chain.add_gap(
+            db,
+            source,
+            GapFields { from, to, reason: reason.as_deref(), detail: detail.as_deref() },
+        )?;
     }
     Ok(())
 }
 
+/// Health check command that outlives its entry.
+struct RetainedHealthcheck {
+    source_id: i64,
+    chain_name: String,
+    container: String,
+    command: String,
+}
+
 /// Reads the health check commands of containers that still exist or have remaining events. They are appended again
 /// once their old entries are deleted.
-fn retained_healthchecks(db: &Connection, last_seq: i64) -> rusqlite::Result<Vec<(i64, String, String, String)>> {
+fn retained_healthchecks(db: &Connection, last_seq: i64) -> rusqlite::Result<Vec<RetainedHealthcheck>> {
     let mut kept = db.prepare_cached(
         "SELECT source.id, ifnull(engine_id, name), h.container, h.command
          FROM healthcheck AS h JOIN source ON source.id = h.source
@@ -290,40 +259,15 @@ fn retained_healthchecks(db: &Connection, last_seq: i64) -> rusqlite::Result<Vec
              OR EXISTS (SELECT 1 FROM snapshot WHERE snapshot.source = h.source AND instr(containers, h.container)))
          ORDER BY h.seq",
     )?;
-    kept.query_map([last_seq], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?.collect()
-}
-
-/// References from events to the exec ID of an earlier event, for the events after the pruned part that can have one.
-/// Each reference is found once, however small the steps are.
-#[derive(Debug, Default)]
-pub(in crate::store) struct ExecIdReferences {
-    /// Sequence up to which references were searched.
-    scanned_seq: i64,
-    /// Pairs of the referenced and the referring sequence.
-    pairs: BTreeSet<(i64, i64)>,
-}
-
-/// Writes an exec ID into the events that refer to it, if the event that contains it is deleted.
-fn materialize_exec_ids(db: &Connection, encoder: &mut EventEncoder, last_seq: i64) -> rusqlite::Result<()> {
-    let head = encoder.head().seq;
-    let ExecIdReferences { scanned_seq, pairs } = &mut encoder.exec_id_references;
-    let (from, to) = ((*scanned_seq).max(last_seq) + 1, head.min(last_seq + EXEC_ID_LOOKBACK));
-    let mut refer = db
-        .prepare_cached("SELECT exec_id, seq FROM event WHERE seq BETWEEN ?1 AND ?2 AND typeof(exec_id) = 'integer'")?;
-    let mut refer = refer.query([from, to])?;
-    while let Some(row) = refer.next()? {
-        pairs.insert((row.get(0)?, row.get(1)?));
-    }
-    *scanned_seq = to.max(*scanned_seq);
-    let remaining = pairs.split_off(&(last_seq + 1, 0));
-    let mut update = db.prepare_cached(
-        "UPDATE event SET exec_id = (SELECT same.exec_id FROM event AS same WHERE same.seq = ?1)
-         WHERE seq = ?2 AND exec_id = ?1",
-    )?;
-    for (referenced_seq, seq) in std::mem::replace(pairs, remaining).into_iter().filter(|(_, seq)| *seq > last_seq) {
-        update.execute([referenced_seq, seq])?;
-    }
-    Ok(())
+    let retained = |row: &Row<'_>| {
+        Ok(RetainedHealthcheck {
+            source_id: row.get(0)?,
+            chain_name: row.get(1)?,
+            container: row.get(2)?,
+            command: row.get(3)?,
+        })
+    };
+    kept.query_map([last_seq], retained)?.collect()
 }
 
 /// Events that are deleted in a step.

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
+use super::gc::{GarbageCollection, GarbageStats};
+use super::pages::{free_pages, incremental_vacuum, pages, truncate_wal};
+use super::prune::{self, PrunedRange};
 use crate::store::file::open::with_suffix;
 use crate::store::format::encode::EventEncoder;
-use crate::store::maintain::gc::{GarbageCollection, GarbageStats, truncate_wal};
-use crate::store::maintain::prune::{self, PrunedRange};
 
 /// Limits of a store; by default there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,11 +157,11 @@ impl Retainer {
             let target_events = (max_events as f64 * STEP_DURATION.as_secs_f64() / elapsed.as_secs_f64()) as u64;
             self.step_events =
                 target_events.clamp(self.step_events / 2, self.step_events * 2).clamp(MIN_STEP_EVENTS, MAX_STEP_EVENTS);
-            prune::incremental_vacuum(db, VACUUM_STEP_PAGES)?;
+            incremental_vacuum(db, VACUUM_STEP_PAGES)?;
             return Ok(StepOutcome::Pruned(pruned));
         }
-        if prune::free_pages(db)? > prune::pages(db)? / FREE_PAGES_DIVISOR {
-            prune::incremental_vacuum(db, VACUUM_STEP_PAGES)?;
+        if free_pages(db)? > pages(db)? / FREE_PAGES_DIVISOR {
+            incremental_vacuum(db, VACUUM_STEP_PAGES)?;
             return Ok(StepOutcome::Vacuumed);
         }
         if GarbageStats::read(db)?.is_due(now) {

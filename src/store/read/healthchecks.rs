@@ -15,7 +15,7 @@ use crate::cache::GenerationalCache;
 use crate::error::count_noun;
 use crate::event::{EXEC_DIE, REDACTED, exec_command};
 use crate::store::format::decode::EventRow;
-use crate::store::format::encode::{EXEC_ID_LOOKBACK, HEALTHCHECK_EXEC};
+use crate::store::format::exec_ids::{EXEC_ID_LOOKBACK, ExecFlag};
 use crate::store::format::layout::VaryingValue;
 
 /// Sizes of the caches of event kinds, of containers by actor, and of pairs of both.
@@ -37,9 +37,9 @@ pub struct UnknownHealthchecks {
 
 impl UnknownHealthchecks {
     /// Counts an event of a container.
-    pub(in crate::store) fn add(&mut self, container: (i64, String)) {
+    pub(super) fn add(&mut self, container: ContainerKey) {
         self.events += 1;
-        self.containers.insert(container);
+        self.containers.insert((container.source, container.id));
     }
 
     /// Returns true if every event could be classified.
@@ -56,9 +56,23 @@ impl Display for UnknownHealthchecks {
     }
 }
 
+/// Container of a source.
+#[derive(Clone, Debug)]
+pub(super) struct ContainerKey {
+    source: i64,
+    id: String,
+}
+
+/// Event kind and actor of an event, which together determine everything but its time and its varying attributes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct KindAndActor {
+    pub(super) kind_id: i64,
+    pub(super) actor_id: i64,
+}
+
 /// Classification of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Verdict {
+pub(super) enum Verdict {
     Healthcheck,
     Other,
     Unknown,
@@ -77,18 +91,17 @@ enum ExecRole {
 /// Container of an actor, with its known health check commands.
 #[derive(Debug)]
 struct Container {
-    source: i64,
-    id: String,
+    key: ContainerKey,
     /// Every stored form of the health check command; `None` if the configuration was never seen.
     commands: Option<Vec<String>>,
 }
 
 /// Classifies events while a reader reads them.
-pub(in crate::store) struct HealthcheckClassifier {
+pub(super) struct HealthcheckClassifier {
     roles: GenerationalCache<i64, ExecRole>,
     containers: GenerationalCache<i64, Rc<Container>>,
-    /// By event kind and actor, for events that contain the command.
-    command_verdicts: GenerationalCache<(i64, i64), Verdict>,
+    /// For events that contain the command.
+    command_verdicts: GenerationalCache<KindAndActor, Verdict>,
     /// By the sequence of the first event with the exec ID.
     exec_verdicts: GenerationalCache<i64, Verdict>,
 }
@@ -106,21 +119,23 @@ impl Default for HealthcheckClassifier {
 
 impl HealthcheckClassifier {
     /// Classifies an event.
-    pub(in crate::store) fn classify(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<Verdict> {
+    pub(super) fn classify(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<Verdict> {
         let verdict = match self.exec_role(db, row.kind_id)? {
             ExecRole::Other => return Ok(Verdict::Other),
             ExecRole::Healthcheck => Verdict::Healthcheck,
-            ExecRole::Command(command) => self.classify_command(db, (row.kind_id, row.actor), &command)?,
+            ExecRole::Command(command) => {
+                let pair = KindAndActor { kind_id: row.kind_id, actor_id: row.actor };
+                self.classify_command(db, pair, &command)?
+            }
             ExecRole::Die => return self.classify_die(db, row),
         };
         self.exec_verdicts.insert(row.seq, verdict);
         Ok(verdict)
     }
 
-    /// Returns the container of an actor: the row ID of its source, and the container ID.
-    pub(in crate::store) fn container_of(&mut self, db: &Connection, actor: i64) -> rusqlite::Result<(i64, String)> {
-        let container = self.container(db, actor)?;
-        Ok((container.source, container.id.clone()))
+    /// Returns the container of an actor.
+    pub(super) fn container_of(&mut self, db: &Connection, actor_id: i64) -> rusqlite::Result<ContainerKey> {
+        Ok(self.container(db, actor_id)?.key.clone())
     }
 
     /// Classifies an `exec_die` event, which does not contain the command, as the earlier event with its exec ID.
@@ -140,14 +155,14 @@ impl HealthcheckClassifier {
         if let Some(verdict) = first_seq.and_then(|first| self.exec_verdicts.get(&first)) {
             return Ok(*verdict);
         }
-        let found: Option<(i64, i64)> = db
+        let found: Option<KindAndActor> = db
             .prepare_cached("SELECT shape, actor FROM event WHERE seq = ?1")?
-            .query_row([first_seq], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row([first_seq], |row| Ok(KindAndActor { kind_id: row.get(0)?, actor_id: row.get(1)? }))
             .optional()?;
         let verdict = match found {
-            Some((kind_id, actor)) => match self.exec_role(db, kind_id)? {
+            Some(first) => match self.exec_role(db, first.kind_id)? {
                 ExecRole::Healthcheck => Verdict::Healthcheck,
-                ExecRole::Command(command) => self.classify_command(db, (kind_id, actor), &command)?,
+                ExecRole::Command(command) => self.classify_command(db, first, &command)?,
                 ExecRole::Die | ExecRole::Other => Verdict::Other,
             },
             None if self.container(db, row.actor)?.commands.is_none() => Verdict::Unknown,
@@ -157,11 +172,11 @@ impl HealthcheckClassifier {
         Ok(verdict)
     }
 
-    fn classify_command(&mut self, db: &Connection, pair: (i64, i64), command: &str) -> rusqlite::Result<Verdict> {
+    fn classify_command(&mut self, db: &Connection, pair: KindAndActor, command: &str) -> rusqlite::Result<Verdict> {
         if let Some(verdict) = self.command_verdicts.get(&pair) {
             return Ok(*verdict);
         }
-        let verdict = match &self.container(db, pair.1)?.commands {
+        let verdict = match &self.container(db, pair.actor_id)?.commands {
             None => Verdict::Unknown,
             // A redacted command cannot be compared.
             Some(_) if command.contains(REDACTED) => Verdict::Other,
@@ -176,12 +191,12 @@ impl HealthcheckClassifier {
         if let Some(role) = self.roles.get(&kind_id) {
             return Ok(role.clone());
         }
-        let (event_type, action, exec): (String, String, i64) = db
+        let (event_type, action, exec): (String, String, ExecFlag) = db
             .prepare_cached("SELECT type, action, exec FROM shape WHERE id = ?1")?
             .query_row([kind_id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         let role = match exec_command(&action) {
             _ if event_type != "container" => ExecRole::Other,
-            Some(_) if exec == HEALTHCHECK_EXEC => ExecRole::Healthcheck,
+            Some(_) if exec == ExecFlag::Healthcheck => ExecRole::Healthcheck,
             Some(command) => ExecRole::Command(command.into()),
             None if action == EXEC_DIE => ExecRole::Die,
             None => ExecRole::Other,
@@ -202,7 +217,7 @@ impl HealthcheckClassifier {
             .query_map(params![source, id], |row| row.get(0))?
             .collect::<rusqlite::Result<Vec<String>>>()?;
         let commands = Some(commands).filter(|commands| !commands.is_empty());
-        let container = Rc::new(Container { source, id, commands });
+        let container = Rc::new(Container { key: ContainerKey { source, id }, commands });
         self.containers.insert(actor, container.clone());
         Ok(container)
     }

@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 
 use rusqlite::Connection;
 
-use crate::store::Order;
+use super::planner::{AccessPath, QueryPlan};
+use super::query::Order;
 use crate::store::format::blocks::Block;
 use crate::store::format::decode::EventRow;
-use crate::store::read::planner::{AccessPath, QueryPlan};
 
 /// Maximum time, in nanoseconds, by which a block may go back within its run; a larger step back begins a new run. The
 /// clocks of two engines differ, and events found in a backlog arrive late.
@@ -21,7 +21,7 @@ const MAX_RUN_OVERLAP_NANO: i64 = 300_000_000_000;
 const MAX_BLOCKS_PER_STEP: usize = 16;
 
 /// Matching rows of a plan, in order.
-pub(in crate::store) struct MergedRows<'a> {
+pub(super) struct MergedRows<'a> {
     plan: &'a QueryPlan,
     order: Order,
     /// Runs that are not opened yet; the next one is last.
@@ -44,7 +44,7 @@ struct ReadStep {
 }
 
 impl<'a> MergedRows<'a> {
-    pub(in crate::store) fn new(plan: &'a QueryPlan, order: Order) -> Self {
+    pub(super) fn new(plan: &'a QueryPlan, order: Order) -> Self {
         let mut blocks: Vec<&Block> = plan.blocks.iter().collect();
         if order == Order::TimeReversed {
             blocks.reverse();
@@ -52,15 +52,15 @@ impl<'a> MergedRows<'a> {
         let mut runs: Vec<Vec<&Block>> = Vec::new();
         let mut run_max_key = i64::MIN;
         for block in blocks {
-            let (min_key, max_key) = key_range(block, order);
+            let range = key_range(block, order);
             match runs.last_mut() {
-                Some(run) if min_key >= run_max_key.saturating_sub(MAX_RUN_OVERLAP_NANO) => run.push(block),
+                Some(run) if range.min >= run_max_key.saturating_sub(MAX_RUN_OVERLAP_NANO) => run.push(block),
                 _ => {
                     run_max_key = i64::MIN;
                     runs.push(vec![block]);
                 }
             }
-            run_max_key = run_max_key.max(max_key);
+            run_max_key = run_max_key.max(range.max);
         }
         let mut pending: Vec<Run> =
             runs.into_iter().map(|run| Run::new(&run, order, plan.access != AccessPath::Scan)).collect();
@@ -70,14 +70,14 @@ impl<'a> MergedRows<'a> {
         MergedRows { plan, order, pending, active: Vec::new() }
     }
 
-    pub(in crate::store) fn run_count(&self) -> usize {
+    pub(super) fn run_count(&self) -> usize {
         self.pending.len() + self.active.len()
     }
 
     /// Returns the next row.
-    pub(in crate::store) fn next(&mut self, db: &Connection) -> rusqlite::Result<Option<EventRow>> {
+    pub(super) fn next(&mut self, db: &Connection) -> rusqlite::Result<Option<EventRow>> {
         loop {
-            let mut first: Option<((i64, i64), usize)> = None;
+            let mut first: Option<(MergeKey, usize)> = None;
             for index in 0..self.active.len() {
                 self.active[index].fill(db, self.plan, self.order)?;
                 if let Some(row) = self.active[index].rows.last() {
@@ -87,7 +87,7 @@ impl<'a> MergedRows<'a> {
                     }
                 }
             }
-            let comes_first = |run: &Run| first.is_none_or(|((time, _), _)| run.min_key() <= time);
+            let comes_first = |run: &Run| first.is_none_or(|(key, _)| run.min_key() <= key.major);
             if self.pending.last().is_some_and(comes_first) {
                 self.active.extend(self.pending.pop());
                 continue;
@@ -113,7 +113,7 @@ impl Run {
             steps.push_back(ReadStep {
                 first_seq: batch.iter().map(|s| s.first_seq).min().unwrap_or(0),
                 last_seq: batch.iter().map(|s| s.last_seq).max().unwrap_or(0),
-                min_key: batch.iter().map(|s| key_range(s, order).0).min().unwrap_or(i64::MAX),
+                min_key: batch.iter().map(|s| key_range(s, order).min).min().unwrap_or(i64::MAX),
             });
             if by_index {
                 step_blocks = (step_blocks * 2).min(MAX_BLOCKS_PER_STEP);
@@ -134,7 +134,7 @@ impl Run {
 
     /// Reads until the next row is certain or no row is left.
     fn fill(&mut self, db: &Connection, plan: &QueryPlan, order: Order) -> rusqlite::Result<()> {
-        while !self.steps.is_empty() && self.rows.last().is_none_or(|row| key(row, order).0 > self.min_key()) {
+        while !self.steps.is_empty() && self.rows.last().is_none_or(|row| key(row, order).major > self.min_key()) {
             let Some(step) = self.steps.pop_front() else { break };
             plan.read(db, step.first_seq, step.last_seq, &mut self.rows)?;
             self.rows.sort_unstable_by_key(|row| std::cmp::Reverse(key(row, order)));
@@ -143,19 +143,31 @@ impl Run {
     }
 }
 
-/// Returns the least and the greatest key in a block. In the order of arrival the key is the sequence.
-fn key_range(block: &Block, order: Order) -> (i64, i64) {
+/// Sort key of a row. The major part is the time, or the sequence in the order of arrival.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct MergeKey {
+    major: i64,
+    minor: i64,
+}
+
+/// Least and greatest major key in a block.
+struct KeyRange {
+    min: i64,
+    max: i64,
+}
+
+fn key_range(block: &Block, order: Order) -> KeyRange {
     match order {
-        Order::Time => (block.min_nano, block.max_nano),
-        Order::TimeReversed => (block.max_nano.saturating_neg(), block.min_nano.saturating_neg()),
-        Order::Arrival => (block.first_seq, block.last_seq),
+        Order::Time => KeyRange { min: block.min_nano, max: block.max_nano },
+        Order::TimeReversed => KeyRange { min: block.max_nano.saturating_neg(), max: block.min_nano.saturating_neg() },
+        Order::Arrival => KeyRange { min: block.first_seq, max: block.last_seq },
     }
 }
 
-fn key(row: &EventRow, order: Order) -> (i64, i64) {
+fn key(row: &EventRow, order: Order) -> MergeKey {
     match order {
-        Order::Time => (row.time_nano, row.seq),
-        Order::TimeReversed => (row.time_nano.saturating_neg(), -row.seq),
-        Order::Arrival => (row.seq, 0),
+        Order::Time => MergeKey { major: row.time_nano, minor: row.seq },
+        Order::TimeReversed => MergeKey { major: row.time_nano.saturating_neg(), minor: -row.seq },
+        Order::Arrival => MergeKey { major: row.seq, minor: 0 },
     }
 }

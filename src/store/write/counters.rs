@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
 use crate::event::Event;
-use crate::store::{GapReason, SourceRow};
+use crate::store::format::gap::GapReason;
+use crate::store::format::source::SourceRow;
 
 /// Maximum number of sources counted separately; a recorder has a few.
 const MAX_SOURCES: usize = 64;

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::counters::Counters;
+use super::delivery::Delivery;
+use super::status::{Pending, Progress, WriterStatus};
 use crate::store::format::chain::Head;
-use crate::store::write::counters::Counters;
-use crate::store::write::writer::Delivery;
 
 /// Number of events below which the writer waits a little for more.
 const BATCH_THRESHOLD_EVENTS: usize = 1000;
@@ -32,21 +33,8 @@ pub struct Queue {
     interactive: bool,
     /// Counters of the stored entries, if they are needed.
     counters: Option<Arc<Counters>>,
-}
-
-/// Progress of the writer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Number of events that are not yet stored.
-    pub events: usize,
-    /// Size of these events, in bytes.
-    pub bytes: usize,
-    /// Time at which the oldest delivery that is not yet stored was read, in nanoseconds since the epoch.
-    pub oldest_nano: Option<i64>,
-    /// Time since the writer began its current work; `None` while it is idle.
-    pub busy_for: Option<Duration>,
-    /// True if the last commit failed and will be retried.
-    pub failing: bool,
+    /// Status of the writer that empties this queue. A thread that locks both locks `state` first.
+    status: WriterStatus,
 }
 
 #[derive(Debug, Default)]
@@ -56,11 +44,6 @@ struct State {
     bytes: usize,
     events: usize,
     closed: bool,
-    head: Option<Head>,
-    /// Time at which the deliveries being written were read, and the instant at which the writer took them.
-    in_flight_nano: Option<i64>,
-    busy_since: Option<Instant>,
-    failing: bool,
 }
 
 /// Error of a push into a full queue; returns the delivery.
@@ -83,6 +66,7 @@ impl Queue {
             not_full: Condvar::new(),
             budget,
             counters: None,
+            status: WriterStatus::default(),
         }
     }
 
@@ -93,7 +77,7 @@ impl Queue {
     }
 
     /// Counters of the stored entries.
-    pub(in crate::store) fn counters(&self) -> Option<&Counters> {
+    pub(super) fn counters(&self) -> Option<&Counters> {
         self.counters.as_deref()
     }
 
@@ -157,7 +141,7 @@ impl Queue {
     }
 
     /// Returns true if the writer gives up after a while when it cannot write the store.
-    pub(in crate::store) fn has_retry_deadline(&self) -> bool {
+    pub(super) fn has_retry_deadline(&self) -> bool {
         self.interactive || self.is_closed()
     }
 
@@ -169,33 +153,32 @@ impl Queue {
     /// Progress of the writer.
     pub fn progress(&self) -> Progress {
         let state = self.state();
-        Progress {
-            events: state.events,
-            bytes: state.bytes,
-            oldest_nano: state.in_flight_nano.or_else(|| Some(state.pending.front()?.received_nano)),
-            busy_for: state.busy_since.map(|since| since.elapsed()),
-            failing: state.failing,
-        }
+        let oldest_nano = state.pending.front().map(|delivery| delivery.received_nano);
+        self.status.progress(Pending { events: state.events, bytes: state.bytes, oldest_nano })
     }
 
-    /// Marks the current commit as failed; the writer will retry it.
-    pub(in crate::store) fn mark_retrying(&self) {
-        let mut state = self.state();
-        (state.busy_since, state.failing) = (Some(Instant::now()), true);
+    /// Chain head after the last commit; `None` before the first one.
+    pub fn head(&self) -> Option<Head> {
+        self.status.head()
+    }
+
+    /// Status of the writer.
+    pub(super) fn status(&self) -> &WriterStatus {
+        &self.status
     }
 
     /// Waits for deliveries and takes them, up to `max_events` events but at least one delivery. Returns `None` once
     /// the queue is closed and empty. A small batch is not taken before `not_before`, because more may arrive. If
     /// nothing arrives before `idle_deadline`, the batch is empty. Deliveries count as pending until
     /// [`mark_stored`](Self::mark_stored).
-    pub(in crate::store) fn take_batch(
+    pub(super) fn take_batch(
         &self,
         max_events: usize,
         not_before: Instant,
         idle_deadline: Option<Instant>,
     ) -> Option<Vec<Delivery>> {
         let mut state = self.state();
-        state.busy_since = None;
+        self.status.mark_idle();
         while state.pending.is_empty() {
             if state.closed {
                 return None;
@@ -203,7 +186,7 @@ impl Queue {
             state = match idle_deadline.map(|idle| idle.saturating_duration_since(Instant::now())) {
                 None => self.not_empty.wait(state).expect("no holder of this lock panics"),
                 Some(Duration::ZERO) => {
-                    state.busy_since = Some(Instant::now());
+                    self.status.mark_busy();
                     return Some(Vec::new());
                 }
                 Some(remaining) => {
@@ -227,21 +210,14 @@ impl Queue {
             }
             batch.extend(state.pending.pop_front());
         }
-        state.busy_since = Some(Instant::now());
-        state.in_flight_nano = batch.first().map(|delivery| delivery.received_nano);
+        self.status.mark_writing(batch.first().map(|delivery| delivery.received_nano));
         Some(batch)
     }
 
-    /// Chain head after the last commit; `None` before the first one.
-    pub fn head(&self) -> Option<Head> {
-        self.state().head
-    }
-
     /// Marks these deliveries as stored; `head` is the chain head after them.
-    pub(in crate::store) fn mark_stored(&self, deliveries: &[Delivery], head: Head) {
+    pub(super) fn mark_stored(&self, deliveries: &[Delivery], head: Head) {
         let mut state = self.state();
-        state.head = Some(head);
-        (state.busy_since, state.in_flight_nano, state.failing) = (Some(Instant::now()), None, false);
+        self.status.mark_stored(head);
         state.bytes -= deliveries.iter().map(Delivery::bytes).sum::<usize>();
         state.events -= deliveries.iter().map(Delivery::len).sum::<usize>();
         drop(state);
@@ -262,7 +238,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::SourceKey;
+    use crate::store::write::delivery::SourceKey;
 
     #[test]
     fn the_writer_is_busy_until_it_asks_for_the_next_batch() {
@@ -276,7 +252,7 @@ mod tests {
         let first = queue.progress().busy_for.expect("the writer is busy");
         let second = queue.progress();
         assert!(second.busy_for.is_some_and(|busy| busy > first) && second.oldest_nano == Some(7));
-        queue.mark_retrying();
+        queue.status().mark_retrying();
         assert!(queue.progress().failing);
         queue.mark_stored(&batch, Head { seq: 1, hash: [0; 32] });
         // The writer may have more work before it takes the next batch.

@@ -11,17 +11,20 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
+use super::counters::{CommitCounters, SourceDelta};
+use super::delivery::{Delivery, GapChange, Rejection, SourceKey};
+use super::queue::Queue;
 use crate::cache::GenerationalCache;
 use crate::error::chain;
-use crate::event::{Event, EventBatch, Identity, REDACTED, is_redacted, may_be_same};
-use crate::store::file::open::sqlite_error;
-use crate::store::format::chain::EntryKind;
+use crate::event::{Event, is_redacted, may_be_same};
+use crate::store::error::{StoreError, sqlite_error};
+use crate::store::format::chain::GapFields;
+use crate::store::format::checkpoint;
 use crate::store::format::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
-use crate::store::format::encode::{EventEncoder, InsertStatements, SHARED_ARRIVAL_MIN_EVENTS};
-use crate::store::maintain::prune;
+use crate::store::format::encode::{EventEncoder, InsertStatements, NewEvent, SHARED_ARRIVAL_MIN_EVENTS};
+use crate::store::format::entries::{EntrySource, RejectedLine};
+use crate::store::format::store::Store;
 use crate::store::maintain::retention::{self, Retainer, Retention, StepOutcome};
-use crate::store::write::counters::{CommitCounters, SourceDelta};
-use crate::store::{GapReason, Queue, Store, StoreError};
 
 /// Maximum number of events in one commit, unless a single delivery has more.
 const MAX_COMMIT_EVENTS: usize = 10_000;
@@ -32,146 +35,6 @@ const MIN_COMMIT_INTERVAL: Duration = Duration::from_millis(25);
 
 /// Time for which the writer retries a commit when the queue is closed or interactive.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Key of a source. An engine is the same source wherever it is reached.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SourceKey {
-    /// The engine's own ID; `None` for imports, which are distinguished by name.
-    pub engine_id: Option<String>,
-    /// Name of the source: the engine's own, or one given by a user. If another source has that name, the beginning of
-    /// the ID is appended, or `-imported` for an import.
-    pub name: String,
-    /// True if the name replaces one that the source already has.
-    pub overrides_name: bool,
-    /// Host at which the source is reached now; with `None`, the stored host stays.
-    pub host: Option<String>,
-}
-
-/// Data read from one source; never split between two commits.
-#[derive(Debug)]
-pub struct Delivery {
-    /// Source of the data.
-    pub source: Arc<SourceKey>,
-    /// Time of arrival, in nanoseconds since the epoch.
-    pub received_nano: i64,
-    /// Time of arrival of each event, in the order of the events, if they did not arrive together.
-    pub event_received_nanos: Vec<i64>,
-    /// Events that arrived before. Those that are not stored are stored now, unless they were pruned.
-    pub replayed: EventBatch,
-    /// Events after those; the ones that are already stored are dropped.
-    pub events: EventBatch,
-    /// Number of these events that the stream had left out.
-    pub recovered: u64,
-    /// Lines that are not events.
-    pub rejected: Vec<Rejection>,
-    /// The last event seen, stored or not, if it changed.
-    pub last_seen: Option<Identity>,
-    /// Change of a gap; stored before the events.
-    pub gap: Option<GapChange>,
-    /// True if a new connection to the source was made.
-    pub connected: bool,
-    /// Time by which the source's clock is ahead of the recorder's, in nanoseconds, if it was requested.
-    pub skew_nano: Option<i64>,
-    /// The source's answer to `/version`, as JSON, if it was requested.
-    pub version: Option<String>,
-    /// Current containers of the source, as a JSON array, if they were requested.
-    pub containers: Option<String>,
-    /// Containers and their health check commands, as exec events repeat them; an empty command means no health check.
-    pub healthchecks: Vec<(String, String)>,
-    /// Number of health check events that were excluded.
-    pub excluded_healthchecks: u64,
-}
-
-impl Delivery {
-    /// Creates an empty delivery.
-    pub fn new(source: Arc<SourceKey>, received_nano: i64) -> Self {
-        Delivery {
-            source,
-            received_nano,
-            event_received_nanos: Vec::new(),
-            replayed: EventBatch::default(),
-            events: EventBatch::default(),
-            recovered: 0,
-            rejected: Vec::new(),
-            last_seen: None,
-            gap: None,
-            connected: false,
-            skew_nano: None,
-            version: None,
-            containers: None,
-            healthchecks: Vec::new(),
-            excluded_healthchecks: 0,
-        }
-    }
-
-    /// Memory that the delivery takes, in bytes.
-    pub fn bytes(&self) -> usize {
-        let rejected: usize = self.rejected.iter().map(|r| r.bytes.len() + r.error.len() + 48).sum();
-        let healthchecks: usize = self.healthchecks.iter().map(|(id, command)| id.len() + command.len() + 48).sum();
-        let containers = self.containers.as_ref().map_or(0, String::len);
-        let events =
-            self.replayed.heap_size() + self.events.heap_size() + self.event_received_nanos.len() * size_of::<i64>();
-        size_of::<Self>() + events + rejected + healthchecks + containers
-    }
-
-    /// Number of events.
-    pub fn len(&self) -> usize {
-        self.replayed.len() + self.events.len()
-    }
-
-    /// Returns true if the delivery contains nothing to store.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-            && self.recovered == 0
-            && self.rejected.is_empty()
-            && self.last_seen.is_none()
-            && self.gap.is_none()
-            && self.skew_nano.is_none()
-            && self.version.is_none()
-            && self.containers.is_none()
-            && self.healthchecks.is_empty()
-            && self.excluded_healthchecks == 0
-    }
-}
-
-/// Bytes that are not an event.
-#[derive(Clone, Debug)]
-pub struct Rejection {
-    /// The bytes, truncated to the limit.
-    pub bytes: Box<[u8]>,
-    /// Reason why they are not an event.
-    pub error: String,
-}
-
-impl Rejection {
-    /// Removes the bytes, where they may contain text that must not be stored.
-    #[must_use]
-    pub fn redacted(self) -> Rejection {
-        Rejection { bytes: REDACTED.as_bytes().into(), ..self }
-    }
-}
-
-/// Change of a gap. A gap begins after the last instant seen, and that instant (or its absence) identifies it. Later
-/// findings about the same instant change the same gap.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GapChange {
-    /// Events after this instant are or may be missing, up to an end if it is known.
-    Reported {
-        /// The last instant seen.
-        from: Option<i64>,
-        /// End of the gap; `None` while it is open.
-        to: Option<i64>,
-        /// Reason for the gap.
-        reason: GapReason,
-        /// Further detail, for a person.
-        detail: Option<String>,
-    },
-    /// No events are missing after this instant.
-    Withdrawn {
-        /// The last instant seen.
-        from: Option<i64>,
-    },
-}
 
 /// Result of storing deliveries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -270,7 +133,7 @@ fn write_loop(writer: &mut Writer, queue: &Queue) -> WriterOutcome {
             },
         };
         total += stored;
-        queue.mark_stored(&deliveries, writer.encoder.head());
+        queue.mark_stored(&deliveries, writer.encoder.chain.head());
         writer.apply_retention(queue);
     }
     WriterOutcome { stored: total, error: None }
@@ -292,7 +155,7 @@ fn retry_until_stored(
         if queue.has_retry_deadline() && closing_since.get_or_insert_with(Instant::now).elapsed() > RETRY_TIMEOUT {
             return Err(error);
         }
-        queue.mark_retrying();
+        queue.status().mark_retrying();
         std::thread::sleep(delay);
         delay = (delay * 2).min(Duration::from_secs(1));
         match writer.store(deliveries, queue) {
@@ -326,6 +189,12 @@ struct SourceState {
     rejected: u64,
     /// Stored events of the instants that were looked up last.
     events_at: GenerationalCache<i64, InstantEvents>,
+}
+
+impl SourceState {
+    fn entry_source(&self) -> EntrySource<'_> {
+        EntrySource { id: self.id, chain_name: &self.chain_name }
+    }
 }
 
 /// Stored events of a source at one instant.
@@ -391,7 +260,7 @@ impl Writer {
                         self.sources.clear();
                     }
                     retainer.record_step(&outcome);
-                    if let Err(e) = retainer.checkpoint_wal(&self.store.connection, &outcome) {
+                    if let Err(e) = retainer.checkpoint_wal(self.store.connection(), &outcome) {
                         retainer.record_failure(&sqlite_error("write", self.store.path())(e));
                     }
                 }
@@ -420,11 +289,11 @@ impl Writer {
         work: impl FnOnce(&mut WriteTransaction<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
         let Writer { store, sources, encoder, decoder, limits, data_version, .. } = self;
-        let transaction = store.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = store.connection_mut().transaction_with_behavior(TransactionBehavior::Immediate)?;
         let version = transaction.query_row("PRAGMA data_version", [], |row| row.get(0))?;
         if version != *data_version {
             sources.clear();
-            encoder.on_external_commit();
+            encoder.clear_caches();
             decoder.clear_caches();
             *data_version = version;
         }
@@ -515,7 +384,7 @@ fn find_or_add_source(
                         .prepare_cached("UPDATE source SET name = ?2 WHERE id = ?1 AND name <> ?2")?
                         .execute(params![id, name])?;
                     if renamed > 0 {
-                        encoder.add_naming(db, (id, &chain_name(&name)), &name)?;
+                        encoder.chain.add_naming(db, EntrySource { id, chain_name: &chain_name(&name) }, &name)?;
                     }
                 }
                 (id, name, oldest, newest)
@@ -525,7 +394,7 @@ fn find_or_add_source(
                 db.prepare_cached("INSERT INTO source (engine_id, name, host) VALUES (?1, ?2, ?3)")?
                     .execute(params![key.engine_id, name, key.host])?;
                 let id = db.last_insert_rowid();
-                encoder.add_naming(db, (id, &chain_name(&name)), &name)?;
+                encoder.chain.add_naming(db, EntrySource { id, chain_name: &chain_name(&name) }, &name)?;
                 (id, name, None, None)
             }
         };
@@ -534,7 +403,7 @@ fn find_or_add_source(
         chain_name: chain_name(&name),
         key: key.clone(),
         newest_nano: newest.unwrap_or(i64::MIN),
-        pruned_before_nano: prune::latest_checkpoint(db)?.map(|_| oldest.unwrap_or(i64::MAX)),
+        pruned_before_nano: checkpoint::latest(db)?.map(|_| oldest.unwrap_or(i64::MAX)),
         rejected: db
             .prepare_cached("SELECT count(*) FROM rejected WHERE source = ?1")?
             .query_row([id], |row| row.get(0))?,
@@ -603,13 +472,8 @@ impl DeliveryWriter<'_, '_> {
                 stored.duplicates += 1;
                 continue;
             }
-            let kind_id = self.encoder.add_event(
-                (self.db, self.inserts),
-                (self.source.id, &self.source.chain_name),
-                (&event, digest, is_healthcheck),
-                received,
-                shares_arrival,
-            )?;
+            let new = NewEvent { event: &event, digest, is_healthcheck, received_nano: received, shares_arrival };
+            let kind_id = self.encoder.add_event(self.inserts, self.source.entry_source(), new)?;
             if let Some(delta) = &mut self.delta {
                 delta.count_event(kind_id, &event);
             }
@@ -685,7 +549,7 @@ impl DeliveryWriter<'_, '_> {
         if known {
             return Ok(());
         }
-        self.encoder.add_healthcheck(self.db, (self.source.id, &self.source.chain_name), container, command)
+        self.encoder.chain.add_healthcheck(self.db, self.source.entry_source(), container, command)
     }
 
     /// Returns true if no event like this one is stored for this source; the event then counts as stored.
@@ -736,14 +600,9 @@ impl DeliveryWriter<'_, '_> {
             return Ok(());
         }
         self.source.rejected += 1;
-        let received = self.delivery.received_nano;
-        let fields = [&received.to_le_bytes()[..], rejection.error.as_bytes(), &rejection.bytes];
-        let seq = self.encoder.append_entry(EntryKind::Rejected, &self.source.chain_name, &fields);
-        self.db
-            .prepare_cached(
-                "INSERT INTO rejected (seq, source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![seq, self.source.id, received, rejection.error, rejection.bytes])?;
+        let received_nano = self.delivery.received_nano;
+        let line = RejectedLine { received_nano, error: &rejection.error, bytes: &rejection.bytes };
+        self.encoder.chain.add_rejected(self.db, self.source.entry_source(), line)?;
         if self.source.rejected == self.max_rejected {
             let name = &self.delivery.source.name;
             tracing::warn!("{} rejected lines of {name} are stored; more are only counted", self.max_rejected);
@@ -774,6 +633,7 @@ impl DeliveryWriter<'_, '_> {
         {
             delta.count_gap(*reason);
         }
-        self.encoder.add_gap(self.db, (self.source.id, &self.source.chain_name), (*from, *to), reason, detail)
+        let gap = GapFields { from: *from, to: *to, reason, detail };
+        self.encoder.chain.add_gap(self.db, self.source.entry_source(), gap)
     }
 }

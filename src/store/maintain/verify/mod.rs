@@ -7,18 +7,23 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::{Display, Formatter};
 
-use rusqlite::{Connection, OptionalExtension, Row, Rows};
+use rusqlite::{Connection, Row, Rows};
 use sha2::{Digest, Sha256};
 
 use crate::event::Event;
-use crate::store::SourceRow;
-use crate::store::file::open as file;
+use crate::store::error::{StoreError, sqlite_error};
 use crate::store::format::blocks::{self, Block, parse_ids};
-use crate::store::format::chain::{self, Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MARKER, Hash, Head};
+use crate::store::format::chain::{
+    self, CheckpointFields, Entry, EntryKind, GENESIS_HASH, GapFields, HEALTHCHECK_MARKER, Hash, Head,
+};
+use crate::store::format::checkpoint;
 use crate::store::format::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
-use crate::store::format::encode::HEALTHCHECK_EXEC;
+use crate::store::format::exec_ids::ExecFlag;
 use crate::store::format::layout::{Actor, LineTemplate, is_varying};
+use crate::store::format::links;
 use crate::store::format::migrate;
+use crate::store::format::source::{self, SourceRow};
+use crate::store::read::reader::Reader;
 
 /// Number of sequences read in one transaction, so that the writer can continue.
 const STEP_ENTRIES: i64 = 4_096;
@@ -107,10 +112,21 @@ pub struct VerifyReport {
     pub faults: u64,
 }
 
+impl Reader {
+    /// Verifies the whole hash chain, as it is now, and calls `each` with every fault. The `expected_heads`, which were
+    /// noted earlier, must be part of the chain.
+    ///
+    /// # Errors
+    /// [`StoreError::Sqlite`] if the file cannot be read at all.
+    pub fn verify(&self, expected_heads: &[Head], on_fault: impl FnMut(Fault)) -> Result<VerifyReport, StoreError> {
+        verify_chain(self.connection(), expected_heads, on_fault).map_err(sqlite_error("verify", self.path()))
+    }
+}
+
 /// Verifies the whole chain, as it is at the start, and calls `on_fault` with every fault. The `expected_heads`, which
 /// were noted earlier, must be part of the chain. If pruning deletes entries before they are verified, verification
 /// starts again at the new checkpoint.
-pub(in crate::store) fn verify_chain(
+fn verify_chain(
     db: &Connection,
     expected_heads: &[Head],
     on_fault: impl FnMut(Fault),
@@ -223,13 +239,13 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
 
     /// Begins at the newest checkpoint. The caller's transaction makes all tables that grow show the same moment.
     fn begin(&mut self) -> rusqlite::Result<()> {
-        self.head = file::head(self.db)?;
+        self.head = links::head(self.db)?;
         self.checkpoint = self.latest_checkpoint()?.unwrap_or(self.checkpoint);
         (self.seq, self.last_link_seq, self.hash) = (self.checkpoint.seq, self.checkpoint.seq, self.checkpoint.hash);
         (self.entries, self.fault_reported, self.suspect) = (0, false, None);
         self.blocks = blocks::load_after(self.db, 0)?.into();
         self.block_progress = BlockProgress::default();
-        match readable(file::sources(self.db))? {
+        match readable(source::all(self.db))? {
             Some(sources) => {
                 self.sources = sources
                     .into_iter()
@@ -243,11 +259,7 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
     }
 
     fn latest_checkpoint(&self) -> rusqlite::Result<Option<Head>> {
-        let checkpoint = self
-            .db
-            .prepare_cached("SELECT upto, hash FROM seal ORDER BY seq DESC LIMIT 1")?
-            .query_row([], |row| Ok(Head { seq: row.get(0)?, hash: row.get(1)? }));
-        Ok(readable(checkpoint.optional())?.flatten())
+        Ok(readable(checkpoint::latest_pruned_head(self.db))?.flatten())
     }
 
     fn report_fault(&mut self, fault: Fault) {
@@ -483,7 +495,7 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
             });
             let stable = event.attributes.iter().filter(|(key, _)| !is_varying(key));
             let actor = Actor::new(&event.actor_id, stable.map(|(key, value)| (&**key, &**value)));
-            if *self.decoder.actor(self.db, row.actor)?.1 != actor {
+            if *self.decoder.actor(self.db, row.actor)?.actor != actor {
                 mismatch = mismatch.or(Some("actor"));
             }
             if row.time_nano != event.time_nano {
@@ -558,9 +570,8 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
             let fields = match kind {
                 EntryKind::Event => Vec::new(),
                 EntryKind::Gap => {
-                    let fields =
-                        chain::gap_fields((row.get(1)?, row.get(2)?), text(3)?.as_deref(), text(4)?.as_deref());
-                    fields.into()
+                    let (from, to, reason, detail) = (row.get(1)?, row.get(2)?, text(3)?, text(4)?);
+                    GapFields { from, to, reason: reason.as_deref(), detail: detail.as_deref() }.encode().into()
                 }
                 EntryKind::Rejected => {
                     let received: i64 = row.get(1)?;
@@ -569,8 +580,8 @@ impl<'a, F: FnMut(Fault)> Verifier<'a, F> {
                 EntryKind::SourceName => vec![row.get::<_, String>(1)?.into()],
                 EntryKind::Healthcheck => vec![row.get::<_, String>(1)?.into(), row.get::<_, String>(2)?.into()],
                 EntryKind::Checkpoint => {
-                    let upto = Head { seq: row.get(1)?, hash: row.get(2)? };
-                    chain::checkpoint_fields(upto, row.get(3)?, row.get(4)?).into()
+                    let pruned_head = Head { seq: row.get(1)?, hash: row.get(2)? };
+                    CheckpointFields { pruned_head, events: row.get(3)?, created_nano: row.get(4)? }.encode().into()
                 }
             };
             Ok((row.get(0)?, fields))
@@ -688,8 +699,8 @@ impl StoredKind {
                 event_type: row.get(0)?,
                 action: row.get(1)?,
                 scope: row.get(2)?,
-                has_exec_id: row.get(3)?,
-                is_healthcheck: row.get::<_, i64>(3)? == HEALTHCHECK_EXEC,
+                has_exec_id: row.get::<_, ExecFlag>(3)? != ExecFlag::None,
+                is_healthcheck: row.get::<_, ExecFlag>(3)? == ExecFlag::Healthcheck,
                 is_complete: template.is_some_and(|template| LineTemplate::parse(&template).is_complete()),
             })
         })
