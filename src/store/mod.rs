@@ -33,6 +33,7 @@ pub use read::query::{Actions, ActorTest, ActorTestFn, Order, Query, Snapshot};
 pub use read::reader::Reader;
 pub use write::counters::{Counters, SourceCounters, TypeAction};
 pub use write::delivery::{Delivery, GapChange, Rejection, SourceKey};
+pub use write::outcome::{WriteError, WriteStats, WriterOutcome};
 pub use write::queue::{Full, Queue};
 pub use write::status::Progress;
-pub use write::writer::{DEFAULT_MAX_REJECTED, Limits, WriteError, WriteStats, WriterOutcome, spawn_writer};
+pub use write::writer::{DEFAULT_MAX_REJECTED, Limits, spawn_writer};

@@ -3,6 +3,7 @@
 //! Nothing here decides when to write, what to read or what to delete.
 
 pub(in crate::store) mod blocks;
+pub(in crate::store) mod cached_store;
 pub(in crate::store) mod chain;
 pub(in crate::store) mod checkpoint;
 pub(in crate::store) mod decode;

@@ -62,10 +62,11 @@ impl Store {
         let db = self.connection_mut().transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut encoder = EventEncoder::new();
         encoder.begin(&db)?;
-        let pruned = match excess_events(&db, max_bytes)? {
-            0 => step(&db, &mut encoder, cutoff_nano, STEP_EVENTS, now_nano)?,
-            events => step(&db, &mut encoder, i64::MAX, events.min(STEP_EVENTS), now_nano)?,
+        let limits = match excess_events(&db, max_bytes)? {
+            0 => PruneLimits { cutoff_nano, max_events: STEP_EVENTS },
+            events => PruneLimits { cutoff_nano: i64::MAX, max_events: events.min(STEP_EVENTS) },
         };
+        let pruned = step(&db, &mut encoder, limits, now_nano)?;
         db.commit()?;
         Ok(pruned)
     }
@@ -75,7 +76,8 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn prunable(&self, cutoff_nano: i64) -> Result<Option<PrunedRange>, StoreError> {
-        prunable_range(self.connection(), cutoff_nano, i64::MAX as u64).map_err(sqlite_error("read", self.path()))
+        prunable_range(self.connection(), PruneLimits { cutoff_nano, max_events: i64::MAX as u64 })
+            .map_err(sqlite_error("read", self.path()))
     }
 
     /// Size of a store without entries, in bytes.
@@ -101,7 +103,7 @@ impl Store {
 
 /// Estimates how many events must be deleted to bring the file below `max_bytes`, as events are of similar size. The
 /// result is 0 or at least [`MIN_STEP_EVENTS`], so that a step can delete some.
-pub(in crate::store) fn excess_events(db: &Connection, max_bytes: u64) -> rusqlite::Result<u64> {
+pub(super) fn excess_events(db: &Connection, max_bytes: u64) -> rusqlite::Result<u64> {
     let used = used_bytes(db)?;
     if used <= max_bytes {
         return Ok(0);
@@ -112,9 +114,18 @@ pub(in crate::store) fn excess_events(db: &Connection, max_bytes: u64) -> rusqli
     Ok((excess as u64).max(MIN_STEP_EVENTS))
 }
 
-/// Finds the longest beginning whose events are all older than an instant, with at most `max_events` events. It ends at
-/// a stored link, because the chain's hash is known there.
-fn prunable_range(db: &Connection, cutoff_nano: i64, max_events: u64) -> rusqlite::Result<Option<PrunedRange>> {
+/// Limits of one step of pruning.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PruneLimits {
+    /// Only events before this instant are deleted.
+    pub(super) cutoff_nano: i64,
+    /// Maximum number of events.
+    pub(super) max_events: u64,
+}
+
+/// Finds the longest beginning within the limits. It ends at a stored link, because the chain's hash is known there.
+fn prunable_range(db: &Connection, limits: PruneLimits) -> rusqlite::Result<Option<PrunedRange>> {
+    let PruneLimits { cutoff_nano, max_events } = limits;
     let mut blocks =
         db.prepare_cached("SELECT first_seq, last_seq, events, max_nano FROM stretch ORDER BY first_seq")?;
     let mut blocks = blocks.query([])?;
@@ -145,21 +156,19 @@ fn prunable_range(db: &Connection, cutoff_nano: i64, max_events: u64) -> rusqlit
     Ok((events > 0).then_some(PrunedRange { events, last_seq }))
 }
 
-/// Deletes a beginning whose events are all older than an instant, at most `max_events` of them, in the caller's
-/// transaction.
-pub(in crate::store) fn step(
+/// Deletes the longest beginning within the limits, in the caller's transaction.
+pub(super) fn step(
     db: &Connection,
     encoder: &mut EventEncoder,
-    cutoff_nano: i64,
-    max_events: u64,
+    limits: PruneLimits,
     now_nano: i64,
 ) -> rusqlite::Result<Option<PrunedRange>> {
-    let Some(pruned) = prunable_range(db, cutoff_nano, max_events)? else { return Ok(None) };
+    let Some(pruned) = prunable_range(db, limits)? else { return Ok(None) };
     let last_seq = pruned.last_seq;
     let hash: Hash =
         db.prepare_cached("SELECT hash FROM link WHERE seq = ?1")?.query_row([last_seq], |row| row.get(0))?;
     append_checkpoint(db, encoder, Head { seq: last_seq, hash }, &pruned, now_nano)?;
-    reappend_names_and_gaps(db, encoder, last_seq, cutoff_nano)?;
+    reappend_names_and_gaps(db, encoder, last_seq, limits.cutoff_nano)?;
     let healthchecks = retained_healthchecks(db, last_seq)?;
     let head_seq = encoder.chain.head().seq;
     encoder.exec_id_references.materialize(db, last_seq, head_seq)?;

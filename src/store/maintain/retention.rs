@@ -4,15 +4,17 @@
 //! is short, so that new events never wait long. This module decides when to delete; it does not know how to prune or
 //! collect garbage.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
 use super::gc::{GarbageCollection, GarbageStats};
 use super::pages::{free_pages, incremental_vacuum, pages, truncate_wal};
-use super::prune::{self, PrunedRange};
+use super::prune::{self, PruneLimits, PrunedRange};
+use crate::store::error::{StoreError, sqlite_error};
 use crate::store::file::open::with_suffix;
+use crate::store::format::cached_store::CachedStore;
 use crate::store::format::encode::EventEncoder;
 
 /// Limits of a store; by default there are none.
@@ -71,22 +73,23 @@ pub(in crate::store) struct Retainer {
     step_events: u64,
     /// The file exceeded the size limit, and is being made smaller.
     shrinking: bool,
-    deleted_events: u64,
-    last_logged: Option<Instant>,
-    failing: bool,
-    blocked_by_reader: bool,
-    /// The file is too large, nothing more can be deleted, and a warning was logged.
-    limit_unreachable: bool,
-    /// The changes of earlier steps are in the WAL and not in the file yet.
-    needs_wal_checkpoint: bool,
-    /// The garbage collection in progress, and whether the WAL still contains text that one has deleted.
+    /// The garbage collection in progress.
     gc: Option<GarbageCollection>,
-    needs_wal_truncate: bool,
+    wal: WalDebt,
+    log: RetentionLog,
+}
+
+/// Changes of earlier steps that are in the WAL and not in the file yet.
+#[derive(Debug, Default)]
+struct WalDebt {
+    needs_checkpoint: bool,
+    /// The WAL contains text that garbage collection has deleted.
+    needs_truncate: bool,
 }
 
 /// Outcome of one step.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::store) enum StepOutcome {
+enum StepOutcome {
     /// Events were deleted.
     Pruned(PrunedRange),
     /// A step of garbage collection ran.
@@ -106,14 +109,9 @@ impl Retainer {
             next_step_at: Instant::now(),
             step_events: MIN_STEP_EVENTS,
             shrinking: false,
-            deleted_events: 0,
-            last_logged: None,
-            failing: false,
-            blocked_by_reader: false,
-            limit_unreachable: false,
-            needs_wal_checkpoint: false,
             gc: None,
-            needs_wal_truncate: false,
+            wal: WalDebt::default(),
+            log: RetentionLog::default(),
         })
     }
 
@@ -122,26 +120,46 @@ impl Retainer {
         self.next_step_at
     }
 
+    /// Deletes a little of what exceeds the limits, if it is time for that, in a transaction of its own. Returns the
+    /// events that were pruned. A step that fails changes nothing; it is logged and retried later.
+    pub(in crate::store) fn step(&mut self, store: &mut CachedStore) -> Option<PrunedRange> {
+        if self.next_step_at > Instant::now() || self.is_blocked_by_reader() {
+            return None;
+        }
+        let outcome = store.with_transaction(|transaction| self.delete_some(transaction.db, transaction.encoder));
+        match outcome {
+            Ok(outcome) => {
+                self.schedule_next(&outcome);
+                if outcome == StepOutcome::Idle
+                    && let Err(e) = self.wal.settle(store.store().connection())
+                {
+                    self.retry_later(sqlite_error("write", &self.path.clone())(e));
+                }
+                match outcome {
+                    StepOutcome::Pruned(pruned) => Some(pruned),
+                    StepOutcome::Collected | StepOutcome::Vacuumed | StepOutcome::Idle => None,
+                }
+            }
+            Err(e) => {
+                self.retry_later(sqlite_error("prune", &self.path.clone())(e));
+                None
+            }
+        }
+    }
+
     /// Returns true if a reader keeps SQLite from resetting the WAL. Then deleting would only fill the disk.
-    pub(in crate::store) fn should_wait(&mut self) -> bool {
+    fn is_blocked_by_reader(&mut self) -> bool {
         let is_over_limit =
             with_suffix(&self.path, "-wal").metadata().is_ok_and(|wal| wal.len() > MAX_WAL_BYTES + MAX_WAL_BYTES / 4);
-        if is_over_limit && !self.blocked_by_reader {
-            tracing::info!("{}: retention is paused while a reader prevents the reset of the WAL", self.path.display());
-        }
-        self.blocked_by_reader = is_over_limit;
+        self.log.on_blocked(is_over_limit, &self.path);
         if is_over_limit {
             self.next_step_at = Instant::now() + RETRY_DELAY;
         }
         is_over_limit
     }
 
-    /// Runs one step in the caller's transaction.
-    pub(in crate::store) fn step(
-        &mut self,
-        db: &Connection,
-        encoder: &mut EventEncoder,
-    ) -> rusqlite::Result<StepOutcome> {
+    /// Deletes a little, in the caller's transaction.
+    fn delete_some(&mut self, db: &Connection, encoder: &mut EventEncoder) -> rusqlite::Result<StepOutcome> {
         let (started, now) = (Instant::now(), now_nano());
         if self.gc.is_some() {
             return self.collect_garbage(db, encoder, now);
@@ -152,7 +170,7 @@ impl Retainer {
             _ if GarbageStats::read(db)?.exceeds_threshold() => return self.collect_garbage(db, encoder, now),
             events => (i64::MAX, events.min(self.step_events)),
         };
-        if let Some(pruned) = prune::step(db, encoder, cutoff_nano, max_events, now)? {
+        if let Some(pruned) = prune::step(db, encoder, PruneLimits { cutoff_nano, max_events }, now)? {
             let elapsed = started.elapsed().max(Duration::from_micros(1));
             let target_events = (max_events as f64 * STEP_DURATION.as_secs_f64() / elapsed.as_secs_f64()) as u64;
             self.step_events =
@@ -183,7 +201,7 @@ impl Retainer {
         let finished = gc.step(db, encoder.max_ids(), now)?;
         if gc.deleted_rows > 0 {
             encoder.on_garbage_collected();
-            self.needs_wal_truncate = true;
+            self.wal.needs_truncate = true;
         }
         if !finished {
             self.gc = Some(gc);
@@ -201,21 +219,69 @@ impl Retainer {
         Ok(events)
     }
 
-    /// Records that a step was committed, and schedules the next one.
-    pub(in crate::store) fn record_step(&mut self, outcome: &StepOutcome) {
+    /// Schedules the next step after one that was committed.
+    fn schedule_next(&mut self, outcome: &StepOutcome) {
+        let is_idle = *outcome == StepOutcome::Idle;
+        self.log.on_step(outcome, self.shrinking, &self.path);
+        self.wal.needs_checkpoint |= !is_idle;
+        self.next_step_at = Instant::now() + if is_idle { CHECK_INTERVAL } else { STEP_INTERVAL };
+    }
+
+    /// Schedules a retry after a step that failed.
+    fn retry_later(&mut self, error: StoreError) {
+        self.gc = None;
+        self.log.on_failure(&error);
+        self.next_step_at = Instant::now() + RETRY_DELAY;
+    }
+}
+
+impl WalDebt {
+    /// Makes the file as small as it can be once there is nothing left to delete. Only copies pages from the WAL, and
+    /// never waits for a reader.
+    fn settle(&mut self, db: &Connection) -> rusqlite::Result<()> {
+        if self.needs_checkpoint {
+            let (wal_pages, checkpointed): (i64, i64) =
+                db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
+            self.needs_checkpoint = checkpointed < wal_pages;
+        }
+        if self.needs_truncate {
+            self.needs_truncate = !truncate_wal(db)?;
+        }
+        Ok(())
+    }
+}
+
+/// Logs each change of the state of retention once, however many steps it takes.
+#[derive(Debug, Default)]
+struct RetentionLog {
+    /// Number of deleted events that were not logged yet.
+    deleted_events: u64,
+    last_logged: Option<Instant>,
+    failing: bool,
+    blocked_by_reader: bool,
+    /// The file is too large, nothing more can be deleted, and a warning was logged.
+    limit_unreachable: bool,
+}
+
+impl RetentionLog {
+    fn on_blocked(&mut self, is_blocked: bool, path: &Path) {
+        if is_blocked && !self.blocked_by_reader {
+            tracing::info!("{}: retention is paused while a reader prevents the reset of the WAL", path.display());
+        }
+        self.blocked_by_reader = is_blocked;
+    }
+
+    fn on_step(&mut self, outcome: &StepOutcome, shrinking: bool, path: &Path) {
         self.failing = false;
         if let StepOutcome::Pruned(pruned) = outcome {
             self.deleted_events += pruned.events;
         }
         let is_idle = *outcome == StepOutcome::Idle;
-        let stuck = is_idle && self.shrinking;
+        let stuck = is_idle && shrinking;
         if stuck && !self.limit_unreachable {
-            let path = self.path.display();
-            tracing::warn!("{path}: the file is larger than --max-size, and nothing more can be deleted");
+            tracing::warn!("{}: the file is larger than --max-size, and nothing more can be deleted", path.display());
         }
-        self.limit_unreachable = stuck || self.limit_unreachable && self.shrinking;
-        self.needs_wal_checkpoint |= !is_idle;
-        self.next_step_at = Instant::now() + if is_idle { CHECK_INTERVAL } else { STEP_INTERVAL };
+        self.limit_unreachable = stuck || self.limit_unreachable && shrinking;
         if is_idle
             && self.deleted_events > 0
             && self.last_logged.is_none_or(|logged_at| logged_at.elapsed() > LOG_INTERVAL)
@@ -225,27 +291,11 @@ impl Retainer {
         }
     }
 
-    /// Makes the file as small as it can be once there is nothing left to delete. Only copies pages from the WAL, and
-    /// never waits for a reader.
-    pub(in crate::store) fn checkpoint_wal(&mut self, db: &Connection, outcome: &StepOutcome) -> rusqlite::Result<()> {
-        if self.needs_wal_checkpoint && *outcome == StepOutcome::Idle {
-            let (wal_pages, checkpointed): (i64, i64) =
-                db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(1)?, row.get(2)?)))?;
-            self.needs_wal_checkpoint = checkpointed < wal_pages;
-        }
-        if self.needs_wal_truncate && *outcome == StepOutcome::Idle {
-            self.needs_wal_truncate = !truncate_wal(db)?;
-        }
-        Ok(())
-    }
-
-    /// Records that a step failed, and schedules a retry. Logs the error once until a step succeeds.
-    pub(in crate::store) fn record_failure(&mut self, error: &dyn std::error::Error) {
-        self.gc = None;
+    /// Logs an error once until a step succeeds.
+    fn on_failure(&mut self, error: &StoreError) {
         if !std::mem::replace(&mut self.failing, true) {
             tracing::warn!("{}; retention retries every 2 s", crate::error::chain(error));
         }
-        self.next_step_at = Instant::now() + RETRY_DELAY;
     }
 }
 
@@ -265,14 +315,14 @@ mod tests {
         let path = dir.path().join("events.db");
         let retention = Retention { max_bytes: Some(1), ..Retention::default() };
         let mut retainer = Retainer::new(retention, path.clone()).unwrap();
-        assert!(!retainer.should_wait());
+        assert!(!retainer.is_blocked_by_reader());
         let wal = std::fs::File::create(with_suffix(&path, "-wal")).unwrap();
         wal.set_len(4 << 20).unwrap();
-        assert!(!retainer.should_wait());
+        assert!(!retainer.is_blocked_by_reader());
         wal.set_len(2 * MAX_WAL_BYTES).unwrap();
-        assert!(retainer.should_wait() && retainer.next_step_at() > Instant::now());
+        assert!(retainer.is_blocked_by_reader() && retainer.next_step_at() > Instant::now());
         wal.set_len(0).unwrap();
-        assert!(!retainer.should_wait());
+        assert!(!retainer.is_blocked_by_reader());
     }
 
     #[test]

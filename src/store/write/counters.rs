@@ -74,7 +74,7 @@ impl Counters {
     }
 
     /// Adds what one commit stored.
-    pub(in crate::store) fn add(&self, commit: CommitCounters) {
+    pub(super) fn add(&self, commit: CommitCounters) {
         let mut sources = self.sources();
         for delta in commit.sources.into_values() {
             let source = source_entry(&mut sources, &delta.name);
@@ -109,28 +109,28 @@ fn source_entry<'a>(sources: &'a mut BTreeMap<String, SourceCounters>, name: &st
 
 /// Changes to the counters by one commit, by the row ID of the source.
 #[derive(Debug, Default)]
-pub(in crate::store) struct CommitCounters {
+pub(super) struct CommitCounters {
     sources: HashMap<i64, SourceDelta>,
 }
 
 /// Changes to the counters of one source by one commit.
 #[derive(Debug)]
-pub(in crate::store) struct SourceDelta {
+pub(super) struct SourceDelta {
     name: String,
     engine_id: Option<String>,
     /// By the ID of the event kind, which is cheap to compare.
     stored_by_kind: HashMap<i64, (TypeAction, u64)>,
-    pub(in crate::store) duplicates: u64,
-    pub(in crate::store) recovered: u64,
-    pub(in crate::store) excluded_healthchecks: u64,
-    pub(in crate::store) rejected: u64,
+    pub(super) duplicates: u64,
+    pub(super) recovered: u64,
+    pub(super) excluded_healthchecks: u64,
+    pub(super) rejected: u64,
     gaps: Vec<GapReason>,
     last_nano: Option<i64>,
 }
 
 impl CommitCounters {
     /// Returns the changes for a source.
-    pub(in crate::store) fn source(&mut self, id: i64, name: &str, engine_id: Option<&str>) -> &mut SourceDelta {
+    pub(super) fn source(&mut self, id: i64, name: &str, engine_id: Option<&str>) -> &mut SourceDelta {
         self.sources.entry(id).or_insert_with(|| SourceDelta {
             name: name.into(),
             engine_id: engine_id.map(Into::into),
@@ -147,13 +147,13 @@ impl CommitCounters {
 
 impl SourceDelta {
     /// Counts a stored event of this event kind.
-    pub(in crate::store) fn count_event(&mut self, kind_id: i64, event: &Event<'_>) {
+    pub(super) fn count_event(&mut self, kind_id: i64, event: &Event<'_>) {
         self.stored_by_kind.entry(kind_id).or_insert_with(|| (type_action(event), 0)).1 += 1;
         self.last_nano = self.last_nano.max(Some(event.time_nano));
     }
 
     /// Counts a gap that is new or has a new reason.
-    pub(in crate::store) fn count_gap(&mut self, reason: GapReason) {
+    pub(super) fn count_gap(&mut self, reason: GapReason) {
         if reason != GapReason::Disconnected {
             self.gaps.push(reason);
         }
