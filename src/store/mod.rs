@@ -7,6 +7,7 @@
 mod error;
 mod file;
 mod format;
+mod ids;
 mod maintain;
 mod read;
 mod write;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::store::ids::{KindId, Nanos, Seq};
 use rusqlite::{Connection, params};
 
 /// Number of events in a block.
@@ -19,11 +20,11 @@ const CACHED_BLOCKS: usize = 4;
 /// One block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Block {
-    pub(in crate::store) first_seq: i64,
-    pub(in crate::store) last_seq: i64,
+    pub(in crate::store) first_seq: Seq,
+    pub(in crate::store) last_seq: Seq,
     pub(in crate::store) events: i64,
-    pub(in crate::store) min_nano: i64,
-    pub(in crate::store) max_nano: i64,
+    pub(in crate::store) min_nano: Nanos,
+    pub(in crate::store) max_nano: Nanos,
 }
 
 /// All blocks, and the event kinds of the last one.
@@ -31,7 +32,7 @@ pub(in crate::store) struct Block {
 pub(in crate::store) struct BlockIndex {
     blocks: Vec<Block>,
     /// Event kinds of the last block; `None` if they are too many.
-    last_kinds: Option<BTreeSet<i64>>,
+    last_kinds: Option<BTreeSet<KindId>>,
     /// Index of the first block that is not stored in its current state.
     first_unstored: Option<usize>,
     /// Blocks that were completed since the last commit.
@@ -44,7 +45,7 @@ pub(in crate::store) struct BlockIndex {
 #[derive(Debug)]
 struct CompletedBlock {
     index: usize,
-    kinds: Option<BTreeSet<i64>>,
+    kinds: Option<BTreeSet<KindId>>,
 }
 
 /// Instants of the events of a block.
@@ -57,13 +58,13 @@ struct SearchedBlock {
 /// Instant of one event.
 #[derive(Debug)]
 struct EventInstant {
-    time_nano: i64,
-    seq: i64,
+    time_nano: Nanos,
+    seq: Seq,
 }
 
 impl BlockIndex {
     pub(in crate::store) fn load(db: &Connection) -> rusqlite::Result<Self> {
-        let blocks = load_after(db, 0)?;
+        let blocks = load_after(db, Seq(0))?;
         let kinds_json: Option<String> = match blocks.last() {
             Some(last) => db
                 .prepare_cached("SELECT shapes FROM stretch WHERE first_seq = ?1")?
@@ -75,7 +76,7 @@ impl BlockIndex {
     }
 
     /// Adds an event to the last block, or to a new one if that is full.
-    pub(in crate::store) fn add(&mut self, seq: i64, time_nano: i64, kind_id: i64) {
+    pub(in crate::store) fn add(&mut self, seq: Seq, time_nano: Nanos, kind_id: KindId) {
         let is_full = self.blocks.last().is_none_or(|last| last.events >= BLOCK_EVENTS);
         if is_full {
             if let Some(index) = self.blocks.len().checked_sub(1) {
@@ -122,7 +123,7 @@ impl BlockIndex {
                 None => self.last_kinds.as_ref(),
             };
             let kinds_json =
-                kinds.map(|kinds| format!("[{}]", kinds.iter().map(i64::to_string).collect::<Vec<_>>().join(",")));
+                kinds.map(|kinds| format!("[{}]", kinds.iter().map(KindId::to_string).collect::<Vec<_>>().join(",")));
             let s = &self.blocks[index];
             upsert.execute(params![s.first_seq, s.last_seq, s.events, s.min_nano, s.max_nano, kinds_json])?;
         }
@@ -131,7 +132,7 @@ impl BlockIndex {
     }
 
     /// Returns the sequences of the events at an instant.
-    pub(in crate::store) fn seqs_at(&mut self, db: &Connection, time_nano: i64) -> rusqlite::Result<Vec<i64>> {
+    pub(in crate::store) fn seqs_at(&mut self, db: &Connection, time_nano: Nanos) -> rusqlite::Result<Vec<Seq>> {
         let mut found = Vec::new();
         for index in (0..self.blocks.len()).rev() {
             let block = &self.blocks[index];
@@ -165,7 +166,7 @@ impl BlockIndex {
 }
 
 /// Returns the stored blocks in order, starting with the block of the sequence after `after`.
-pub(in crate::store) fn load_after(db: &Connection, after: i64) -> rusqlite::Result<Vec<Block>> {
+pub(in crate::store) fn load_after(db: &Connection, after: Seq) -> rusqlite::Result<Vec<Block>> {
     let mut statement = db.prepare_cached(
         "SELECT first_seq, last_seq, events, min_nano, max_nano FROM stretch
          WHERE first_seq >= ifnull((SELECT max(first_seq) FROM stretch WHERE first_seq <= ?1 + 1), 0)
@@ -183,7 +184,7 @@ pub(in crate::store) fn load_after(db: &Connection, after: i64) -> rusqlite::Res
     rows.collect()
 }
 
-/// Parses a JSON array of numbers.
-pub(in crate::store) fn parse_ids(json: &str) -> impl Iterator<Item = i64> {
-    json.split(['[', ',', ']']).filter_map(|number| number.parse().ok())
+/// Parses a JSON array of row IDs.
+pub(in crate::store) fn parse_ids<Id: From<i64>>(json: &str) -> impl Iterator<Item = Id> {
+    json.split(['[', ',', ']']).filter_map(|number| number.parse::<i64>().ok()).map(Id::from)
 }

@@ -6,6 +6,7 @@
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 
+use crate::store::ids::{Nanos, Seq};
 use sha2::{Digest, Sha256};
 
 /// Chain link: the hash of everything up to and including an entry.
@@ -74,7 +75,7 @@ pub(in crate::store) enum EntryKind {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct Entry<'a> {
     pub(in crate::store) kind: EntryKind,
-    pub(in crate::store) seq: i64,
+    pub(in crate::store) seq: Seq,
     /// ID of the engine, or the name of an import.
     pub(in crate::store) source: &'a str,
     /// Everything that is printed of the entry. For an event: its time of arrival and the SHA-256 of its bytes, then
@@ -91,7 +92,7 @@ pub(in crate::store) struct CheckpointFields {
     pub(in crate::store) pruned_head: Head,
     /// Number of events that were ever pruned.
     pub(in crate::store) events: i64,
-    pub(in crate::store) created_nano: i64,
+    pub(in crate::store) created_nano: Nanos,
 }
 
 impl CheckpointFields {
@@ -101,7 +102,7 @@ impl CheckpointFields {
             self.pruned_head.seq.to_le_bytes().into(),
             self.pruned_head.hash.into(),
             self.events.to_le_bytes().into(),
-            self.created_nano.to_le_bytes().into(),
+            self.created_nano.0.to_le_bytes().into(),
         ]
     }
 }
@@ -109,8 +110,8 @@ impl CheckpointFields {
 /// Content of a gap: its state from this entry on. Without a reason, the gap is withdrawn.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct GapFields<'a> {
-    pub(in crate::store) from: Option<i64>,
-    pub(in crate::store) to: Option<i64>,
+    pub(in crate::store) from: Option<Nanos>,
+    pub(in crate::store) to: Option<Nanos>,
     pub(in crate::store) reason: Option<&'a str>,
     pub(in crate::store) detail: Option<&'a str>,
 }
@@ -118,7 +119,7 @@ pub(in crate::store) struct GapFields<'a> {
 impl GapFields<'_> {
     /// Returns the fields of the entry.
     pub(in crate::store) fn encode(&self) -> [Vec<u8>; 4] {
-        let instant = |instant: Option<i64>| instant.map_or(Vec::new(), |instant| instant.to_le_bytes().into());
+        let instant = |instant: Option<Nanos>| instant.map_or(Vec::new(), |instant| instant.0.to_le_bytes().into());
         let text = |text: Option<&str>| text.unwrap_or_default().as_bytes().to_vec();
         [instant(self.from), instant(self.to), text(self.reason), text(self.detail)]
     }
@@ -130,7 +131,7 @@ pub(in crate::store) fn link(previous: &Hash, entry: Entry<'_>) -> Hash {
     hash.update(previous);
     let mut head = [0; 17];
     head[0] = entry.kind as u8;
-    head[1..9].copy_from_slice(&entry.seq.to_le_bytes());
+    head[1..9].copy_from_slice(&entry.seq.0.to_le_bytes());
     head[9..].copy_from_slice(&(entry.source.len() as u64).to_le_bytes());
     hash.update(head);
     hash.update(entry.source);

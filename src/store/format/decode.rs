@@ -12,6 +12,7 @@ use super::blocks::parse_ids;
 use super::exec_ids::ExecFlag;
 use super::layout::{Actor, LineTemplate, VaryingAttributes, VaryingValue};
 use crate::cache::GenerationalCache;
+use crate::store::ids::{ActorId, KindId, LabelId, Nanos, Seq, SourceId, TemplateId};
 
 /// Columns of the table `event`, in the order that [`EventRow::read`] expects.
 pub(in crate::store) const EVENT_COLUMNS: &str =
@@ -30,11 +31,11 @@ const EXEC_CACHE_SIZE: usize = 4_096;
 /// Row of the table `event`.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct EventRow {
-    pub(in crate::store) seq: i64,
-    pub(in crate::store) time_nano: i64,
+    pub(in crate::store) seq: Seq,
+    pub(in crate::store) time_nano: Nanos,
     late_nano: Option<i64>,
-    pub(in crate::store) kind_id: i64,
-    pub(in crate::store) actor: i64,
+    pub(in crate::store) kind_id: KindId,
+    pub(in crate::store) actor_id: ActorId,
     varying: VaryingAttributes<'static>,
 }
 
@@ -58,7 +59,7 @@ impl EventRow {
             time_nano: row.get(1)?,
             late_nano: row.get(2)?,
             kind_id: row.get(3)?,
-            actor: row.get(4)?,
+            actor_id: row.get(4)?,
             varying,
         })
     }
@@ -85,14 +86,14 @@ struct EventKind {
 /// Time at which the events of some sequences were read together.
 #[derive(Debug, Default)]
 struct SharedArrival {
-    seqs: Range<i64>,
-    received_nano: i64,
+    seqs: Range<Seq>,
+    received_nano: Nanos,
 }
 
 /// Actor with the row ID of its source.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct StoredActor {
-    pub(in crate::store) source: i64,
+    pub(in crate::store) source: SourceId,
     pub(in crate::store) actor: Rc<Actor>,
 }
 
@@ -106,11 +107,11 @@ struct Label {
 /// Restores the lines of events, with caches.
 #[derive(Debug)]
 pub(in crate::store) struct EventDecoder {
-    kinds: GenerationalCache<i64, Rc<EventKind>>,
-    templates: GenerationalCache<i64, Rc<LineTemplate>>,
-    actors: GenerationalCache<i64, StoredActor>,
-    labels: GenerationalCache<i64, Rc<Label>>,
-    execs: GenerationalCache<i64, [u8; 32]>,
+    kinds: GenerationalCache<KindId, Rc<EventKind>>,
+    templates: GenerationalCache<TemplateId, Rc<LineTemplate>>,
+    actors: GenerationalCache<ActorId, StoredActor>,
+    labels: GenerationalCache<LabelId, Rc<Label>>,
+    execs: GenerationalCache<Seq, [u8; 32]>,
     /// The shared time of arrival used last.
     arrival: SharedArrival,
 }
@@ -133,8 +134,8 @@ impl EventDecoder {
     }
 
     /// Returns the row ID of the source of an event.
-    pub(in crate::store) fn source(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
-        Ok(self.actor(db, row.actor)?.source)
+    pub(in crate::store) fn source(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<SourceId> {
+        Ok(self.actor(db, row.actor_id)?.source)
     }
 
     /// Returns true if an event has the health-check flag.
@@ -143,9 +144,9 @@ impl EventDecoder {
     }
 
     /// Returns the time of arrival of an event, in nanoseconds since the epoch.
-    pub(in crate::store) fn received_nano(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<i64> {
+    pub(in crate::store) fn received_nano(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<Nanos> {
         if let Some(late_nano) = row.late_nano {
-            return Ok(row.time_nano.wrapping_add(late_nano));
+            return Ok(Nanos(row.time_nano.0.wrapping_add(late_nano)));
         }
         if !self.arrival.seqs.contains(&row.seq) {
             let mut statement = db.prepare_cached(
@@ -153,7 +154,7 @@ impl EventDecoder {
                     (SELECT ifnull(min(first_seq), ?2) FROM arrival WHERE first_seq > ?1)
                  FROM arrival WHERE first_seq <= ?1 ORDER BY first_seq DESC LIMIT 1",
             )?;
-            self.arrival = statement.query_row([row.seq, i64::MAX], |found| {
+            self.arrival = statement.query_row([row.seq, Seq::MAX], |found| {
                 Ok(SharedArrival { seqs: found.get(0)?..found.get(2)?, received_nano: found.get(1)? })
             })?;
         }
@@ -171,14 +172,14 @@ impl EventDecoder {
         let kind = self.kind(db, row.kind_id)?;
         match &kind.template {
             Some(template) => {
-                let StoredActor { actor, .. } = self.actor(db, row.actor)?;
+                let StoredActor { actor, .. } = self.actor(db, row.actor_id)?;
                 let mut varying = row.varying.clone();
                 match varying.exec_id_mut() {
                     Some(exec_id @ VaryingValue::Number(_)) => *exec_id = self.exec_id(db, exec_id, row.seq)?,
                     Some(VaryingValue::Digest(digest)) => self.execs.insert(row.seq, *digest),
                     _ => {}
                 }
-                template.render(&kind.event_type, &kind.action, &actor, &varying, row.time_nano, line);
+                template.render(&kind.event_type, &kind.action, &actor, &varying, row.time_nano.0, line);
             }
             None => {
                 let mut verbatim = db.prepare_cached("SELECT raw FROM verbatim WHERE seq = ?1")?;
@@ -197,23 +198,24 @@ impl EventDecoder {
         &mut self,
         db: &Connection,
         reference: &VaryingValue<'_>,
-        referring_seq: i64,
+        referring_seq: Seq,
     ) -> rusqlite::Result<VaryingValue<'static>> {
         let VaryingValue::Number(seq) = reference else { return Ok(VaryingValue::Text("".into())) };
-        if let Some(digest) = self.execs.get(seq) {
+        let seq = Seq(*seq);
+        if let Some(digest) = self.execs.get(&seq) {
             return Ok(VaryingValue::Digest(*digest));
         }
         let mut found = db.prepare_cached("SELECT exec_id FROM event WHERE seq IN (?1, ?2) ORDER BY seq LIMIT 1")?;
-        let digest = found.query_row([*seq, referring_seq], |row| row.get(0))?;
-        self.execs.insert(*seq, digest);
+        let digest = found.query_row([seq, referring_seq], |row| row.get(0))?;
+        self.execs.insert(seq, digest);
         Ok(VaryingValue::Digest(digest))
     }
 
-    fn kind(&mut self, db: &Connection, id: i64) -> rusqlite::Result<Rc<EventKind>> {
+    fn kind(&mut self, db: &Connection, id: KindId) -> rusqlite::Result<Rc<EventKind>> {
         if let Some(kind) = self.kinds.get(&id) {
             return Ok(kind.clone());
         }
-        let (event_type, action, template_id, exec): (_, _, Option<i64>, ExecFlag) = db
+        let (event_type, action, template_id, exec): (_, _, Option<TemplateId>, ExecFlag) = db
             .prepare_cached("SELECT type, action, form, exec FROM shape WHERE id = ?1")?
             .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         let template = template_id.map(|id| self.template(db, id)).transpose()?;
@@ -222,7 +224,7 @@ impl EventDecoder {
         Ok(kind)
     }
 
-    fn template(&mut self, db: &Connection, id: i64) -> rusqlite::Result<Rc<LineTemplate>> {
+    fn template(&mut self, db: &Connection, id: TemplateId) -> rusqlite::Result<Rc<LineTemplate>> {
         if let Some(template) = self.templates.get(&id) {
             return Ok(template.clone());
         }
@@ -234,11 +236,11 @@ impl EventDecoder {
     }
 
     /// Returns an actor.
-    pub(in crate::store) fn actor(&mut self, db: &Connection, id: i64) -> rusqlite::Result<StoredActor> {
+    pub(in crate::store) fn actor(&mut self, db: &Connection, id: ActorId) -> rusqlite::Result<StoredActor> {
         if let Some(actor) = self.actors.get(&id) {
             return Ok(actor.clone());
         }
-        let (source, actor_id, name, labels): (i64, String, Option<String>, String) = db
+        let (source, actor_id, name, labels): (SourceId, String, Option<String>, String) = db
             .prepare_cached("SELECT source, actor_id, name, labels FROM actor WHERE id = ?1")?
             .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         let mut label_pairs = Vec::with_capacity(16);
@@ -253,7 +255,7 @@ impl EventDecoder {
         Ok(actor)
     }
 
-    fn label(&mut self, db: &Connection, id: i64) -> rusqlite::Result<Rc<Label>> {
+    fn label(&mut self, db: &Connection, id: LabelId) -> rusqlite::Result<Rc<Label>> {
         if let Some(label) = self.labels.get(&id) {
             return Ok(label.clone());
         }

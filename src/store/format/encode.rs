@@ -16,6 +16,7 @@ use super::layout::{VaryingAttributes, VaryingValue, extract_template};
 use super::links::ChainEnd;
 use super::max_ids::MaxIds;
 use crate::event::Event;
+use crate::store::ids::{KindId, Nanos};
 
 /// Minimum number of events read together for which the time of arrival is stored once.
 pub(in crate::store) const SHARED_ARRIVAL_MIN_EVENTS: usize = 16;
@@ -48,7 +49,7 @@ pub(in crate::store) struct NewEvent<'a, 'e> {
     /// Sets the health-check flag.
     pub(in crate::store) is_healthcheck: bool,
     /// Time of arrival.
-    pub(in crate::store) received_nano: i64,
+    pub(in crate::store) received_nano: Nanos,
     /// True if [`EventEncoder::share_arrival`] stored the time of arrival for many events. Otherwise it is stored with
     /// the event.
     pub(in crate::store) shares_arrival: bool,
@@ -137,9 +138,9 @@ impl EventEncoder {
     }
 
     /// Stores one time of arrival for the events added next, which were read together.
-    pub(in crate::store) fn share_arrival(&mut self, db: &Connection, received_nano: i64) -> rusqlite::Result<()> {
+    pub(in crate::store) fn share_arrival(&mut self, db: &Connection, received_nano: Nanos) -> rusqlite::Result<()> {
         db.prepare_cached("INSERT OR REPLACE INTO arrival (first_seq, received_nano) VALUES (?1, ?2)")?
-            .execute([self.chain.next_seq(), received_nano])?;
+            .execute(params![self.chain.next_seq(), received_nano])?;
         Ok(())
     }
 
@@ -149,7 +150,7 @@ impl EventEncoder {
         inserts: &mut InsertStatements<'_>,
         source: EntrySource<'_>,
         new: NewEvent<'_, '_>,
-    ) -> rusqlite::Result<i64> {
+    ) -> rusqlite::Result<KindId> {
         let NewEvent { event, digest, is_healthcheck, received_nano, shares_arrival } = new;
         extract_template(event, &mut self.template);
         let actor = self.interner.actor(inserts.db, source.id, event)?;
@@ -166,10 +167,10 @@ impl EventEncoder {
             (Some(_), true) => ExecFlag::Healthcheck,
         };
         let kind_id = self.interner.kind(inserts.db, template.as_ref().map(|found| found.id), exec, event)?;
-        let fields = [&received_nano.to_le_bytes()[..], digest, HEALTHCHECK_MARKER];
+        let fields = [&received_nano.0.to_le_bytes()[..], digest, HEALTHCHECK_MARKER];
         let fields = if exec == ExecFlag::Healthcheck { &fields[..] } else { &fields[..2] };
         let seq = self.chain.append(EntryKind::Event, source.chain_name, fields);
-        let late_nano = (!shares_arrival).then(|| received_nano.wrapping_sub(event.time_nano));
+        let late_nano = (!shares_arrival).then(|| received_nano.0.wrapping_sub(event.time_nano));
         let [container, exec_duration, exec_id, exit_code, signal] = &self.exec_ids.intern(seq, varying).0;
         inserts.event.execute(params![
             seq,
@@ -186,7 +187,7 @@ impl EventEncoder {
         if template.is_none() {
             inserts.verbatim.execute(params![seq, event.text])?;
         }
-        self.blocks.add(seq, event.time_nano, kind_id);
+        self.blocks.add(seq, Nanos(event.time_nano), kind_id);
         Ok(kind_id)
     }
 }

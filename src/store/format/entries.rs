@@ -6,11 +6,12 @@ use rusqlite::{Connection, params};
 
 use super::chain::{CheckpointFields, EntryKind, GapFields};
 use super::links::ChainEnd;
+use crate::store::ids::{Nanos, SourceId};
 
 /// Source of an entry: its row, and its name in the chain.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct EntrySource<'a> {
-    pub(in crate::store) id: i64,
+    pub(in crate::store) id: SourceId,
     /// ID of the engine, or name of an import.
     pub(in crate::store) chain_name: &'a str,
 }
@@ -18,7 +19,7 @@ pub(in crate::store) struct EntrySource<'a> {
 /// Rejected line as it is stored.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct RejectedLine<'a> {
-    pub(in crate::store) received_nano: i64,
+    pub(in crate::store) received_nano: Nanos,
     pub(in crate::store) error: &'a str,
     pub(in crate::store) bytes: &'a [u8],
 }
@@ -52,7 +53,7 @@ impl ChainEnd {
         line: RejectedLine<'_>,
     ) -> rusqlite::Result<()> {
         let RejectedLine { received_nano, error, bytes } = line;
-        let fields = [&received_nano.to_le_bytes()[..], error.as_bytes(), bytes];
+        let fields = [&received_nano.0.to_le_bytes()[..], error.as_bytes(), bytes];
         let seq = self.append(EntryKind::Rejected, source.chain_name, &fields);
         db.prepare_cached(
             "INSERT INTO rejected (seq, source, received_nano, error, bytes) VALUES (?1, ?2, ?3, ?4, ?5)",

@@ -7,6 +7,7 @@ use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 
 use super::layout::{VaryingAttributes, VaryingValue};
 use crate::cache::GenerationalCache;
+use crate::store::ids::Seq;
 
 /// Number of cached exec IDs: those of commands that are running.
 const CACHE_SIZE: usize = 4_096;
@@ -45,7 +46,7 @@ impl FromSql for ExecFlag {
 
 /// Sequences of the events that contain the exec IDs used last.
 pub(in crate::store) struct ExecIds {
-    first_seqs: GenerationalCache<[u8; 32], i64>,
+    first_seqs: GenerationalCache<[u8; 32], Seq>,
 }
 
 impl Default for ExecIds {
@@ -64,7 +65,7 @@ impl ExecIds {
     /// sequence, an exec ID that is a number is stored as text.
     pub(in crate::store) fn intern<'e>(
         &mut self,
-        seq: i64,
+        seq: Seq,
         mut varying: VaryingAttributes<'e>,
     ) -> VaryingAttributes<'e> {
         match varying.exec_id_mut() {
@@ -72,7 +73,7 @@ impl ExecIds {
                 let VaryingValue::Digest(digest) = *exec_id else { return varying };
                 match self.first_seqs.get(&digest) {
                     Some(first_seq) if seq - *first_seq < EXEC_ID_LOOKBACK => {
-                        *exec_id = VaryingValue::Number(*first_seq);
+                        *exec_id = VaryingValue::Number(first_seq.0);
                     }
                     _ => self.first_seqs.insert(digest, seq),
                 }
@@ -91,8 +92,8 @@ impl ExecIds {
 /// Reference from an event to the exec ID of an earlier event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Reference {
-    referenced_seq: i64,
-    referring_seq: i64,
+    referenced_seq: Seq,
+    referring_seq: Seq,
 }
 
 /// References from events to the exec ID of an earlier event, for the events after the pruned part that can have one.
@@ -100,7 +101,7 @@ struct Reference {
 #[derive(Debug, Default)]
 pub(in crate::store) struct ExecIdReferences {
     /// Sequence up to which references were searched.
-    scanned_seq: i64,
+    scanned_seq: Seq,
     references: BTreeSet<Reference>,
 }
 
@@ -110,8 +111,8 @@ impl ExecIdReferences {
     pub(in crate::store) fn materialize(
         &mut self,
         db: &Connection,
-        last_seq: i64,
-        head_seq: i64,
+        last_seq: Seq,
+        head_seq: Seq,
     ) -> rusqlite::Result<()> {
         let (from, to) = (self.scanned_seq.max(last_seq) + 1, head_seq.min(last_seq + EXEC_ID_LOOKBACK));
         let mut refer = db.prepare_cached(
@@ -122,7 +123,7 @@ impl ExecIdReferences {
             self.references.insert(Reference { referenced_seq: row.get(0)?, referring_seq: row.get(1)? });
         }
         self.scanned_seq = to.max(self.scanned_seq);
-        let remaining = self.references.split_off(&Reference { referenced_seq: last_seq + 1, referring_seq: 0 });
+        let remaining = self.references.split_off(&Reference { referenced_seq: last_seq + 1, referring_seq: Seq(0) });
         let mut update = db.prepare_cached(
             "UPDATE event SET exec_id = (SELECT same.exec_id FROM event AS same WHERE same.seq = ?1)
              WHERE seq = ?2 AND exec_id = ?1",

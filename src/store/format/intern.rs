@@ -13,6 +13,7 @@ use super::layout::{Actor, LineTemplate, is_varying};
 use super::max_ids::MaxIds;
 use crate::cache::GenerationalCache;
 use crate::event::Event;
+use crate::store::ids::{ActorId, KindId, LabelId, SourceId, TemplateId};
 
 /// Maximum number of line templates; an event with a further one is stored as its line. Engines need a handful. A
 /// source that needs more is not an engine: its lines differ where those of an engine repeat.
@@ -28,22 +29,22 @@ const LABEL_CACHE_SIZE: usize = 16_384;
 /// Line template with its row.
 #[derive(Clone)]
 pub(in crate::store) struct InternedTemplate {
-    pub(in crate::store) id: i64,
+    pub(in crate::store) id: TemplateId,
     pub(in crate::store) template: Rc<LineTemplate>,
 }
 
 /// Actor with its row.
 #[derive(Clone)]
 pub(in crate::store) struct InternedActor {
-    pub(in crate::store) id: i64,
+    pub(in crate::store) id: ActorId,
     pub(in crate::store) actor: Rc<Actor>,
 }
 
 /// Finds and inserts the rows of shared texts, with caches by hash.
 pub(in crate::store) struct Interner {
     templates: GenerationalCache<u128, Option<InternedTemplate>>,
-    kinds: GenerationalCache<u128, i64>,
-    labels: GenerationalCache<u128, i64>,
+    kinds: GenerationalCache<u128, KindId>,
+    labels: GenerationalCache<u128, LabelId>,
     actors: GenerationalCache<u128, InternedActor>,
     max_ids: MaxIds,
     /// True if the tables are of a schema before version 5, while events are moved from an older schema.
@@ -97,15 +98,15 @@ impl Interner {
         if let Some(cached) = self.templates.get(&hash) {
             return Ok(cached.clone());
         }
-        let found: Option<i64> =
+        let found: Option<TemplateId> =
             db.prepare_cached("SELECT id FROM form WHERE text = ?1")?.query_row([text], |row| row.get(0)).optional()?;
         let id = match found {
             Some(id) => Some(id),
             None => {
                 let inserted = db
                     .prepare_cached("INSERT INTO form (id, text) SELECT ?1, ?2 WHERE (SELECT count(*) FROM form) < ?3")?
-                    .execute(params![self.max_ids.template + 1, text, MAX_TEMPLATES])?;
-                (inserted > 0).then(|| next_id(&mut self.max_ids.template))
+                    .execute(params![self.max_ids.template.0 + 1, text, MAX_TEMPLATES])?;
+                (inserted > 0).then(|| TemplateId(next_id(&mut self.max_ids.template.0)))
             }
         };
         let template = id.map(|id| InternedTemplate { id, template: Rc::new(LineTemplate::parse(text)) });
@@ -117,16 +118,16 @@ impl Interner {
     pub(in crate::store) fn kind(
         &mut self,
         db: &Connection,
-        template_id: Option<i64>,
+        template_id: Option<TemplateId>,
         exec: ExecFlag,
         event: &Event<'_>,
-    ) -> rusqlite::Result<i64> {
-        let numbers = [template_id.unwrap_or(0), exec as i64];
+    ) -> rusqlite::Result<KindId> {
+        let numbers = [template_id.map_or(0, |id| id.0), exec as i64];
         let hash = self.hash_key(numbers, [&event.kind, &event.scope, &event.action].into_iter());
         if let Some(id) = self.kinds.get(&hash) {
             return Ok(*id);
         }
-        let found: Option<i64> = db
+        let found: Option<KindId> = db
             .prepare_cached(
                 "SELECT id FROM shape WHERE action = ?1 AND type = ?2 AND scope = ?3 AND exec = ?4 AND form IS ?5",
             )?
@@ -135,7 +136,7 @@ impl Interner {
         let id = match found {
             Some(id) => id,
             None => {
-                let id = next_id(&mut self.max_ids.kind);
+                let id = KindId(next_id(&mut self.max_ids.kind.0));
                 db.prepare_cached(
                     "INSERT INTO shape (id, type, action, scope, exec, form) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 )?
@@ -151,7 +152,7 @@ impl Interner {
     pub(in crate::store) fn actor(
         &mut self,
         db: &Connection,
-        source_id: i64,
+        source_id: SourceId,
         event: &Event<'_>,
     ) -> rusqlite::Result<InternedActor> {
         let hash = self.actor_hash(source_id, event);
@@ -167,14 +168,14 @@ impl Interner {
         let name = event.attribute("name");
         let digest = actor_digest(source_id, name, &labels);
         let values = params![event.actor_id, source_id, name, labels, digest];
-        let found: Option<i64> = db
+        let found: Option<ActorId> = db
             .prepare_cached(if self.legacy_schema { FIND_LEGACY_ACTOR } else { FIND_ACTOR })?
             .query_row(&values[..if self.legacy_schema { 4 } else { 5 }], |row| row.get(0))
             .optional()?;
         let id = match found {
             Some(id) => id,
             None => {
-                let id = next_id(&mut self.max_ids.actor);
+                let id = ActorId(next_id(&mut self.max_ids.actor.0));
                 let values = params![id, source_id, event.actor_id, name, labels, digest];
                 db.prepare_cached(if self.legacy_schema { INSERT_LEGACY_ACTOR } else { INSERT_ACTOR })?
                     .execute(&values[..if self.legacy_schema { 5 } else { 6 }])?;
@@ -188,31 +189,31 @@ impl Interner {
     }
 
     /// Hashes what identifies the actor of an event.
-    fn actor_hash(&mut self, source_id: i64, event: &Event<'_>) -> u128 {
+    fn actor_hash(&mut self, source_id: SourceId, event: &Event<'_>) -> u128 {
         self.key.clear();
         if write_stable_attributes(event, &mut self.key) {
-            self.key.extend_from_slice(&source_id.to_le_bytes());
+            self.key.extend_from_slice(&source_id.0.to_le_bytes());
             self.key.extend_from_slice(event.actor_id.as_bytes());
             return xxh3_128(&self.key);
         }
         let stable = event.attributes.iter().filter(|(key, _)| !is_varying(key));
         let texts = stable.flat_map(|(key, value)| [key, value]);
-        self.hash_key([source_id, 0], std::iter::once(&event.actor_id).chain(texts))
+        self.hash_key([source_id.0, 0], std::iter::once(&event.actor_id).chain(texts))
     }
 
-    fn label(&mut self, db: &Connection, key: &str, value: &str) -> rusqlite::Result<i64> {
+    fn label(&mut self, db: &Connection, key: &str, value: &str) -> rusqlite::Result<LabelId> {
         let hash = self.hash_key([0, 0], [key, value].into_iter());
         if let Some(id) = self.labels.get(&hash) {
             return Ok(*id);
         }
-        let found: Option<i64> = db
+        let found: Option<LabelId> = db
             .prepare_cached("SELECT id FROM label WHERE key = ?1 AND value = ?2")?
             .query_row([key, value], |row| row.get(0))
             .optional()?;
         let id = match found {
             Some(id) => id,
             None => {
-                let id = next_id(&mut self.max_ids.label);
+                let id = LabelId(next_id(&mut self.max_ids.label.0));
                 db.prepare_cached("INSERT INTO label (id, key, value) VALUES (?1, ?2, ?3)")?
                     .execute(params![id, key, value])?;
                 id
@@ -245,8 +246,8 @@ const INSERT_LEGACY_ACTOR: &str = "INSERT INTO actor (id, source, actor_id, name
 
 /// Digest that distinguishes the actors of one ID, as stored in `actor.digest`. It has two bytes, which leave a few
 /// candidates of a hundred thousand. More bytes would be noticeable in the size of the file.
-pub(in crate::store) fn actor_digest(source: i64, name: Option<&str>, labels: &str) -> i64 {
-    let source = source.to_le_bytes();
+pub(in crate::store) fn actor_digest(source: SourceId, name: Option<&str>, labels: &str) -> i64 {
+    let source = source.0.to_le_bytes();
     let text = [&source[..], name.unwrap_or("\0").as_bytes(), b"\0", labels.as_bytes()].concat();
     (xxh3_64(&text) as i64) >> 48
 }

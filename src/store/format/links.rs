@@ -5,6 +5,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::chain::{self, Entry, EntryKind, GENESIS_HASH, Hash, Head};
+use crate::store::ids::Seq;
 
 /// Number of entries between stored chain links. The last link is stored too, so at most this many entries share one.
 const LINK_INTERVAL: i64 = 64;
@@ -20,30 +21,31 @@ pub(in crate::store) fn head(connection: &Connection) -> rusqlite::Result<Head> 
 
 /// Link that will be stored.
 struct PendingLink {
-    seq: i64,
+    seq: Seq,
     hash: Hash,
 }
 
 /// End of the chain, at which a transaction appends entries.
 pub(in crate::store) struct ChainEnd {
     /// Last sequence given, and the chain link there.
-    seq: i64,
+    seq: Seq,
     hash: Hash,
     /// Sequence of the last stored link, and the links that this transaction will store.
-    last_stored_seq: i64,
+    last_stored_seq: Seq,
     pending: Vec<PendingLink>,
 }
 
 impl Default for ChainEnd {
     fn default() -> Self {
-        ChainEnd { seq: 0, hash: GENESIS_HASH, last_stored_seq: 0, pending: Vec::new() }
+        ChainEnd { seq: Seq(0), hash: GENESIS_HASH, last_stored_seq: Seq(0), pending: Vec::new() }
     }
 }
 
 impl ChainEnd {
     /// Continues at the stored head.
     pub(in crate::store) fn load(&mut self, db: &Connection) -> rusqlite::Result<()> {
-        Head { seq: self.seq, hash: self.hash } = head(db)?;
+        let head = head(db)?;
+        (self.seq, self.hash) = (Seq(head.seq), head.hash);
         self.last_stored_seq = self.seq;
         self.pending.clear();
         Ok(())
@@ -51,19 +53,19 @@ impl ChainEnd {
 
     /// Returns the head after the entries that were appended.
     pub(in crate::store) fn head(&self) -> Head {
-        Head { seq: self.seq, hash: self.hash }
+        Head { seq: self.seq.0, hash: self.hash }
     }
 
     /// Returns the sequence that the next entry will have.
-    pub(in crate::store) fn next_seq(&self) -> i64 {
+    pub(in crate::store) fn next_seq(&self) -> Seq {
         self.seq + 1
     }
 
     /// Appends an entry and returns its sequence.
-    pub(in crate::store) fn append(&mut self, kind: EntryKind, source: &str, fields: &[&[u8]]) -> i64 {
-        self.seq += 1;
+    pub(in crate::store) fn append(&mut self, kind: EntryKind, source: &str, fields: &[&[u8]]) -> Seq {
+        self.seq = self.next_seq();
         self.hash = chain::link(&self.hash, Entry { kind, seq: self.seq, source, fields });
-        if self.seq % LINK_INTERVAL == 0 {
+        if self.seq.0 % LINK_INTERVAL == 0 {
             self.pending.push(PendingLink { seq: self.seq, hash: self.hash });
         }
         self.seq
@@ -78,7 +80,7 @@ impl ChainEnd {
             self.pending.push(PendingLink { seq: self.seq, hash: self.hash });
         }
         // The link of the previous head can go, unless it is one of those stored at every interval.
-        if self.last_stored_seq % LINK_INTERVAL != 0 {
+        if self.last_stored_seq.0 % LINK_INTERVAL != 0 {
             db.prepare_cached("DELETE FROM link WHERE seq = ?1")?.execute([self.last_stored_seq])?;
         }
         let mut insert = db.prepare_cached("INSERT INTO link (seq, hash) VALUES (?1, ?2)")?;

@@ -1,15 +1,16 @@
 //! Highest IDs ever given in the tables of shared texts.
 
+use crate::store::ids::{ActorId, KindId, LabelId, TemplateId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// Highest ID ever given in each table of shared texts. Rows are deleted, but an ID is never given again, so cached
 /// rows stay valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct MaxIds {
-    pub(in crate::store) actor: i64,
-    pub(in crate::store) label: i64,
-    pub(in crate::store) kind: i64,
-    pub(in crate::store) template: i64,
+    pub(in crate::store) actor: ActorId,
+    pub(in crate::store) label: LabelId,
+    pub(in crate::store) kind: KindId,
+    pub(in crate::store) template: TemplateId,
 }
 
 impl MaxIds {

@@ -6,9 +6,10 @@
 //! since must be marked, in the same transaction. This is correct whichever process writes at the same time.
 
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::pages::{VACUUM_STEP_PAGES, free_pages, incremental_vacuum, truncate_wal};
 use crate::store::error::{StoreError, sqlite_error};
@@ -16,6 +17,7 @@ use crate::store::format::blocks::parse_ids;
 use crate::store::format::checkpoint;
 use crate::store::format::max_ids::MaxIds;
 use crate::store::format::store::Store;
+use crate::store::ids::{ActorId, KindId, LabelId, Nanos, Seq, TemplateId};
 
 /// Duration of a step, without its commit.
 const STEP_DURATION: Duration = Duration::from_millis(10);
@@ -46,13 +48,13 @@ pub(in crate::store) struct GarbageStats {
     pruned_total: i64,
     /// Number of remaining events.
     remaining_events: u64,
-    last_gc_nano: i64,
+    last_gc_nano: Nanos,
 }
 
 impl GarbageStats {
     pub(in crate::store) fn read(db: &Connection) -> rusqlite::Result<GarbageStats> {
         let pruned_total = checkpoint::latest(db)?.map_or(0, |checkpoint| checkpoint.events as i64);
-        let (pruned_at_last_gc, last_gc_nano): (i64, i64) = db
+        let (pruned_at_last_gc, last_gc_nano): (i64, Nanos) = db
             .prepare_cached("SELECT events, swept_nano FROM swept")?
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?
@@ -80,9 +82,9 @@ impl GarbageStats {
     }
 
     /// Returns true if it is time to collect garbage.
-    pub(in crate::store) fn is_due(&self, now_nano: i64) -> bool {
+    pub(in crate::store) fn is_due(&self, now_nano: Nanos) -> bool {
         self.exceeds_threshold()
-            || self.has_garbage() && now_nano.saturating_sub(self.last_gc_nano).unsigned_abs() >= MAX_GC_DELAY_NANO
+            || self.has_garbage() && now_nano.0.saturating_sub(self.last_gc_nano.0).unsigned_abs() >= MAX_GC_DELAY_NANO
     }
 }
 
@@ -94,11 +96,11 @@ pub(in crate::store) struct GarbageCollection {
     /// Highest IDs when it began; rows added later are left alone.
     max_ids: MaxIds,
     /// Last actor and last sequence that were marked.
-    marked_actor: i64,
-    marked_seq: i64,
-    labels: IdSet,
-    kinds: IdSet,
-    templates: IdSet,
+    marked_actor: ActorId,
+    marked_seq: Seq,
+    labels: IdSet<LabelId>,
+    kinds: IdSet<KindId>,
+    templates: IdSet<TemplateId>,
     phase: Phase,
     /// Number of deleted rows.
     pub(in crate::store) deleted_rows: u64,
@@ -108,9 +110,9 @@ pub(in crate::store) struct GarbageCollection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Mark,
-    SweepKinds(i64),
+    SweepKinds(KindId),
     SweepTemplates,
-    SweepLabels(i64),
+    SweepLabels(LabelId),
     Done,
 }
 
@@ -119,8 +121,8 @@ impl GarbageCollection {
         GarbageCollection {
             pruned_total: stats.pruned_total,
             max_ids,
-            marked_actor: 0,
-            marked_seq: 0,
+            marked_actor: ActorId(0),
+            marked_seq: Seq(0),
             labels: IdSet::default(),
             kinds: IdSet::default(),
             templates: IdSet::default(),
@@ -136,7 +138,12 @@ impl GarbageCollection {
 
     /// Runs one step in the caller's transaction and returns true if it was the last one. If the transaction fails,
     /// garbage collection must start again.
-    pub(in crate::store) fn step(&mut self, db: &Connection, max_ids: MaxIds, now_nano: i64) -> rusqlite::Result<bool> {
+    pub(in crate::store) fn step(
+        &mut self,
+        db: &Connection,
+        max_ids: MaxIds,
+        now_nano: Nanos,
+    ) -> rusqlite::Result<bool> {
         let started = Instant::now();
         if !self.is_read_only() {
             // Marks what was added since the last step; nothing more can be added before this transaction ends.
@@ -149,25 +156,26 @@ impl GarbageCollection {
                 Phase::Done => break,
                 _ if started.elapsed() >= STEP_DURATION => return Ok(false),
                 // This transaction may be one that only reads.
-                Phase::SweepKinds(0) => return Ok(false),
+                Phase::SweepKinds(KindId(0)) => return Ok(false),
                 _ => {}
             }
         }
         rewrite_small_tables(db)?;
-        db.prepare_cached("UPDATE swept SET events = ?1, swept_nano = ?2")?.execute([self.pruned_total, now_nano])?;
+        db.prepare_cached("UPDATE swept SET events = ?1, swept_nano = ?2")?
+            .execute(params![self.pruned_total, now_nano])?;
         Ok(true)
     }
 
     fn run_phase(&mut self, db: &Connection) -> rusqlite::Result<()> {
         self.phase = match self.phase {
             Phase::Mark => match self.mark(db)? {
-                true => Phase::SweepKinds(0),
+                true => Phase::SweepKinds(KindId(0)),
                 false => Phase::Mark,
             },
             Phase::SweepKinds(after) => self.sweep_kinds(db, after)?.map_or(Phase::SweepTemplates, Phase::SweepKinds),
             Phase::SweepTemplates => {
                 self.sweep_templates(db)?;
-                Phase::SweepLabels(0)
+                Phase::SweepLabels(LabelId(0))
             }
             Phase::SweepLabels(after) => self.sweep_labels(db, after)?.map_or(Phase::Done, Phase::SweepLabels),
             Phase::Done => Phase::Done,
@@ -179,7 +187,7 @@ impl GarbageCollection {
     fn mark(&mut self, db: &Connection) -> rusqlite::Result<bool> {
         let mut marked = 0;
         let mut actors = db.prepare_cached("SELECT id, labels FROM actor WHERE id > ?1 ORDER BY id LIMIT ?2")?;
-        let mut actors = actors.query([self.marked_actor, MARK_BATCH_ROWS])?;
+        let mut actors = actors.query(params![self.marked_actor, MARK_BATCH_ROWS])?;
         while let Some(row) = actors.next()? {
             self.marked_actor = row.get(0)?;
             parse_ids(row.get_ref(1)?.as_str()?).for_each(|label| self.labels.insert(label));
@@ -191,7 +199,7 @@ impl GarbageCollection {
     /// Marks the event kinds of the next block. A complete block lists its kinds, so its events need not be read. The
     /// events of the first block are read, because a part of it may have been pruned.
     fn mark_block(&mut self, db: &Connection) -> rusqlite::Result<bool> {
-        let block: Option<(i64, i64, bool, Option<String>)> = db
+        let block: Option<(Seq, Seq, bool, Option<String>)> = db
             .prepare_cached(
                 "SELECT first_seq, last_seq, first_seq = (SELECT min(first_seq) FROM stretch), shapes FROM stretch
                  WHERE first_seq >= ifnull((SELECT max(first_seq) FROM stretch WHERE first_seq <= ?1), ?1)
@@ -219,16 +227,16 @@ impl GarbageCollection {
 
     /// Deletes event kinds that no event has, and marks the line templates of the others. Returns the ID after which to
     /// continue.
-    fn sweep_kinds(&mut self, db: &Connection, after: i64) -> rusqlite::Result<Option<i64>> {
+    fn sweep_kinds(&mut self, db: &Connection, after: KindId) -> rusqlite::Result<Option<KindId>> {
         let mut found =
             db.prepare_cached("SELECT id, form FROM shape WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3")?;
-        let mut found = found.query([after, self.max_ids.kind, SWEEP_BATCH_ROWS])?;
+        let mut found = found.query(params![after, self.max_ids.kind, SWEEP_BATCH_ROWS])?;
         let mut delete = db.prepare_cached(
             "DELETE FROM shape WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM event WHERE shape = ?1 AND exec_id IS NULL)",
         )?;
         let mut last = None;
         while let Some(row) = found.next()? {
-            let (id, template_id): (i64, Option<i64>) = (row.get(0)?, row.get(1)?);
+            let (id, template_id): (KindId, Option<TemplateId>) = (row.get(0)?, row.get(1)?);
             last = Some(id);
             let deleted = if self.kinds.contains(id) { 0 } else { delete.execute([id])? };
             self.deleted_rows += deleted as u64;
@@ -246,7 +254,7 @@ impl GarbageCollection {
         while let Some(row) = later.next()? {
             self.templates.insert(row.get(0)?);
         }
-        let templates: Vec<i64> = db
+        let templates: Vec<TemplateId> = db
             .prepare_cached("SELECT id FROM form WHERE id <= ?1")?
             .query_map([self.max_ids.template], |row| row.get(0))?
             .collect::<rusqlite::Result<_>>()?;
@@ -257,9 +265,9 @@ impl GarbageCollection {
     }
 
     /// Deletes labels that no actor has. Returns the ID after which to continue.
-    fn sweep_labels(&mut self, db: &Connection, after: i64) -> rusqlite::Result<Option<i64>> {
+    fn sweep_labels(&mut self, db: &Connection, after: LabelId) -> rusqlite::Result<Option<LabelId>> {
         let mut found = db.prepare_cached("SELECT id FROM label WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3")?;
-        let mut found = found.query([after, self.max_ids.label, SWEEP_BATCH_ROWS])?;
+        let mut found = found.query(params![after, self.max_ids.label, SWEEP_BATCH_ROWS])?;
         let mut delete = db.prepare_cached("DELETE FROM label WHERE id = ?1")?;
         let mut last = None;
         while let Some(row) = found.next()? {
@@ -291,16 +299,28 @@ fn rewrite_small_tables(db: &Connection) -> rusqlite::Result<()> {
 }
 
 /// Set of IDs that mostly follow each other.
-#[derive(Debug, Default)]
-struct IdSet(HashMap<i64, u64>);
+#[derive(Debug)]
+struct IdSet<Id> {
+    /// Bits of 64 consecutive IDs.
+    bits: HashMap<i64, u64>,
+    ids: PhantomData<Id>,
+}
 
-impl IdSet {
-    fn insert(&mut self, id: i64) {
-        *self.0.entry(id >> 6).or_default() |= 1 << (id & 63);
+impl<Id> Default for IdSet<Id> {
+    fn default() -> Self {
+        IdSet { bits: HashMap::new(), ids: PhantomData }
+    }
+}
+
+impl<Id: Into<i64>> IdSet<Id> {
+    fn insert(&mut self, id: Id) {
+        let id = id.into();
+        *self.bits.entry(id >> 6).or_default() |= 1 << (id & 63);
     }
 
-    fn contains(&self, id: i64) -> bool {
-        self.0.get(&(id >> 6)).is_some_and(|bits| bits & 1 << (id & 63) != 0)
+    fn contains(&self, id: Id) -> bool {
+        let id = id.into();
+        self.bits.get(&(id >> 6)).is_some_and(|bits| bits & 1 << (id & 63) != 0)
     }
 }
 
@@ -341,7 +361,7 @@ impl Store {
                     gc.insert(GarbageCollection::begin(&stats, max_ids))
                 }
             };
-            let done = gc.step(&db, max_ids, now_nano)?;
+            let done = gc.step(&db, max_ids, Nanos(now_nano))?;
             db.commit()?;
             if done {
                 break;
@@ -368,7 +388,7 @@ mod tests {
 
     #[test]
     fn an_id_set_contains_exactly_the_inserted_ids() {
-        let mut ids = IdSet::default();
+        let mut ids = IdSet::<i64>::default();
         let some = [0, 1, 63, 64, 65, 127, 1 << 40];
         some.iter().for_each(|id| ids.insert(*id));
         assert!((0..200).chain([(1 << 40) - 1, 1 << 40]).all(|id| ids.contains(id) == some.contains(&id)));

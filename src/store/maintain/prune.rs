@@ -5,10 +5,9 @@
 //! the pruned part and are appended again: names of sources, gaps that reach further, and health check commands of
 //! containers that still exist.
 
-use std::collections::BTreeMap;
-
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
+use super::deleted_events::DeletedEvents;
 use super::pages::{VACUUM_STEP_PAGES, incremental_vacuum, used_bytes};
 use crate::store::error::{StoreError, sqlite_error};
 use crate::store::format::chain::{CheckpointFields, GapFields, Hash, Head};
@@ -18,6 +17,7 @@ use crate::store::format::entries::EntrySource;
 use crate::store::format::max_ids::MaxIds;
 use crate::store::format::migrate;
 use crate::store::format::store::Store;
+use crate::store::ids::{ActorId, Nanos, Seq, SourceId};
 
 /// Maximum number of events deleted in one step, which takes a tenth of a second.
 const STEP_EVENTS: u64 = 16_384;
@@ -25,9 +25,6 @@ const STEP_EVENTS: u64 = 16_384;
 /// Minimum number of events to delete from a file that is too large. A step ends at a stored link, and only every 64th
 /// entry has one.
 const MIN_STEP_EVENTS: u64 = 256;
-
-/// Number of blocks that are searched for the oldest or newest instant of a source, before all its events are.
-const MAX_SEARCHED_BLOCKS: usize = 8;
 
 /// Pruned beginning of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +60,10 @@ impl Store {
         let mut encoder = EventEncoder::new();
         encoder.begin(&db)?;
         let limits = match excess_events(&db, max_bytes)? {
-            0 => PruneLimits { cutoff_nano, max_events: STEP_EVENTS },
-            events => PruneLimits { cutoff_nano: i64::MAX, max_events: events.min(STEP_EVENTS) },
+            0 => PruneLimits { cutoff_nano: Nanos(cutoff_nano), max_events: STEP_EVENTS },
+            events => PruneLimits { cutoff_nano: Nanos::MAX, max_events: events.min(STEP_EVENTS) },
         };
-        let pruned = step(&db, &mut encoder, limits, now_nano)?;
+        let pruned = step(&db, &mut encoder, limits, Nanos(now_nano))?;
         db.commit()?;
         Ok(pruned)
     }
@@ -76,7 +73,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn prunable(&self, cutoff_nano: i64) -> Result<Option<PrunedRange>, StoreError> {
-        prunable_range(self.connection(), PruneLimits { cutoff_nano, max_events: i64::MAX as u64 })
+        prunable_range(self.connection(), PruneLimits { cutoff_nano: Nanos(cutoff_nano), max_events: i64::MAX as u64 })
             .map_err(sqlite_error("read", self.path()))
     }
 
@@ -118,7 +115,7 @@ pub(super) fn excess_events(db: &Connection, max_bytes: u64) -> rusqlite::Result
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PruneLimits {
     /// Only events before this instant are deleted.
-    pub(super) cutoff_nano: i64,
+    pub(super) cutoff_nano: Nanos,
     /// Maximum number of events.
     pub(super) max_events: u64,
 }
@@ -129,31 +126,31 @@ fn prunable_range(db: &Connection, limits: PruneLimits) -> rusqlite::Result<Opti
     let mut blocks =
         db.prepare_cached("SELECT first_seq, last_seq, events, max_nano FROM stretch ORDER BY first_seq")?;
     let mut blocks = blocks.query([])?;
-    let (mut end_seq, mut events) = (0, 0);
+    let (mut end_seq, mut events) = (Seq(0), 0);
     while let Some(row) = blocks.next()? {
-        let (first, last): (i64, i64) = (row.get(0)?, row.get(1)?);
-        let (block_events, max_nano): (u64, i64) = (row.get(2)?, row.get(3)?);
+        let (first, last): (Seq, Seq) = (row.get(0)?, row.get(1)?);
+        let (block_events, max_nano): (u64, Nanos) = (row.get(2)?, row.get(3)?);
         if max_nano >= cutoff_nano || events + block_events > max_events {
             // A part of this block may be deleted.
             let first_recent = db
                 .prepare_cached("SELECT min(seq) FROM event WHERE seq BETWEEN ?1 AND ?2 AND time_nano >= ?3")?
-                .query_row([first, last, cutoff_nano], |row| row.get::<_, Option<i64>>(0))?;
+                .query_row(params![first, last, cutoff_nano], |row| row.get::<_, Option<Seq>>(0))?;
             let remaining = i64::try_from(max_events - events).unwrap_or(i64::MAX);
             let first_over_limit = db
                 .prepare_cached("SELECT seq FROM event WHERE seq BETWEEN ?1 AND ?2 ORDER BY seq LIMIT 1 OFFSET ?3")?
-                .query_row([first, last, remaining], |row| row.get::<_, i64>(0))
+                .query_row(params![first, last, remaining], |row| row.get::<_, Seq>(0))
                 .optional()?;
             end_seq = first_recent.into_iter().chain(first_over_limit).min().map_or(last, |seq| seq - 1);
             break;
         }
         (end_seq, events) = (last, events + block_events);
     }
-    let last_seq: Option<i64> =
+    let last_seq: Option<Seq> =
         db.prepare_cached("SELECT max(seq) FROM link WHERE seq <= ?1")?.query_row([end_seq], |row| row.get(0))?;
     let Some(last_seq) = last_seq else { return Ok(None) };
     let events =
         db.prepare_cached("SELECT count(*) FROM event WHERE seq <= ?1")?.query_row([last_seq], |row| row.get(0))?;
-    Ok((events > 0).then_some(PrunedRange { events, last_seq }))
+    Ok((events > 0).then_some(PrunedRange { events, last_seq: last_seq.0 }))
 }
 
 /// Deletes the longest beginning within the limits, in the caller's transaction.
@@ -161,16 +158,16 @@ pub(super) fn step(
     db: &Connection,
     encoder: &mut EventEncoder,
     limits: PruneLimits,
-    now_nano: i64,
+    now_nano: Nanos,
 ) -> rusqlite::Result<Option<PrunedRange>> {
     let Some(pruned) = prunable_range(db, limits)? else { return Ok(None) };
-    let last_seq = pruned.last_seq;
+    let last_seq = Seq(pruned.last_seq);
     let hash: Hash =
         db.prepare_cached("SELECT hash FROM link WHERE seq = ?1")?.query_row([last_seq], |row| row.get(0))?;
-    append_checkpoint(db, encoder, Head { seq: last_seq, hash }, &pruned, now_nano)?;
+    append_checkpoint(db, encoder, Head { seq: pruned.last_seq, hash }, &pruned, now_nano)?;
     reappend_names_and_gaps(db, encoder, last_seq, limits.cutoff_nano)?;
     let healthchecks = retained_healthchecks(db, last_seq)?;
-    let head_seq = encoder.chain.head().seq;
+    let head_seq = Seq(encoder.chain.head().seq);
     encoder.exec_id_references.materialize(db, last_seq, head_seq)?;
     let deleted = DeletedEvents::up_to(db, last_seq)?;
     for table in ["event", "verbatim", "rejected", "gap", "naming", "healthcheck", "link"] {
@@ -189,7 +186,7 @@ pub(super) fn step(
     db.prepare_cached("DELETE FROM arrival WHERE first_seq <= ?1")?.execute([last_seq])?;
     trim_blocks(db, last_seq)?;
     delete_unreferenced_actors(db, encoder.max_ids(), &deleted.actors)?;
-    update_source_stats(db, &deleted)?;
+    deleted.update_source_stats(db)?;
     encoder.chain.store(db)?;
     encoder.on_pruned();
     Ok(Some(pruned))
@@ -201,7 +198,7 @@ fn append_checkpoint(
     encoder: &mut EventEncoder,
     pruned_head: Head,
     pruned: &PrunedRange,
-    now_nano: i64,
+    now_nano: Nanos,
 ) -> rusqlite::Result<()> {
     let previous_events = checkpoint::latest(db)?.map_or(0, |checkpoint| checkpoint.events as i64);
     // The new checkpoint includes what earlier ones counted, and those in the pruned part must be deleted.
@@ -214,8 +211,8 @@ fn append_checkpoint(
 fn reappend_names_and_gaps(
     db: &Connection,
     encoder: &mut EventEncoder,
-    last_seq: i64,
-    cutoff_nano: i64,
+    last_seq: Seq,
+    cutoff_nano: Nanos,
 ) -> rusqlite::Result<()> {
     let mut names = db.prepare_cached(
         "SELECT source.id, ifnull(engine_id, source.name), source.name FROM source
@@ -233,7 +230,7 @@ fn reappend_names_and_gaps(
            AND gap.seq = (SELECT max(later.seq) FROM gap AS later
                           WHERE later.source = gap.source AND later.from_nano IS gap.from_nano)",
     )?;
-    let mut gaps = gaps.query([last_seq, cutoff_nano])?;
+    let mut gaps = gaps.query(params![last_seq, cutoff_nano])?;
     while let Some(row) = gaps.next()? {
         let chain_name: String = row.get(1)?;
         let (reason, detail): (Option<String>, Option<String>) = (row.get(4)?, row.get(5)?);
@@ -250,7 +247,7 @@ fn reappend_names_and_gaps(
 
 /// Health check command that outlives its entry.
 struct RetainedHealthcheck {
-    source_id: i64,
+    source_id: SourceId,
     chain_name: String,
     container: String,
     command: String,
@@ -258,7 +255,7 @@ struct RetainedHealthcheck {
 
 /// Reads the health check commands of containers that still exist or have remaining events. They are appended again
 /// once their old entries are deleted.
-fn retained_healthchecks(db: &Connection, last_seq: i64) -> rusqlite::Result<Vec<RetainedHealthcheck>> {
+fn retained_healthchecks(db: &Connection, last_seq: Seq) -> rusqlite::Result<Vec<RetainedHealthcheck>> {
     let mut kept = db.prepare_cached(
         "SELECT source.id, ifnull(engine_id, name), h.container, h.command
          FROM healthcheck AS h JOIN source ON source.id = h.source
@@ -279,48 +276,8 @@ fn retained_healthchecks(db: &Connection, last_seq: i64) -> rusqlite::Result<Vec
     kept.query_map([last_seq], retained)?.collect()
 }
 
-/// Events that are deleted in a step.
-struct DeletedEvents {
-    by_source: BTreeMap<i64, SourceDeletion>,
-    actors: Vec<i64>,
-}
-
-/// Deleted events of one source: their number and their time range.
-struct SourceDeletion {
-    events: u64,
-    min_nano: i64,
-    max_nano: i64,
-}
-
-impl DeletedEvents {
-    fn up_to(db: &Connection, upto: i64) -> rusqlite::Result<DeletedEvents> {
-        let mut deleted = DeletedEvents { by_source: BTreeMap::new(), actors: Vec::new() };
-        let mut source = db.prepare_cached("SELECT source FROM actor WHERE id = ?1")?;
-        // Reading in the order of actors would read the index on actors from end to end, and it covers the whole store.
-        let mut actors = db.prepare_cached(
-            "SELECT actor, count(*), min(time_nano), max(time_nano) FROM event NOT INDEXED WHERE seq <= ?1 GROUP BY actor",
-        )?;
-        let mut actors = actors.query([upto])?;
-        while let Some(row) = actors.next()? {
-            let actor = row.get(0)?;
-            deleted.actors.push(actor);
-            let deletion = SourceDeletion { events: row.get(1)?, min_nano: row.get(2)?, max_nano: row.get(3)? };
-            deleted
-                .by_source
-                .entry(source.query_row([actor], |row| row.get(0))?)
-                .and_modify(|total| {
-                    total.events += deletion.events;
-                    total.min_nano = total.min_nano.min(deletion.min_nano);
-                    total.max_nano = total.max_nano.max(deletion.max_nano);
-                })
-                .or_insert(deletion);
-        }
-        Ok(deleted)
-    }
-}
-
 /// Deletes actors without remaining events. Garbage collection deletes the texts that they shared with others.
-fn delete_unreferenced_actors(db: &Connection, max_ids: MaxIds, actors: &[i64]) -> rusqlite::Result<()> {
+fn delete_unreferenced_actors(db: &Connection, max_ids: MaxIds, actors: &[ActorId]) -> rusqlite::Result<()> {
     max_ids.store(db)?;
     let mut delete =
         db.prepare_cached("DELETE FROM actor WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM event WHERE actor = ?1)")?;
@@ -331,7 +288,7 @@ fn delete_unreferenced_actors(db: &Connection, max_ids: MaxIds, actors: &[i64]) 
 }
 
 /// Deletes the pruned blocks and recomputes the one that was cut in the middle.
-fn trim_blocks(db: &Connection, last_seq: i64) -> rusqlite::Result<()> {
+fn trim_blocks(db: &Connection, last_seq: Seq) -> rusqlite::Result<()> {
     db.prepare_cached("DELETE FROM stretch WHERE last_seq <= ?1")?.execute([last_seq])?;
     db.prepare_cached(
         "UPDATE stretch SET (first_seq, events, min_nano, max_nano) =
@@ -342,66 +299,4 @@ fn trim_blocks(db: &Connection, last_seq: i64) -> rusqlite::Result<()> {
     .execute([last_seq])?;
     db.prepare_cached("DELETE FROM stretch WHERE first_seq <= ?1")?.execute([last_seq])?;
     Ok(())
-}
-
-/// Updates the counts and times of events in the rows of the sources.
-fn update_source_stats(db: &Connection, deleted: &DeletedEvents) -> rusqlite::Result<()> {
-    for (source, deletion) in &deleted.by_source {
-        let (events, first, last): (u64, i64, i64) = db
-            .prepare_cached("SELECT events, first_nano, last_nano FROM source WHERE id = ?1")?
-            .query_row([source], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-        let events = events.saturating_sub(deletion.events);
-        let (first, last) = match events {
-            0 => (None, None),
-            _ => (
-                if deletion.min_nano > first { Some(first) } else { extreme_instant(db, *source, Extreme::Oldest)? },
-                if deletion.max_nano < last { Some(last) } else { extreme_instant(db, *source, Extreme::Newest)? },
-            ),
-        };
-        db.prepare_cached("UPDATE source SET events = ?2, first_nano = ?3, last_nano = ?4 WHERE id = ?1")?
-            .execute(params![source, events, first, last])?;
-    }
-    Ok(())
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Extreme {
-    Oldest,
-    Newest,
-}
-
-/// Returns the oldest or newest instant of a source that has events. It searches the blocks that reach farthest, until
-/// no other block can reach farther. If [`MAX_SEARCHED_BLOCKS`] blocks do not decide it, it searches all events of the
-/// source.
-fn extreme_instant(db: &Connection, source: i64, side: Extreme) -> rusqlite::Result<Option<i64>> {
-    let (which, reach, order) = match side {
-        Extreme::Oldest => ("min", "min_nano", "ASC"),
-        Extreme::Newest => ("max", "max_nano", "DESC"),
-    };
-    let sign = if side == Extreme::Oldest { 1 } else { -1 };
-    let blocks: Vec<(i64, i64, i64)> = db
-        .prepare_cached(&format!("SELECT first_seq, last_seq, {reach} FROM stretch ORDER BY {reach} {order} LIMIT ?1"))?
-        .query_map([MAX_SEARCHED_BLOCKS + 1], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-        .collect::<rusqlite::Result<_>>()?;
-    let mut found: Option<i64> = None;
-    for (first_seq, last_seq, reach) in blocks.iter().take(MAX_SEARCHED_BLOCKS) {
-        if found.is_some_and(|found| found * sign <= reach * sign) {
-            return Ok(found);
-        }
-        let block_extreme: Option<i64> = db
-            .prepare_cached(&format!(
-                "SELECT {which}(time_nano) FROM event JOIN actor ON actor.id = event.actor
-                 WHERE seq BETWEEN ?1 AND ?2 AND actor.source = ?3"
-            ))?
-            .query_row([*first_seq, *last_seq, source], |row| row.get(0))?;
-        found = found.into_iter().chain(block_extreme).min_by_key(|instant| instant * sign);
-    }
-    match blocks.get(MAX_SEARCHED_BLOCKS) {
-        Some((.., reach)) if found.is_none_or(|found| found * sign > reach * sign) => db
-            .prepare_cached(&format!(
-                "SELECT {which}(time_nano) FROM event WHERE actor IN (SELECT id FROM actor WHERE source = ?1)"
-            ))?
-            .query_row([source], |row| row.get(0)),
-        _ => Ok(found),
-    }
 }

@@ -5,7 +5,7 @@
 //! collect garbage.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -16,6 +16,7 @@ use crate::store::error::{StoreError, sqlite_error};
 use crate::store::file::open::with_suffix;
 use crate::store::format::cached_store::CachedStore;
 use crate::store::format::encode::EventEncoder;
+use crate::store::ids::Nanos;
 
 /// Limits of a store; by default there are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,15 +161,15 @@ impl Retainer {
 
     /// Deletes a little, in the caller's transaction.
     fn delete_some(&mut self, db: &Connection, encoder: &mut EventEncoder) -> rusqlite::Result<StepOutcome> {
-        let (started, now) = (Instant::now(), now_nano());
+        let (started, now) = (Instant::now(), Nanos::now());
         if self.gc.is_some() {
             return self.collect_garbage(db, encoder, now);
         }
         let (cutoff_nano, max_events) = match self.excess_events(db)? {
-            0 => (self.retention.cutoff_nano(now), self.step_events),
+            0 => (Nanos(self.retention.cutoff_nano(now.0)), self.step_events),
             // Unused text must not push out events, so it is deleted first.
             _ if GarbageStats::read(db)?.exceeds_threshold() => return self.collect_garbage(db, encoder, now),
-            events => (i64::MAX, events.min(self.step_events)),
+            events => (Nanos::MAX, events.min(self.step_events)),
         };
         if let Some(pruned) = prune::step(db, encoder, PruneLimits { cutoff_nano, max_events }, now)? {
             let elapsed = started.elapsed().max(Duration::from_micros(1));
@@ -192,7 +193,7 @@ impl Retainer {
         &mut self,
         db: &Connection,
         encoder: &mut EventEncoder,
-        now: i64,
+        now: Nanos,
     ) -> rusqlite::Result<StepOutcome> {
         let mut gc = match self.gc.take() {
             Some(gc) => gc,
@@ -297,12 +298,6 @@ impl RetentionLog {
             tracing::warn!("{}; retention retries every 2 s", crate::error::chain(error));
         }
     }
-}
-
-/// Returns the current time in nanoseconds since the epoch.
-pub(in crate::store) fn now_nano() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use super::query::Order;
 
 /// Describes the plan, one line for each step.
 pub(super) fn explain(db: &Connection, plan: &QueryPlan, order: Order) -> rusqlite::Result<Vec<String>> {
-    let describe = |ids: &Option<HashSet<i64>>, name: &str| match ids {
-        Some(ids) => format!("{name}: {} of the {name} can match", ids.len()),
+    let describe = |ids: Option<usize>, name: &str| match ids {
+        Some(ids) => format!("{name}: {ids} of the {name} can match"),
         None => format!("{name}: all"),
     };
     let (condition, access) = match &plan.access {
@@ -20,8 +20,8 @@ pub(super) fn explain(db: &Connection, plan: &QueryPlan, order: Order) -> rusqli
         AccessPath::ByKind(kinds) => (BY_KIND, format!("by index, {} event kinds", kinds.len())),
     };
     let mut lines = vec![
-        describe(&plan.kinds, "event kinds"),
-        describe(&plan.actors, "actors"),
+        describe(plan.kinds.as_ref().map(HashSet::len), "event kinds"),
+        describe(plan.actors.as_ref().map(HashSet::len), "actors"),
         format!("blocks: {} read, {} skipped", plan.blocks.len(), plan.skipped_blocks),
         format!(
             "order: {} run(s) merged by {}",

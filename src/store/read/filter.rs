@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use super::healthchecks::{ContainerKey, HealthcheckClassifier, KindAndActor, Verdict};
 use crate::event::Event;
 use crate::store::format::decode::{EventDecoder, EventRow};
+use crate::store::ids::{Nanos, Seq, SourceId};
 
 /// Maximum number of cached results of a predicate, by event kind and actor.
 const MAX_CACHED_MATCHES: usize = 100_000;
@@ -44,14 +45,14 @@ pub(super) struct Batch {
     rows: Vec<BatchRow>,
     lines: Vec<u8>,
     /// Containers of the events that could not be classified although health checks are excluded, by sequence.
-    pub(super) unknown_healthchecks: HashMap<i64, ContainerKey>,
+    pub(super) unknown_healthchecks: HashMap<Seq, ContainerKey>,
 }
 
 /// Event of a batch, without its line.
 struct BatchRow {
-    seq: i64,
-    source: i64,
-    received_nano: i64,
+    seq: Seq,
+    source: SourceId,
+    received_nano: Nanos,
     is_healthcheck: bool,
     /// End of the line in [`Batch::lines`]; it begins where the previous one ends.
     line_end: usize,
@@ -79,9 +80,9 @@ impl Batch {
             let raw = &self.lines[start..row.line_end];
             start = row.line_end;
             StoredEvent {
-                seq: row.seq,
-                source: row.source,
-                received_nano: row.received_nano,
+                seq: row.seq.0,
+                source: row.source.0,
+                received_nano: row.received_nano.0,
                 is_healthcheck: row.is_healthcheck,
                 raw,
             }
@@ -120,7 +121,7 @@ impl<'a> EventFilter<'a> {
         if verdict == Verdict::Healthcheck {
             return Ok(());
         }
-        let key = KindAndActor { kind_id: row.kind_id, actor_id: row.actor };
+        let key = KindAndActor { kind_id: row.kind_id, actor_id: row.actor_id };
         let cached = if let EventPredicate::PerKindAndActor(_) = self.predicate {
             self.cached_matches.get(&key).copied()
         } else {
@@ -143,7 +144,7 @@ impl<'a> EventFilter<'a> {
         };
         if is_match {
             if let (Verdict::Unknown, Some(classifier)) = (verdict, &mut self.classifier) {
-                batch.unknown_healthchecks.insert(row.seq, classifier.container_of(db, row.actor)?);
+                batch.unknown_healthchecks.insert(row.seq, classifier.container_of(db, row.actor_id)?);
             }
             batch.lines.extend_from_slice(&self.line);
             batch.rows.push(BatchRow {
@@ -158,7 +159,7 @@ impl<'a> EventFilter<'a> {
     }
 }
 
-fn line_matches(line: &[u8], seq: i64, matches: &dyn Fn(&Event<'_>) -> bool) -> bool {
+fn line_matches(line: &[u8], seq: Seq, matches: &dyn Fn(&Event<'_>) -> bool) -> bool {
     match Event::parse(line) {
         Ok(event) => matches(&event),
         Err(e) => {

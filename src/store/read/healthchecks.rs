@@ -17,6 +17,7 @@ use crate::event::{EXEC_DIE, REDACTED, exec_command};
 use crate::store::format::decode::EventRow;
 use crate::store::format::exec_ids::{EXEC_ID_LOOKBACK, ExecFlag};
 use crate::store::format::layout::VaryingValue;
+use crate::store::ids::{ActorId, KindId, Seq, SourceId};
 
 /// Sizes of the caches of event kinds, of containers by actor, and of pairs of both.
 const KIND_CACHE_SIZE: usize = 4_096;
@@ -39,7 +40,7 @@ impl UnknownHealthchecks {
     /// Counts an event of a container.
     pub(super) fn add(&mut self, container: ContainerKey) {
         self.events += 1;
-        self.containers.insert((container.source, container.id));
+        self.containers.insert((container.source.0, container.id));
     }
 
     /// Returns true if every event could be classified.
@@ -59,15 +60,15 @@ impl Display for UnknownHealthchecks {
 /// Container of a source.
 #[derive(Clone, Debug)]
 pub(super) struct ContainerKey {
-    source: i64,
+    source: SourceId,
     id: String,
 }
 
 /// Event kind and actor of an event, which together determine everything but its time and its varying attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct KindAndActor {
-    pub(super) kind_id: i64,
-    pub(super) actor_id: i64,
+    pub(super) kind_id: KindId,
+    pub(super) actor_id: ActorId,
 }
 
 /// Classification of an event.
@@ -98,12 +99,12 @@ struct Container {
 
 /// Classifies events while a reader reads them.
 pub(super) struct HealthcheckClassifier {
-    roles: GenerationalCache<i64, ExecRole>,
-    containers: GenerationalCache<i64, Rc<Container>>,
+    roles: GenerationalCache<KindId, ExecRole>,
+    containers: GenerationalCache<ActorId, Rc<Container>>,
     /// For events that contain the command.
     command_verdicts: GenerationalCache<KindAndActor, Verdict>,
     /// By the sequence of the first event with the exec ID.
-    exec_verdicts: GenerationalCache<i64, Verdict>,
+    exec_verdicts: GenerationalCache<Seq, Verdict>,
 }
 
 impl Default for HealthcheckClassifier {
@@ -124,7 +125,7 @@ impl HealthcheckClassifier {
             ExecRole::Other => return Ok(Verdict::Other),
             ExecRole::Healthcheck => Verdict::Healthcheck,
             ExecRole::Command(command) => {
-                let pair = KindAndActor { kind_id: row.kind_id, actor_id: row.actor };
+                let pair = KindAndActor { kind_id: row.kind_id, actor_id: row.actor_id };
                 self.classify_command(db, pair, &command)?
             }
             ExecRole::Die => return self.classify_die(db, row),
@@ -134,21 +135,23 @@ impl HealthcheckClassifier {
     }
 
     /// Returns the container of an actor.
-    pub(super) fn container_of(&mut self, db: &Connection, actor_id: i64) -> rusqlite::Result<ContainerKey> {
+    pub(super) fn container_of(&mut self, db: &Connection, actor_id: ActorId) -> rusqlite::Result<ContainerKey> {
         Ok(self.container(db, actor_id)?.key.clone())
     }
 
     /// Classifies an `exec_die` event, which does not contain the command, as the earlier event with its exec ID.
     fn classify_die(&mut self, db: &Connection, row: &EventRow) -> rusqlite::Result<Verdict> {
-        let first_seq: Option<i64> = match row.exec_id() {
-            Some(VaryingValue::Number(first)) => Some(*first),
+        let first_seq: Option<Seq> = match row.exec_id() {
+            Some(VaryingValue::Number(first)) => Some(Seq(*first)),
             // After a restart the recorder's cache is empty, so it stores the exec ID again instead of a reference.
             Some(VaryingValue::Digest(exec_id)) => db
                 .prepare_cached(
                     "SELECT seq FROM event INDEXED BY event_by_actor
                      WHERE actor = ?1 AND seq BETWEEN ?2 AND ?3 AND exec_id = ?4 ORDER BY seq DESC LIMIT 1",
                 )?
-                .query_row(params![row.actor, row.seq - EXEC_ID_LOOKBACK, row.seq - 1, exec_id], |found| found.get(0))
+                .query_row(params![row.actor_id, row.seq - EXEC_ID_LOOKBACK, row.seq - 1, exec_id], |found| {
+                    found.get(0)
+                })
                 .optional()?,
             _ => None,
         };
@@ -165,7 +168,7 @@ impl HealthcheckClassifier {
                 ExecRole::Command(command) => self.classify_command(db, first, &command)?,
                 ExecRole::Die | ExecRole::Other => Verdict::Other,
             },
-            None if self.container(db, row.actor)?.commands.is_none() => Verdict::Unknown,
+            None if self.container(db, row.actor_id)?.commands.is_none() => Verdict::Unknown,
             None => Verdict::Other,
         };
         first_seq.into_iter().for_each(|first| self.exec_verdicts.insert(first, verdict));
@@ -187,7 +190,7 @@ impl HealthcheckClassifier {
         Ok(verdict)
     }
 
-    fn exec_role(&mut self, db: &Connection, kind_id: i64) -> rusqlite::Result<ExecRole> {
+    fn exec_role(&mut self, db: &Connection, kind_id: KindId) -> rusqlite::Result<ExecRole> {
         if let Some(role) = self.roles.get(&kind_id) {
             return Ok(role.clone());
         }
@@ -205,11 +208,11 @@ impl HealthcheckClassifier {
         Ok(role)
     }
 
-    fn container(&mut self, db: &Connection, actor: i64) -> rusqlite::Result<Rc<Container>> {
+    fn container(&mut self, db: &Connection, actor: ActorId) -> rusqlite::Result<Rc<Container>> {
         if let Some(container) = self.containers.get(&actor) {
             return Ok(container.clone());
         }
-        let (source, id): (i64, String) = db
+        let (source, id): (SourceId, String) = db
             .prepare_cached("SELECT source, actor_id FROM actor WHERE id = ?1")?
             .query_row([actor], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let commands = db

@@ -12,6 +12,7 @@ use super::planner::{AccessPath, QueryPlan};
 use super::query::Order;
 use crate::store::format::blocks::Block;
 use crate::store::format::decode::EventRow;
+use crate::store::ids::Seq;
 
 /// Maximum time, in nanoseconds, by which a block may go back within its run; a larger step back begins a new run. The
 /// clocks of two engines differ, and events found in a backlog arrive late.
@@ -38,8 +39,8 @@ struct Run {
 }
 
 struct ReadStep {
-    first_seq: i64,
-    last_seq: i64,
+    first_seq: Seq,
+    last_seq: Seq,
     min_key: i64,
 }
 
@@ -111,8 +112,8 @@ impl Run {
             let (batch, tail) = remaining.split_at(remaining.len().min(step_blocks));
             remaining = tail;
             steps.push_back(ReadStep {
-                first_seq: batch.iter().map(|s| s.first_seq).min().unwrap_or(0),
-                last_seq: batch.iter().map(|s| s.last_seq).max().unwrap_or(0),
+                first_seq: batch.iter().map(|s| s.first_seq).min().unwrap_or_default(),
+                last_seq: batch.iter().map(|s| s.last_seq).max().unwrap_or_default(),
                 min_key: batch.iter().map(|s| key_range(s, order).min).min().unwrap_or(i64::MAX),
             });
             if by_index {
@@ -158,16 +159,18 @@ struct KeyRange {
 
 fn key_range(block: &Block, order: Order) -> KeyRange {
     match order {
-        Order::Time => KeyRange { min: block.min_nano, max: block.max_nano },
-        Order::TimeReversed => KeyRange { min: block.max_nano.saturating_neg(), max: block.min_nano.saturating_neg() },
-        Order::Arrival => KeyRange { min: block.first_seq, max: block.last_seq },
+        Order::Time => KeyRange { min: block.min_nano.0, max: block.max_nano.0 },
+        Order::TimeReversed => {
+            KeyRange { min: block.max_nano.0.saturating_neg(), max: block.min_nano.0.saturating_neg() }
+        }
+        Order::Arrival => KeyRange { min: block.first_seq.0, max: block.last_seq.0 },
     }
 }
 
 fn key(row: &EventRow, order: Order) -> MergeKey {
     match order {
-        Order::Time => MergeKey { major: row.time_nano, minor: row.seq },
-        Order::TimeReversed => MergeKey { major: row.time_nano.saturating_neg(), minor: -row.seq },
-        Order::Arrival => MergeKey { major: row.seq, minor: 0 },
+        Order::Time => MergeKey { major: row.time_nano.0, minor: row.seq.0 },
+        Order::TimeReversed => MergeKey { major: row.time_nano.0.saturating_neg(), minor: -row.seq.0 },
+        Order::Arrival => MergeKey { major: row.seq.0, minor: 0 },
     }
 }

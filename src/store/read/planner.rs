@@ -6,12 +6,13 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, ToSql, params, params_from_iter};
 
 use super::conditions::WhereClause;
 use super::query::{Actions, Query, Snapshot};
 use crate::store::format::blocks::{self, Block, parse_ids};
 use crate::store::format::decode::{EVENT_COLUMNS, EventRow};
+use crate::store::ids::{ActorId, KindId, LabelId, Nanos, Seq};
 
 /// Number of events up to which all are read, without a search for the event kinds and actors that can match.
 const SMALL_SNAPSHOT_EVENTS: i64 = 500;
@@ -28,9 +29,9 @@ pub(super) enum AccessPath {
     /// Reads all rows of a block.
     Scan,
     /// Uses the index on actors.
-    ByActor(Vec<i64>),
+    ByActor(Vec<ActorId>),
     /// Uses the index on event kinds.
-    ByKind(Vec<i64>),
+    ByKind(Vec<KindId>),
 }
 
 /// Rows to read, and the conditions that they must meet.
@@ -38,10 +39,10 @@ pub(super) enum AccessPath {
 pub(super) struct QueryPlan {
     pub(super) blocks: Vec<Block>,
     pub(super) access: AccessPath,
-    pub(super) kinds: Option<HashSet<i64>>,
-    pub(super) actors: Option<HashSet<i64>>,
-    since: i64,
-    until: i64,
+    pub(super) kinds: Option<HashSet<KindId>>,
+    pub(super) actors: Option<HashSet<ActorId>>,
+    since: Nanos,
+    until: Nanos,
     snapshot: Snapshot,
     pub(super) exclude_healthchecks: bool,
     /// Number of blocks that cannot contain a matching row.
@@ -65,18 +66,20 @@ impl QueryPlan {
         let mut plan = QueryPlan {
             blocks: Vec::new(),
             access: AccessPath::Scan,
-            since: query.since.unwrap_or(i64::MIN),
-            until: query.until.unwrap_or(i64::MAX),
+            since: query.since.map_or(Nanos::MIN, Nanos),
+            until: query.until.map_or(Nanos::MAX, Nanos),
             snapshot,
             exclude_healthchecks: query.exclude_healthchecks,
             skipped_blocks: 0,
             kinds: None,
             actors: None,
         };
-        let fits_index = |ids: &[i64]| ids.len() <= MAX_INDEXED_IDS;
+        let fits_index = |ids: usize| ids <= MAX_INDEXED_IDS;
         plan.access = match (&kinds, &actors) {
-            (_, Some(actors)) if fits_index(actors) => AccessPath::ByActor(actors.clone()),
-            (Some(kinds), _) if !kinds.has_unindexed && fits_index(&kinds.ids) => AccessPath::ByKind(kinds.ids.clone()),
+            (_, Some(actors)) if fits_index(actors.len()) => AccessPath::ByActor(actors.clone()),
+            (Some(kinds), _) if !kinds.has_unindexed && fits_index(kinds.ids.len()) => {
+                AccessPath::ByKind(kinds.ids.clone())
+            }
             _ => AccessPath::Scan,
         };
         plan.kinds = kinds.map(|kinds| kinds.ids.into_iter().collect());
@@ -88,12 +91,12 @@ impl QueryPlan {
 
     /// Finds the blocks that can contain a matching row.
     fn find_blocks(&mut self, db: &Connection) -> rusqlite::Result<()> {
-        let blocks = blocks::load_after(db, self.snapshot.after)?;
+        let blocks = blocks::load_after(db, Seq(self.snapshot.after))?;
         let total = blocks.len();
         let actor_seqs = self.actor_seq_range(db)?;
         let may_match = |s: &Block| {
-            s.last_seq > self.snapshot.after
-                && s.first_seq <= self.snapshot.to
+            s.last_seq.0 > self.snapshot.after
+                && s.first_seq.0 <= self.snapshot.to
                 && s.min_nano <= self.until
                 && s.max_nano >= self.since
                 && s.last_seq >= *actor_seqs.start()
@@ -101,7 +104,7 @@ impl QueryPlan {
         };
         let mut candidates: Vec<Block> = blocks.into_iter().filter(may_match).collect();
         if let (AccessPath::Scan, Some(kinds)) = (&self.access, &self.kinds) {
-            let mut block_matches: HashMap<i64, bool> = HashMap::new();
+            let mut block_matches: HashMap<Seq, bool> = HashMap::new();
             let mut statement = db.prepare_cached("SELECT first_seq, shapes FROM stretch WHERE shapes IS NOT NULL")?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
@@ -116,16 +119,16 @@ impl QueryPlan {
     }
 
     /// Returns the range from the first to the last sequence of the events of the matching actors.
-    fn actor_seq_range(&self, db: &Connection) -> rusqlite::Result<RangeInclusive<i64>> {
+    fn actor_seq_range(&self, db: &Connection) -> rusqlite::Result<RangeInclusive<Seq>> {
         let Some(actors) = self.actors.as_ref().filter(|actors| actors.len() <= MAX_RANGED_ACTORS) else {
-            return Ok(0..=i64::MAX);
+            return Ok(Seq(0)..=Seq::MAX);
         };
-        let (mut first, mut last) = (i64::MAX, 0);
+        let (mut first, mut last) = (Seq::MAX, Seq(0));
         // Two statements: SQLite finds a minimum or a maximum at an end of the index, but not both in one statement.
         let mut min_seq = db.prepare_cached("SELECT ifnull(min(seq), ?2) FROM event WHERE actor = ?1")?;
         let mut max_seq = db.prepare_cached("SELECT ifnull(max(seq), 0) FROM event WHERE actor = ?1")?;
         for actor in actors {
-            first = first.min(min_seq.query_row([*actor, i64::MAX], |row| row.get(0))?);
+            first = first.min(min_seq.query_row(params![actor, Seq::MAX], |row| row.get(0))?);
             last = last.max(max_seq.query_row([*actor], |row| row.get(0))?);
         }
         Ok(first..=last)
@@ -135,17 +138,17 @@ impl QueryPlan {
     pub(super) fn read(
         &self,
         db: &Connection,
-        first_seq: i64,
-        last_seq: i64,
+        first_seq: Seq,
+        last_seq: Seq,
         rows: &mut Vec<EventRow>,
     ) -> rusqlite::Result<()> {
-        let first = first_seq.max(self.snapshot.after.saturating_add(1));
-        let last = last_seq.min(self.snapshot.to);
-        let mut read_where = |condition: &str, values: &[i64]| -> rusqlite::Result<()> {
+        let first = first_seq.max(Seq(self.snapshot.after.saturating_add(1)));
+        let last = last_seq.min(Seq(self.snapshot.to));
+        let mut read_where = |condition: &str, values: &[&dyn ToSql]| -> rusqlite::Result<()> {
             let mut statement = db.prepare_cached(&select_events_sql(condition))?;
-            let mut found = statement.query(params_from_iter(values))?;
+            let mut found = statement.query(values)?;
             while let Some(row) = found.next()? {
-                let time: i64 = row.get(1)?;
+                let time: Nanos = row.get(1)?;
                 let is_match = (self.since..=self.until).contains(&time)
                     && self.kinds.as_ref().is_none_or(|kinds| row.get(3).is_ok_and(|kind_id| kinds.contains(&kind_id)))
                     && self.actors.as_ref().is_none_or(|actors| row.get(4).is_ok_and(|actor| actors.contains(&actor)));
@@ -156,12 +159,12 @@ impl QueryPlan {
             Ok(())
         };
         match &self.access {
-            AccessPath::Scan => read_where("", &[first, last]),
+            AccessPath::Scan => read_where("", params![first, last]),
             AccessPath::ByActor(actors) => {
-                actors.iter().try_for_each(|actor| read_where(BY_ACTOR, &[first, last, *actor]))
+                actors.iter().try_for_each(|actor| read_where(BY_ACTOR, params![first, last, actor]))
             }
             AccessPath::ByKind(kinds) => {
-                kinds.iter().try_for_each(|kind_id| read_where(BY_KIND, &[first, last, *kind_id]))
+                kinds.iter().try_for_each(|kind_id| read_where(BY_KIND, params![first, last, kind_id]))
             }
         }
     }
@@ -181,7 +184,7 @@ pub(super) fn select_events_sql(condition: &str) -> String {
 
 /// Event kinds that can match.
 struct MatchingKinds {
-    ids: Vec<i64>,
+    ids: Vec<KindId>,
     /// True if the index leaves out one of them, because its events have an exec ID.
     has_unindexed: bool,
 }
@@ -212,7 +215,7 @@ fn find_kinds(db: &Connection, query: &Query) -> rusqlite::Result<Option<Matchin
 }
 
 /// Finds the actors that can match; `None` if all can.
-fn find_actors(db: &Connection, query: &Query) -> rusqlite::Result<Option<Vec<i64>>> {
+fn find_actors(db: &Connection, query: &Query) -> rusqlite::Result<Option<Vec<ActorId>>> {
     let mut clauses = WhereClause::default();
     if let Some(source) = query.source {
         clauses.add("source =", source);
@@ -262,8 +265,8 @@ struct TestedLabel {
 }
 
 /// Finds the labels of some keys, by row ID.
-fn find_labels(db: &Connection, keys: &[String]) -> rusqlite::Result<HashMap<i64, TestedLabel>> {
-    let mut labels: HashMap<i64, TestedLabel> = HashMap::new();
+fn find_labels(db: &Connection, keys: &[String]) -> rusqlite::Result<HashMap<LabelId, TestedLabel>> {
+    let mut labels: HashMap<LabelId, TestedLabel> = HashMap::new();
     let mut statement = db.prepare_cached("SELECT id, value FROM label WHERE key = ?1")?;
     for (at, key) in keys.iter().enumerate() {
         let mut rows = statement.query([key])?;

@@ -21,6 +21,7 @@ use crate::store::file::open::ReadableFile;
 use crate::store::format::checkpoint::{self, Checkpoint};
 use crate::store::format::decode::EventDecoder;
 use crate::store::format::source::{self, SourceRow};
+use crate::store::ids::Seq;
 
 /// Maximum number of events in a batch, and the size in bytes at which a batch is complete.
 const BATCH_EVENTS: usize = 256;
@@ -121,8 +122,8 @@ impl Reader {
             // time.
             let transaction = db.unchecked_transaction()?;
             // Rows can wait from one batch to the next. If they were pruned in between, their actors no longer exist.
-            let oldest_seq: i64 =
-                db.prepare_cached("SELECT ifnull(min(seq), ?1) FROM event")?.query_row([i64::MAX], |row| row.get(0))?;
+            let oldest_seq: Seq =
+                db.prepare_cached("SELECT ifnull(min(seq), ?1) FROM event")?.query_row([Seq::MAX], |row| row.get(0))?;
             batch.clear();
             while batch.len() < batch_size && batch.bytes() < BATCH_BYTES {
                 let Some(row) = merged.next(db)? else { break };
@@ -136,7 +137,7 @@ impl Reader {
             }
             let mut unknown = std::mem::take(&mut batch.unknown_healthchecks);
             for stored in batch.events() {
-                if let Some(container) = unknown.remove(&stored.seq) {
+                if let Some(container) = unknown.remove(&Seq(stored.seq)) {
                     self.unknown_healthchecks.borrow_mut().add(container);
                 }
                 if let ControlFlow::Break(value) = visit(stored) {

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 use crate::event::Event;
 use crate::store::format::gap::GapReason;
 use crate::store::format::source::SourceRow;
+use crate::store::ids::{KindId, SourceId};
 
 /// Maximum number of sources counted separately; a recorder has a few.
 const MAX_SOURCES: usize = 64;
@@ -110,7 +111,7 @@ fn source_entry<'a>(sources: &'a mut BTreeMap<String, SourceCounters>, name: &st
 /// Changes to the counters by one commit, by the row ID of the source.
 #[derive(Debug, Default)]
 pub(super) struct CommitCounters {
-    sources: HashMap<i64, SourceDelta>,
+    sources: HashMap<SourceId, SourceDelta>,
 }
 
 /// Changes to the counters of one source by one commit.
@@ -119,7 +120,7 @@ pub(super) struct SourceDelta {
     name: String,
     engine_id: Option<String>,
     /// By the ID of the event kind, which is cheap to compare.
-    stored_by_kind: HashMap<i64, (TypeAction, u64)>,
+    stored_by_kind: HashMap<KindId, (TypeAction, u64)>,
     pub(super) duplicates: u64,
     pub(super) recovered: u64,
     pub(super) excluded_healthchecks: u64,
@@ -130,7 +131,7 @@ pub(super) struct SourceDelta {
 
 impl CommitCounters {
     /// Returns the changes for a source.
-    pub(super) fn source(&mut self, id: i64, name: &str, engine_id: Option<&str>) -> &mut SourceDelta {
+    pub(super) fn source(&mut self, id: SourceId, name: &str, engine_id: Option<&str>) -> &mut SourceDelta {
         self.sources.entry(id).or_insert_with(|| SourceDelta {
             name: name.into(),
             engine_id: engine_id.map(Into::into),
@@ -147,7 +148,7 @@ impl CommitCounters {
 
 impl SourceDelta {
     /// Counts a stored event of this event kind.
-    pub(super) fn count_event(&mut self, kind_id: i64, event: &Event<'_>) {
+    pub(super) fn count_event(&mut self, kind_id: KindId, event: &Event<'_>) {
         self.stored_by_kind.entry(kind_id).or_insert_with(|| (type_action(event), 0)).1 += 1;
         self.last_nano = self.last_nano.max(Some(event.time_nano));
     }
@@ -177,7 +178,7 @@ mod tests {
         for (n, (kind, action)) in kinds.enumerate() {
             let line = format!(r#"{{"Type":"{kind}","Action":"{action}","Actor":{{"ID":"a"}},"timeNano":{n}}}"#);
             let event = Event::parse(line.as_bytes()).unwrap();
-            commit.source(source, &format!("s{source}"), None).count_event(n as i64, &event);
+            commit.source(SourceId(source), &format!("s{source}"), None).count_event(KindId(n as i64), &event);
         }
         counters.add(commit);
     }

@@ -11,6 +11,7 @@ use crate::store::format::chain::GapFields;
 use crate::store::format::decode::EventDecoder;
 use crate::store::format::encode::{EventEncoder, InsertStatements, NewEvent, SHARED_ARRIVAL_MIN_EVENTS};
 use crate::store::format::entries::RejectedLine;
+use crate::store::ids::Nanos;
 
 /// Stores one delivery.
 pub(super) struct DeliveryWriter<'a, 'db> {
@@ -21,7 +22,7 @@ pub(super) struct DeliveryWriter<'a, 'db> {
     pub(super) source: &'a mut SourceState,
     pub(super) delivery: &'a Delivery,
     /// Events before this instant are too old.
-    pub(super) cutoff_nano: i64,
+    pub(super) cutoff_nano: Nanos,
     pub(super) max_rejected: u64,
     pub(super) delta: Option<&'a mut SourceDelta>,
 }
@@ -29,7 +30,7 @@ pub(super) struct DeliveryWriter<'a, 'db> {
 /// Events of a delivery that were stored.
 struct AddedEvents {
     count: u64,
-    first_nano: i64,
+    first_nano: Nanos,
 }
 
 impl DeliveryWriter<'_, '_> {
@@ -73,11 +74,11 @@ impl DeliveryWriter<'_, '_> {
 
     /// Stores the events that are not stored yet and not too old.
     fn store_events(&mut self, stats: &mut WriteStats) -> rusqlite::Result<AddedEvents> {
-        let mut added = AddedEvents { count: 0, first_nano: i64::MAX };
+        let mut added = AddedEvents { count: 0, first_nano: Nanos::MAX };
         let Delivery { received_nano, event_received_nanos, .. } = self.delivery;
         let shares_arrival = event_received_nanos.is_empty() && self.delivery.len() >= SHARED_ARRIVAL_MIN_EVENTS;
         if shares_arrival {
-            self.encoder.share_arrival(self.db, *received_nano)?;
+            self.encoder.share_arrival(self.db, Nanos(*received_nano))?;
         }
         let mut received_nanos = event_received_nanos.iter();
         let lists = [(&self.delivery.replayed, true), (&self.delivery.events, false)].into_iter();
@@ -85,14 +86,14 @@ impl DeliveryWriter<'_, '_> {
             list.iter().zip(list.healthcheck_flags()).map(move |event| (event, is_replayed))
         });
         for (((event, digest), is_healthcheck), is_replayed) in events {
-            let received_nano = *received_nanos.next().unwrap_or(received_nano);
-            let was_pruned =
-                is_replayed && self.source.pruned_before_nano.is_some_and(|oldest| event.time_nano < oldest);
-            if was_pruned || event.time_nano < self.cutoff_nano {
+            let received_nano = Nanos(*received_nanos.next().unwrap_or(received_nano));
+            let time = Nanos(event.time_nano);
+            let was_pruned = is_replayed && self.source.pruned_before_nano.is_some_and(|oldest| time < oldest);
+            if was_pruned || time < self.cutoff_nano {
                 stats.expired += 1;
                 continue;
             }
-            if event.time_nano <= self.source.newest_nano {
+            if time <= self.source.newest_nano {
                 let mut lookup = Lookup {
                     db: self.db,
                     blocks: &mut self.encoder.blocks,
@@ -110,8 +111,8 @@ impl DeliveryWriter<'_, '_> {
                 delta.count_event(kind_id, &event);
             }
             added.count += 1;
-            added.first_nano = added.first_nano.min(event.time_nano);
-            self.source.newest_nano = self.source.newest_nano.max(event.time_nano);
+            added.first_nano = added.first_nano.min(time);
+            self.source.newest_nano = self.source.newest_nano.max(time);
         }
         stats.events += added.count;
         Ok(added)
@@ -173,7 +174,7 @@ impl DeliveryWriter<'_, '_> {
             return Ok(());
         }
         self.source.rejected += 1;
-        let received_nano = self.delivery.received_nano;
+        let received_nano = Nanos(self.delivery.received_nano);
         let line = RejectedLine { received_nano, error: &rejection.error, bytes: &rejection.bytes };
         self.encoder.chain.add_rejected(self.db, self.source.entry_source(), line)?;
         if self.source.rejected == self.max_rejected {
@@ -206,7 +207,7 @@ impl DeliveryWriter<'_, '_> {
         {
             delta.count_gap(*reason);
         }
-        let gap = GapFields { from: *from, to: *to, reason, detail };
+        let gap = GapFields { from: from.map(Nanos), to: to.map(Nanos), reason, detail };
         self.encoder.chain.add_gap(self.db, self.source.entry_source(), gap)
     }
 }

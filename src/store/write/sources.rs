@@ -10,11 +10,12 @@ use super::delivery::SourceKey;
 use crate::store::format::checkpoint;
 use crate::store::format::encode::EventEncoder;
 use crate::store::format::entries::EntrySource;
+use crate::store::ids::{Nanos, SourceId};
 
 /// State of a source that the writer keeps between commits.
 #[derive(Debug)]
 pub(super) struct SourceState {
-    pub(super) id: i64,
+    pub(super) id: SourceId,
     /// Name in the hash chain: the engine's own ID, or the name of an import.
     chain_name: String,
     /// Name in the store.
@@ -22,9 +23,9 @@ pub(super) struct SourceState {
     /// Key at the time when the source was last looked up.
     key: Arc<SourceKey>,
     /// Time of the newest stored event; a later event is new without a lookup.
-    pub(super) newest_nano: i64,
+    pub(super) newest_nano: Nanos,
     /// Time of the oldest stored event if events were pruned; a replayed event before it was pruned.
-    pub(super) pruned_before_nano: Option<i64>,
+    pub(super) pruned_before_nano: Option<Nanos>,
     /// Number of rejected lines that are stored.
     pub(super) rejected: u64,
     /// Stored events of the instants that were looked up last.
@@ -89,10 +90,10 @@ impl Sources {
 
 /// Row of a source, as far as the writer needs it.
 struct FoundSource {
-    id: i64,
+    id: SourceId,
     name: String,
-    first_nano: Option<i64>,
-    last_nano: Option<i64>,
+    first_nano: Option<Nanos>,
+    last_nano: Option<Nanos>,
 }
 
 fn find_or_add(db: &Connection, encoder: &mut EventEncoder, key: &Arc<SourceKey>) -> rusqlite::Result<SourceState> {
@@ -104,8 +105,8 @@ fn find_or_add(db: &Connection, encoder: &mut EventEncoder, key: &Arc<SourceKey>
         id: source.id,
         chain_name: chain_name(key, &source.name).to_owned(),
         key: key.clone(),
-        newest_nano: source.last_nano.unwrap_or(i64::MIN),
-        pruned_before_nano: checkpoint::latest(db)?.map(|_| source.first_nano.unwrap_or(i64::MAX)),
+        newest_nano: source.last_nano.unwrap_or(Nanos::MIN),
+        pruned_before_nano: checkpoint::latest(db)?.map(|_| source.first_nano.unwrap_or(Nanos::MAX)),
         rejected: db
             .prepare_cached("SELECT count(*) FROM rejected WHERE source = ?1")?
             .query_row([source.id], |row| row.get(0))?,
@@ -157,13 +158,13 @@ fn update(
 }
 
 fn add(db: &Connection, encoder: &mut EventEncoder, key: &SourceKey) -> rusqlite::Result<FoundSource> {
-    let name = unique_name(db, key, 0)?;
+    let name = unique_name(db, key, SourceId(0))?;
     db.prepare_cached("INSERT INTO source (engine_id, name, host) VALUES (?1, ?2, ?3)")?.execute(params![
         key.engine_id,
         name,
         key.host
     ])?;
-    let source = FoundSource { id: db.last_insert_rowid(), name, first_nano: None, last_nano: None };
+    let source = FoundSource { id: SourceId(db.last_insert_rowid()), name, first_nano: None, last_nano: None };
     add_naming(db, encoder, key, &source)?;
     Ok(source)
 }
@@ -184,7 +185,7 @@ fn chain_name<'a>(key: &'a SourceKey, name: &'a str) -> &'a str {
 }
 
 /// Returns the name for a source: its own, or one with the beginning of its ID if a source other than `id` has that.
-fn unique_name(db: &Connection, key: &SourceKey, id: i64) -> rusqlite::Result<String> {
+fn unique_name(db: &Connection, key: &SourceKey, id: SourceId) -> rusqlite::Result<String> {
     let base = if key.name.is_empty() { "engine" } else { &key.name };
     let mut same_name = db.prepare_cached("SELECT 1 FROM source WHERE name = ?1 AND id <> ?2")?;
     let Some(engine_id) = &key.engine_id else {

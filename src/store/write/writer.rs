@@ -19,7 +19,8 @@ use crate::store::error::{StoreError, sqlite_error};
 use crate::store::format::cached_store::{CachedStore, WriteTransaction};
 use crate::store::format::encode::InsertStatements;
 use crate::store::format::store::Store;
-use crate::store::maintain::retention::{Retainer, Retention, now_nano};
+use crate::store::ids::Nanos;
+use crate::store::maintain::retention::{Retainer, Retention};
 
 /// Maximum number of events in one commit, unless a single delivery has more.
 const MAX_COMMIT_EVENTS: usize = 10_000;
@@ -173,7 +174,7 @@ fn store_deliveries(
     mut counters: Option<&mut CommitCounters>,
 ) -> rusqlite::Result<WriteStats> {
     let WriteTransaction { db, encoder, decoder, .. } = transaction;
-    let cutoff_nano = limits.retention.cutoff_nano(now_nano());
+    let cutoff_nano = Nanos(limits.retention.cutoff_nano(Nanos::now().0));
     let mut inserts = InsertStatements::prepare(db)?;
     let mut stored = WriteStats::default();
     for delivery in deliveries {

@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::store::format::decode::{EventDecoder, EventRow};
 use crate::store::format::exec_ids::ExecFlag;
 use crate::store::format::layout::{Actor, LineTemplate, is_varying};
+use crate::store::ids::{ActorId, KindId};
 
 /// Row of an event kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,13 +28,13 @@ struct StoredKind {
 /// Event kinds and actors that already matched an event.
 #[derive(Default)]
 pub(super) struct EventAgreement {
-    kinds: HashMap<i64, StoredKind>,
-    actors: HashSet<i64>,
+    kinds: HashMap<KindId, StoredKind>,
+    actors: HashSet<ActorId>,
 }
 
 impl EventAgreement {
     /// Returns true if the events of a kind have the health-check flag.
-    pub(super) fn is_healthcheck(&self, db: &Connection, kind_id: i64) -> rusqlite::Result<bool> {
+    pub(super) fn is_healthcheck(&self, db: &Connection, kind_id: KindId) -> rusqlite::Result<bool> {
         Ok(match self.kinds.get(&kind_id) {
             Some(kind) => kind.is_healthcheck,
             None => readable(StoredKind::read(db, kind_id))?.is_some_and(|kind| kind.is_healthcheck),
@@ -52,7 +53,7 @@ impl EventAgreement {
             Some(kind) => (kind, true),
             None => (StoredKind::read(db, row.kind_id)?, false),
         };
-        let actor_checked = self.actors.contains(&row.actor);
+        let actor_checked = self.actors.contains(&row.actor_id);
         let mut mismatch = (kind.has_exec_id != row.has_exec_id()).then_some("exec");
         if !(kind.is_complete && kind_checked && actor_checked) {
             let Ok(event) = Event::parse(line) else { return Ok(Some("the line is not an event".into())) };
@@ -65,23 +66,23 @@ impl EventAgreement {
             });
             let stable = event.attributes.iter().filter(|(key, _)| !is_varying(key));
             let actor = Actor::new(&event.actor_id, stable.map(|(key, value)| (&**key, &**value)));
-            if *decoder.actor(db, row.actor)?.actor != actor {
+            if *decoder.actor(db, row.actor_id)?.actor != actor {
                 mismatch = mismatch.or(Some("actor"));
             }
-            if row.time_nano != event.time_nano {
+            if row.time_nano.0 != event.time_nano {
                 mismatch = mismatch.or(Some("time_nano"));
             }
         }
         self.kinds.insert(row.kind_id, kind);
         if mismatch.is_none() {
-            self.actors.insert(row.actor);
+            self.actors.insert(row.actor_id);
         }
         Ok(mismatch.map(|column| format!("the stored {column} does not match the bytes of the event")))
     }
 }
 
 impl StoredKind {
-    fn read(db: &Connection, kind_id: i64) -> rusqlite::Result<StoredKind> {
+    fn read(db: &Connection, kind_id: KindId) -> rusqlite::Result<StoredKind> {
         let mut statement = db.prepare_cached(
             "SELECT type, action, scope, exec, form.text FROM shape LEFT JOIN form ON form.id = shape.form WHERE shape.id = ?1",
         )?;

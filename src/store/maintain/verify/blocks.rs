@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use super::fault::{Fault, FaultLog};
 use crate::store::format::blocks::{self, Block, parse_ids};
 use crate::store::format::decode::EventRow;
+use crate::store::ids::{KindId, Seq};
 
 /// Blocks that are checked while their events are read in order.
 #[derive(Default)]
@@ -16,12 +17,12 @@ pub(super) struct BlockCheck {
     current: Option<Block>,
     /// Events read of the current block: their number and their kinds.
     events: i64,
-    kinds: BTreeSet<i64>,
+    kinds: BTreeSet<KindId>,
 }
 
 impl BlockCheck {
     pub(super) fn load(db: &Connection) -> rusqlite::Result<BlockCheck> {
-        Ok(BlockCheck { remaining: blocks::load_after(db, 0)?.into(), ..BlockCheck::default() })
+        Ok(BlockCheck { remaining: blocks::load_after(db, Seq(0))?.into(), ..BlockCheck::default() })
     }
 
     /// Checks that an event is in a block, and that its time is within the block's range.
@@ -34,11 +35,11 @@ impl BlockCheck {
             }
         }
         let Some(block) = self.current.as_ref().filter(|block| block.first_seq <= row.seq) else {
-            return faults.report_row("event", row.seq, "no block contains the event");
+            return faults.report_row("event", row.seq.0, "no block contains the event");
         };
         if !(block.min_nano..=block.max_nano).contains(&row.time_nano) {
             let problem = format!("the time of event {} is outside the range of the block", row.seq);
-            faults.report_row("stretch", block.first_seq, problem);
+            faults.report_row("stretch", block.first_seq.0, problem);
         }
         self.events += 1;
         self.kinds.insert(row.kind_id);
@@ -49,14 +50,14 @@ impl BlockCheck {
         self.finish_current(db, faults);
         for block in std::mem::take(&mut self.remaining) {
             let problem = "the block has no events".into();
-            faults.report(Fault::Row { table: "stretch", row: block.first_seq, problem });
+            faults.report(Fault::Row { table: "stretch", row: block.first_seq.0, problem });
         }
     }
 
     fn finish_current(&mut self, db: &Connection, faults: &mut FaultLog<'_>) {
         let (events, kinds) = (std::mem::take(&mut self.events), std::mem::take(&mut self.kinds));
         let Some(block) = self.current.take() else { return };
-        let row = block.first_seq;
+        let row = block.first_seq.0;
         if events != block.events {
             let problem = format!("the row counts {} events, but the block has {events}", block.events);
             faults.report_row("stretch", row, problem);

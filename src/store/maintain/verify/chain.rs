@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fault::{Fault, FaultLog};
 use crate::store::format::chain::{self, Entry, GENESIS_HASH, Hash, Head};
+use crate::store::ids::Seq;
 
 /// The recomputed chain.
 pub(super) struct ChainCheck {
@@ -12,32 +13,32 @@ pub(super) struct ChainCheck {
     /// Number of entries.
     entries: u64,
     /// Sequence of the last stored link.
-    last_link_seq: i64,
+    last_link_seq: Seq,
     suspect: Option<SuspectLink>,
     /// Expected heads that were not reached yet, by sequence.
-    expected_heads: BTreeMap<i64, Vec<Hash>>,
+    expected_heads: BTreeMap<Seq, Vec<Hash>>,
 }
 
 /// A link that does not match. The next link shows whether the entries before it were changed, or the link itself.
 struct SuspectLink {
-    first: i64,
-    last: i64,
+    first: Seq,
+    last: Seq,
     /// The chain computed from the entries, continued past the link.
     hash: Hash,
 }
 
 impl ChainCheck {
     pub(super) fn new(expected_heads: &[Head]) -> Self {
-        let mut by_seq: BTreeMap<i64, Vec<Hash>> = BTreeMap::new();
+        let mut by_seq: BTreeMap<Seq, Vec<Hash>> = BTreeMap::new();
         for head in expected_heads {
-            by_seq.entry(head.seq).or_default().push(head.hash);
+            by_seq.entry(Seq(head.seq)).or_default().push(head.hash);
         }
-        ChainCheck { hash: GENESIS_HASH, entries: 0, last_link_seq: 0, suspect: None, expected_heads: by_seq }
+        ChainCheck { hash: GENESIS_HASH, entries: 0, last_link_seq: Seq(0), suspect: None, expected_heads: by_seq }
     }
 
     /// Begins after the pruned part of the chain.
     pub(super) fn begin(&mut self, checkpoint: Head) {
-        (self.hash, self.last_link_seq) = (checkpoint.hash, checkpoint.seq);
+        (self.hash, self.last_link_seq) = (checkpoint.hash, Seq(checkpoint.seq));
         (self.entries, self.suspect) = (0, None);
     }
 
@@ -56,23 +57,23 @@ impl ChainCheck {
     }
 
     /// Compares a stored link, `None` if it is not a hash, with the recomputed chain.
-    pub(super) fn check_link(&mut self, seq: i64, stored: Option<Hash>, faults: &mut FaultLog<'_>) {
+    pub(super) fn check_link(&mut self, seq: Seq, stored: Option<Hash>, faults: &mut FaultLog<'_>) {
         let first = self.last_link_seq + 1;
         self.last_link_seq = seq;
         let entry_reported = faults.take_entry_reported();
         let Some(stored) = stored else {
-            return faults.report(Fault::Row { table: "link", row: seq, problem: "the link is not a hash".into() });
+            return faults.report(Fault::Row { table: "link", row: seq.0, problem: "the link is not a hash".into() });
         };
         let computed = std::mem::replace(&mut self.hash, stored);
         if let Some(suspect) = self.suspect.take() {
             if computed != stored && suspect.hash == stored {
                 return faults.report(Fault::Row {
                     table: "link",
-                    row: suspect.last,
+                    row: suspect.last.0,
                     problem: "the link was changed".into(),
                 });
             }
-            faults.report(Fault::Changed { first: suspect.first, last: suspect.last });
+            faults.report(Fault::Changed { first: suspect.first.0, last: suspect.last.0 });
         }
         if computed != stored && !entry_reported {
             self.suspect = Some(SuspectLink { first, last: seq, hash: computed });
@@ -82,15 +83,15 @@ impl ChainCheck {
     /// Reports the last link if it does not match: no later link shows whether the link itself was changed.
     pub(super) fn resolve_suspect(&mut self, faults: &mut FaultLog<'_>) {
         if let Some(SuspectLink { first, last, .. }) = self.suspect.take() {
-            faults.report(Fault::Changed { first, last });
+            faults.report(Fault::Changed { first: first.0, last: last.0 });
         }
     }
 
     /// Compares the expected heads of a sequence with the chain.
-    pub(super) fn check_expected_heads(&mut self, seq: i64, faults: &mut FaultLog<'_>) {
+    pub(super) fn check_expected_heads(&mut self, seq: Seq, faults: &mut FaultLog<'_>) {
         let actual = self.hash;
         for hash in self.expected_heads.remove(&seq).into_iter().flatten().filter(|expected| *expected != actual) {
-            faults.report(Fault::HeadMismatch { expected: Head { seq, hash }, found: Some(actual) });
+            faults.report(Fault::HeadMismatch { expected: Head { seq: seq.0, hash }, found: Some(actual) });
         }
     }
 
@@ -98,8 +99,8 @@ impl ChainCheck {
     pub(super) fn report_unreached_heads(&mut self, checkpoint: Head, faults: &mut FaultLog<'_>) {
         for (seq, hashes) in std::mem::take(&mut self.expected_heads) {
             for hash in hashes {
-                let expected = Head { seq, hash };
-                faults.report(if seq < checkpoint.seq {
+                let expected = Head { seq: seq.0, hash };
+                faults.report(if seq.0 < checkpoint.seq {
                     Fault::Pruned { expected, last_seq: checkpoint.seq }
                 } else {
                     Fault::HeadMismatch { expected, found: None }

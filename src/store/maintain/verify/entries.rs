@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row};
 
 use super::fault::{Fault, FaultLog, readable};
 use crate::store::format::chain::{CheckpointFields, EntryKind, GapFields, Head};
+use crate::store::ids::{Seq, SourceId};
 
 /// Tables of the entries of the chain.
 const TABLES: [(&str, EntryKind); 6] = [
@@ -28,7 +29,7 @@ pub(super) struct OtherEntry {
 /// Content of an entry.
 pub(super) struct EntryContent {
     /// Row ID of the source; 0 for an entry without one.
-    pub(super) source_id: i64,
+    pub(super) source_id: SourceId,
     pub(super) fields: Vec<Vec<u8>>,
 }
 
@@ -55,9 +56,9 @@ pub(super) fn check_outside(
 /// inserted.
 pub(super) fn find_others(
     db: &Connection,
-    seqs: &RangeInclusive<i64>,
-) -> rusqlite::Result<BTreeMap<i64, Vec<OtherEntry>>> {
-    let mut others: BTreeMap<i64, Vec<OtherEntry>> = BTreeMap::new();
+    seqs: &RangeInclusive<Seq>,
+) -> rusqlite::Result<BTreeMap<Seq, Vec<OtherEntry>>> {
+    let mut others: BTreeMap<Seq, Vec<OtherEntry>> = BTreeMap::new();
     for (table, kind) in TABLES.into_iter().filter(|(_, kind)| *kind != EntryKind::Event) {
         let mut found = db.prepare_cached(&format!("SELECT seq FROM {table} WHERE seq BETWEEN ?1 AND ?2"))?;
         let mut found = found.query([seqs.start(), seqs.end()])?;
@@ -69,7 +70,7 @@ pub(super) fn find_others(
 }
 
 /// Reads the content of an entry; `None` if it cannot be read.
-pub(super) fn read_content(db: &Connection, seq: i64, entry: OtherEntry) -> rusqlite::Result<Option<EntryContent>> {
+pub(super) fn read_content(db: &Connection, seq: Seq, entry: OtherEntry) -> rusqlite::Result<Option<EntryContent>> {
     let OtherEntry { table, kind } = entry;
     let columns = match kind {
         EntryKind::Event => "0",
@@ -108,6 +109,6 @@ fn read_fields(kind: EntryKind, row: &Row<'_>) -> rusqlite::Result<Vec<Vec<u8>>>
 }
 
 /// Returns true if a gap has an empty text. In the chain an empty text equals no text, so the writer never stores one.
-pub(super) fn gap_has_empty_text(db: &Connection, seq: i64) -> rusqlite::Result<bool> {
+pub(super) fn gap_has_empty_text(db: &Connection, seq: Seq) -> rusqlite::Result<bool> {
     db.prepare_cached("SELECT 1 FROM gap WHERE seq = ?1 AND (reason = '' OR detail = '')")?.exists([seq])
 }

@@ -31,6 +31,7 @@ use crate::store::format::chain::{Entry, EntryKind, GENESIS_HASH, HEALTHCHECK_MA
 use crate::store::format::checkpoint;
 use crate::store::format::decode::{EVENT_COLUMNS, EventDecoder, EventRow};
 use crate::store::format::links;
+use crate::store::ids::{Nanos, Seq, SourceId};
 use crate::store::read::reader::Reader;
 
 /// Number of sequences read in one transaction, so that the writer can continue.
@@ -69,7 +70,7 @@ struct Verifier<'a> {
     /// Head at which the chain begins; the entries up to it were pruned.
     checkpoint: Head,
     /// Last verified sequence.
-    seq: i64,
+    seq: Seq,
     chain: ChainCheck,
     blocks: BlockCheck,
     sources: SourceCheck,
@@ -85,7 +86,7 @@ impl<'a> Verifier<'a> {
             faults,
             head: Head { seq: 0, hash: GENESIS_HASH },
             checkpoint: Head { seq: 0, hash: GENESIS_HASH },
-            seq: 0,
+            seq: Seq(0),
             chain: ChainCheck::new(expected_heads),
             blocks: BlockCheck::default(),
             sources: SourceCheck::default(),
@@ -102,12 +103,12 @@ impl<'a> Verifier<'a> {
         self.begin()?;
         entries::check_outside(self.db, self.checkpoint, self.head, &mut self.faults)?;
         transaction.finish()?;
-        while self.seq < self.head.seq {
+        while self.seq.0 < self.head.seq {
             let transaction = self.db.unchecked_transaction()?;
-            if self.latest_checkpoint()?.is_some_and(|checkpoint| checkpoint.seq > self.seq) {
+            if self.latest_checkpoint()?.is_some_and(|checkpoint| checkpoint.seq > self.seq.0) {
                 self.begin()?;
             }
-            self.verify_range(self.seq + 1..=(self.seq + STEP_ENTRIES).min(self.head.seq))?;
+            self.verify_range(self.seq + 1..=(self.seq + STEP_ENTRIES).min(Seq(self.head.seq)))?;
             transaction.finish()?;
         }
         self.chain.resolve_suspect(&mut self.faults);
@@ -121,7 +122,7 @@ impl<'a> Verifier<'a> {
     fn begin(&mut self) -> rusqlite::Result<()> {
         self.head = links::head(self.db)?;
         self.checkpoint = self.latest_checkpoint()?.unwrap_or(self.checkpoint);
-        self.seq = self.checkpoint.seq;
+        self.seq = Seq(self.checkpoint.seq);
         self.chain.begin(self.checkpoint);
         self.faults.take_entry_reported();
         self.blocks = BlockCheck::load(self.db)?;
@@ -135,7 +136,7 @@ impl<'a> Verifier<'a> {
     }
 
     /// Verifies some sequences, of which the first follows the last verified one.
-    fn verify_range(&mut self, seqs: RangeInclusive<i64>) -> rusqlite::Result<()> {
+    fn verify_range(&mut self, seqs: RangeInclusive<Seq>) -> rusqlite::Result<()> {
         let mut links = stored_links(self.db, &seqs)?;
         let mut others = entries::find_others(self.db, &seqs)?;
         let db = self.db;
@@ -143,14 +144,14 @@ impl<'a> Verifier<'a> {
             db.prepare_cached(&format!("SELECT {EVENT_COLUMNS} FROM event WHERE seq BETWEEN ?1 AND ?2"))?;
         let mut events = events.query([seqs.start(), seqs.end()])?;
         let mut event = next_event(&mut events)?;
-        let mut missing: Option<i64> = None;
-        for seq in seqs.clone() {
+        let mut missing: Option<Seq> = None;
+        for seq in (seqs.start().0..=seqs.end().0).map(Seq) {
             let has_event = event.as_ref().is_some_and(|event| event.seq == seq);
             let other = others.remove(&seq);
             if !has_event && other.is_none() {
                 missing.get_or_insert(seq);
             } else if let Some(first) = missing.take() {
-                self.faults.report_entry(Fault::Missing { first, last: seq - 1 });
+                self.faults.report_entry(Fault::Missing { first: first.0, last: seq.0 - 1 });
             }
             if has_event {
                 let row = event.take().and_then(|event| event.row);
@@ -160,7 +161,7 @@ impl<'a> Verifier<'a> {
             for (index, entry) in other.into_iter().flatten().enumerate() {
                 if has_event || index > 0 {
                     let problem = "the sequence is already used: the row was inserted";
-                    self.faults.report_row(entry.table, seq, problem);
+                    self.faults.report_row(entry.table, seq.0, problem);
                 } else {
                     self.check_other_entry(seq, entry)?;
                 }
@@ -168,29 +169,29 @@ impl<'a> Verifier<'a> {
             self.seq = seq;
             if let Some(link) = links.remove(&seq) {
                 if let Some(first) = missing.take() {
-                    self.faults.report_entry(Fault::Missing { first, last: seq });
+                    self.faults.report_entry(Fault::Missing { first: first.0, last: seq.0 });
                 }
                 self.chain.check_link(seq, link, &mut self.faults);
             }
             self.chain.check_expected_heads(seq, &mut self.faults);
         }
         if let Some(first) = missing {
-            self.faults.report_entry(Fault::Missing { first, last: *seqs.end() });
+            self.faults.report_entry(Fault::Missing { first: first.0, last: seqs.end().0 });
         }
         Ok(())
     }
 
     /// Verifies an event: appends its bytes to the chain and checks whatever helps to find it.
-    fn check_event(&mut self, seq: i64, row: Option<EventRow>) -> rusqlite::Result<()> {
+    fn check_event(&mut self, seq: Seq, row: Option<EventRow>) -> rusqlite::Result<()> {
         let Some(row) = row else {
-            self.faults.report_row("event", seq, "the row cannot be read");
+            self.faults.report_row("event", seq.0, "the row cannot be read");
             return Ok(());
         };
         self.blocks.check_event(self.db, &row, &mut self.faults);
         let mut line = std::mem::take(&mut self.line);
         match readable(self.decode(&row, &mut line))? {
             Some(origin) => self.check_decoded(&row, origin, &line)?,
-            None => self.faults.report_row("event", seq, MISSING_ROWS),
+            None => self.faults.report_row("event", seq.0, MISSING_ROWS),
         }
         self.line = line;
         Ok(())
@@ -206,7 +207,7 @@ impl<'a> Verifier<'a> {
 
     fn check_decoded(&mut self, row: &EventRow, origin: Origin, line: &[u8]) -> rusqlite::Result<()> {
         let digest: Hash = Sha256::digest(line).into();
-        let fields = [&origin.received_nano.to_le_bytes()[..], &digest, HEALTHCHECK_MARKER];
+        let fields = [&origin.received_nano.0.to_le_bytes()[..], &digest, HEALTHCHECK_MARKER];
         let is_healthcheck = self.agreement.is_healthcheck(self.db, row.kind_id)?;
         let fields = if is_healthcheck { &fields[..] } else { &fields[..2] };
         let source = self.sources.chain_name(origin.source_id);
@@ -214,20 +215,20 @@ impl<'a> Verifier<'a> {
         self.sources.count_event(origin.source_id, row.time_nano);
         let mismatch = readable(self.agreement.find_mismatch(self.db, &mut self.decoder, row, line))?;
         if let Some(mismatch) = mismatch.unwrap_or(Some(MISSING_ROWS.into())) {
-            self.faults.report_row("event", row.seq, mismatch);
+            self.faults.report_row("event", row.seq.0, mismatch);
         }
         Ok(())
     }
 
     /// Verifies an entry that is not an event: a gap, a rejected line, a name, a checkpoint, a health check.
-    fn check_other_entry(&mut self, seq: i64, entry: OtherEntry) -> rusqlite::Result<()> {
+    fn check_other_entry(&mut self, seq: Seq, entry: OtherEntry) -> rusqlite::Result<()> {
         let OtherEntry { table, kind } = entry;
         let Some(content) = entries::read_content(self.db, seq, entry)? else {
-            self.faults.report_row(table, seq, "the row cannot be read");
+            self.faults.report_row(table, seq.0, "the row cannot be read");
             return Ok(());
         };
         if kind == EntryKind::Gap && entries::gap_has_empty_text(self.db, seq)? {
-            self.faults.report_row(table, seq, "the row was changed");
+            self.faults.report_row(table, seq.0, "the row was changed");
         }
         self.sources.count_entry(content.source_id, kind, &content.fields);
         let fields: Vec<&[u8]> = content.fields.iter().map(|field| &field[..]).collect();
@@ -241,13 +242,13 @@ const MISSING_ROWS: &str = "the row refers to missing rows";
 
 /// Source of an event, and its time of arrival.
 struct Origin {
-    source_id: i64,
-    received_nano: i64,
+    source_id: SourceId,
+    received_nano: Nanos,
 }
 
 /// Sequence of an event, and its row if the row can be read.
 struct FoundEvent {
-    seq: i64,
+    seq: Seq,
     row: Option<EventRow>,
 }
 
@@ -257,7 +258,7 @@ fn next_event(rows: &mut Rows<'_>) -> rusqlite::Result<Option<FoundEvent>> {
 }
 
 /// Returns the stored links of some sequences; `None` where a link is not a hash.
-fn stored_links(db: &Connection, seqs: &RangeInclusive<i64>) -> rusqlite::Result<BTreeMap<i64, Option<Hash>>> {
+fn stored_links(db: &Connection, seqs: &RangeInclusive<Seq>) -> rusqlite::Result<BTreeMap<Seq, Option<Hash>>> {
     let mut stored = db.prepare_cached("SELECT seq, hash FROM link WHERE seq BETWEEN ?1 AND ?2")?;
     let mut stored = stored.query([seqs.start(), seqs.end()])?;
     let mut links = BTreeMap::new();

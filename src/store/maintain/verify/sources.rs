@@ -7,10 +7,11 @@ use rusqlite::Connection;
 use super::fault::{Fault, FaultLog, readable};
 use crate::store::format::chain::EntryKind;
 use crate::store::format::source::{self, SourceRow};
+use crate::store::ids::{Nanos, SourceId};
 
 /// Sources, each as recorded in its row and as computed from its entries.
 #[derive(Default)]
-pub(super) struct SourceCheck(BTreeMap<i64, Source>);
+pub(super) struct SourceCheck(BTreeMap<SourceId, Source>);
 
 struct Source {
     recorded: SourceRow,
@@ -34,7 +35,7 @@ impl SourceCheck {
             Some(sources) => {
                 let sources = sources.into_iter();
                 let unchecked = |recorded: SourceRow| Source { recorded, computed: SourceStats::default() };
-                self.0 = sources.map(|recorded| (recorded.id, unchecked(recorded))).collect();
+                self.0 = sources.map(|recorded| (SourceId(recorded.id), unchecked(recorded))).collect();
             }
             None => faults.report(Fault::Schema("the table source cannot be read".into())),
         }
@@ -42,21 +43,22 @@ impl SourceCheck {
     }
 
     /// Returns the name of a source in the chain; an empty one for an entry without a source.
-    pub(super) fn chain_name(&self, id: i64) -> &str {
+    pub(super) fn chain_name(&self, id: SourceId) -> &str {
         self.0.get(&id).map_or("", |source| source.recorded.chain_name())
     }
 
     /// Counts an event.
-    pub(super) fn count_event(&mut self, id: i64, time_nano: i64) {
+    pub(super) fn count_event(&mut self, id: SourceId, time_nano: Nanos) {
         if let Some(Source { computed, .. }) = self.0.get_mut(&id) {
             computed.events += 1;
-            computed.first_nano = Some(computed.first_nano.map_or(time_nano, |first| first.min(time_nano)));
-            computed.last_nano = Some(computed.last_nano.map_or(time_nano, |last| last.max(time_nano)));
+            let time = time_nano.0;
+            computed.first_nano = Some(computed.first_nano.map_or(time, |first| first.min(time)));
+            computed.last_nano = Some(computed.last_nano.map_or(time, |last| last.max(time)));
         }
     }
 
     /// Counts an entry that is not an event.
-    pub(super) fn count_entry(&mut self, id: i64, kind: EntryKind, fields: &[Vec<u8>]) {
+    pub(super) fn count_entry(&mut self, id: SourceId, kind: EntryKind, fields: &[Vec<u8>]) {
         if let Some(Source { computed, .. }) = self.0.get_mut(&id) {
             match kind {
                 EntryKind::SourceName => computed.name = Some(String::from_utf8_lossy(&fields[0]).into_owned()),
@@ -76,10 +78,10 @@ impl SourceCheck {
             if recorded.name != computed.name {
                 let (recorded, computed) = (recorded.name.unwrap_or_default(), computed.name.unwrap_or_default());
                 let problem = format!("the name is '{recorded}', but the last stored name is '{computed}'");
-                faults.report_row("source", id, problem);
+                faults.report_row("source", id.0, problem);
             } else if recorded != computed {
                 let problem = "the counts or times do not match the events and rejected lines";
-                faults.report_row("source", id, problem);
+                faults.report_row("source", id.0, problem);
             }
         }
     }
