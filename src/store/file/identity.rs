@@ -4,12 +4,25 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// Device and inode, which identify a file while it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct DeviceInode {
+    device: u64,
+    inode: u64,
+}
+
+impl DeviceInode {
+    pub(super) fn of(path: &Path) -> io::Result<DeviceInode> {
+        let found = path.metadata()?;
+        Ok(DeviceInode { device: found.dev(), inode: found.ino() })
+    }
+}
+
 /// A file at a path, identified by device and inode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileIdentity {
     path: PathBuf,
-    device: u64,
-    inode: u64,
+    file: DeviceInode,
 }
 
 impl FileIdentity {
@@ -18,8 +31,7 @@ impl FileIdentity {
     /// # Errors
     /// The file does not exist, or its metadata cannot be read.
     pub fn of(path: &Path) -> io::Result<FileIdentity> {
-        let found = path.metadata()?;
-        Ok(FileIdentity { path: path.into(), device: found.dev(), inode: found.ino() })
+        Ok(FileIdentity { path: path.into(), file: DeviceInode::of(path)? })
     }
 
     /// Path of the file.
@@ -29,8 +41,8 @@ impl FileIdentity {
 
     /// Returns true if the path still leads to the file. While the file is open, no other file can have its inode.
     pub fn is_current(&self) -> bool {
-        match self.path.metadata() {
-            Ok(found) => (found.dev(), found.ino()) == (self.device, self.inode),
+        match DeviceInode::of(&self.path) {
+            Ok(found) => found == self.file,
             // Any other error does not show that the file was removed.
             Err(e) => !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory),
         }

@@ -6,12 +6,10 @@
 //! WAL that is still being written.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
-/// Device and inode of a file.
-type DeviceInode = (u64, u64);
+use super::identity::DeviceInode;
 
 /// Number of connections for each open file.
 static OPEN_FILES: Mutex<BTreeMap<DeviceInode, usize>> = Mutex::new(BTreeMap::new());
@@ -30,12 +28,12 @@ impl RegistryLock {
 
     /// Returns true if a connection of this process has the file at `path` open. Then no other code may open it.
     pub(in crate::store) fn is_open(&self, path: &Path) -> bool {
-        device_inode(path).is_some_and(|inode| self.0.contains_key(&inode))
+        DeviceInode::of(path).is_ok_and(|inode| self.0.contains_key(&inode))
     }
 
     /// Registers the file at `path`, which a connection has opened.
     pub(in crate::store) fn register(&mut self, path: &Path) -> OpenFile {
-        let inode = device_inode(path);
+        let inode = DeviceInode::of(path).ok();
         if let Some(inode) = inode {
             *self.0.entry(inode).or_insert(0) += 1;
         }
@@ -54,8 +52,4 @@ impl Drop for OpenFile {
             }
         }
     }
-}
-
-fn device_inode(path: &Path) -> Option<DeviceInode> {
-    path.metadata().ok().map(|found| (found.dev(), found.ino()))
 }
