@@ -48,6 +48,7 @@ impl DeletedEvents {
         }
         Ok(deleted)
     }
+
     /// Updates the counts and times of events in the rows of the sources.
     pub(super) fn update_source_stats(&self, db: &Connection) -> rusqlite::Result<()> {
         for (source, deletion) in &self.by_source {

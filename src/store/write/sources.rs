@@ -33,7 +33,7 @@ pub(super) struct SourceState {
 }
 
 impl SourceState {
-    /// The source as entries of the chain name it.
+    /// Returns the source as entries of the chain name it.
     pub(super) fn entry_source(&self) -> EntrySource<'_> {
         EntrySource { id: self.id, chain_name: &self.chain_name }
     }

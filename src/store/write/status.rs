@@ -46,7 +46,7 @@ struct State {
 }
 
 impl WriterStatus {
-    /// Progress of the writer, which has not yet stored `pending`.
+    /// Returns the progress of the writer, which has not yet stored `pending`.
     pub(super) fn progress(&self, pending: Pending) -> Progress {
         let state = self.state();
         Progress {
@@ -63,29 +63,29 @@ impl WriterStatus {
         self.state().head
     }
 
-    /// The writer waits for work.
+    /// Marks the writer as waiting for work.
     pub(super) fn mark_idle(&self) {
         self.state().busy_since = None;
     }
 
-    /// The writer works on something else than deliveries.
+    /// Marks the writer as busy with something else than deliveries.
     pub(super) fn mark_busy(&self) {
         self.state().busy_since = Some(Instant::now());
     }
 
-    /// The writer writes deliveries; the oldest one was read at `in_flight_nano`.
+    /// Marks the writer as writing deliveries, of which the oldest was read at `in_flight_nano`.
     pub(super) fn mark_writing(&self, in_flight_nano: Option<i64>) {
         let mut state = self.state();
         (state.busy_since, state.in_flight_nano) = (Some(Instant::now()), in_flight_nano);
     }
 
-    /// The current commit failed, and the writer will retry it.
+    /// Marks the current commit as failed; the writer will retry it.
     pub(super) fn mark_retrying(&self) {
         let mut state = self.state();
         (state.busy_since, state.failing) = (Some(Instant::now()), true);
     }
 
-    /// The current commit succeeded; `head` is the chain head after it. The writer may have more work.
+    /// Marks the current commit as done; `head` is the chain head after it. The writer may have more work.
     pub(super) fn mark_stored(&self, head: Head) {
         let mut state = self.state();
         state.head = Some(head);
