@@ -36,9 +36,11 @@ fn events_are_requested_unversioned_and_unfiltered() {
     recorder.stop();
     let mut requests = engine.requests();
     assert_eq!(requests[..2], ["/_ping", "/v1.51/info"]);
-    requests.retain(|request| request != "/v1.51/containers/json?all=1");
-    requests[2..].sort();
-    assert_eq!(requests[2..], ["/events?since=0", "/events?since=0&until=0"]);
+    // A slow machine gives the recorder time for more: the containers, the version, another backlog.
+    requests.retain(|request| request.contains("/events"));
+    requests.sort();
+    requests.dedup();
+    assert_eq!(requests, ["/events?since=0", "/events?since=0&until=0"]);
 }
 
 #[test]
