@@ -1,4 +1,4 @@
-//! What to record, and where.
+//! The configuration of a recorder: engines, store, selection, limits.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -37,7 +37,7 @@ const LEASE_RETRY_DELAY: Duration = Duration::from_secs(5);
 /// Minimum interval between warnings that the store does not keep up.
 const OVERFLOW_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the connections of all hosts share.
+/// State that the connections of all hosts share.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) config: Arc<Config>,

@@ -50,7 +50,7 @@ pub(super) struct Driver {
 
 /// Result of a session.
 pub(super) struct Driven {
-    /// How the session ended; `None` if it was closed.
+    /// End of the session; `None` if it was closed.
     pub(super) end: Option<Result<SessionEnd, EngineError>>,
     pub(super) rest: SessionRest,
 }

@@ -1,4 +1,4 @@
-//! What happened inside a gap, as far as the engine's containers still show it.
+//! Reports on gaps: the changes inside a gap that the engine's containers still show.
 
 mod container_diff;
 mod report;

@@ -1,4 +1,4 @@
-//! What is known of an engine from earlier sessions.
+//! Knowledge of an engine from earlier sessions.
 
 use super::healthcheck_gate::HealthcheckGate;
 use crate::event::Identity;

@@ -54,7 +54,7 @@ pub(super) struct Now {
     pub(super) nano: i64,
 }
 
-/// What happened.
+/// An event in the world of a session: data arrived, or time passed.
 #[derive(Debug)]
 pub(super) enum Input {
     /// Bytes of the stream arrived: all chunks that were there.
@@ -85,7 +85,7 @@ pub(super) enum Input {
     Closing,
 }
 
-/// What to do.
+/// A task for the driver.
 #[derive(Debug)]
 pub(super) enum Action {
     /// Queue this delivery, and report the result.
@@ -142,7 +142,7 @@ pub(super) struct PreviousSession {
     pub(super) unreachable: bool,
 }
 
-/// What a session needs to begin.
+/// Everything that a session needs to begin.
 #[derive(Debug)]
 pub(super) struct SessionStart {
     pub(super) config: Arc<Config>,
@@ -154,7 +154,7 @@ pub(super) struct SessionStart {
     pub(super) skew: Option<Skew>,
 }
 
-/// What is left of a session.
+/// State that a session leaves to the next one.
 #[derive(Debug)]
 pub(super) struct SessionRest {
     pub(super) engine: EngineState,

@@ -1,4 +1,4 @@
-//! What a session requests at certain times: the engine's version and clock, pings, and gap reports.
+//! The requests that a session sends at certain times: the engine's version and clock, pings, and gap reports.
 
 use std::time::{Duration, Instant};
 

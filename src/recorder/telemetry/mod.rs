@@ -1,4 +1,4 @@
-//! What other programs see of a running recorder: its state in the lock file, metrics and health endpoints, and
+//! The view of other programs on a running recorder: its state in the lock file, metrics and health endpoints, and
 //! messages to systemd.
 
 mod health;

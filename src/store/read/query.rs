@@ -1,4 +1,4 @@
-//! What a caller requests from a reader: a query, an order, and a range of sequences.
+//! The request of a caller to a reader: a query, an order, and a range of sequences.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a writer stored, and why it stopped.
+//! The outcome of a writer: the entries that it stored, and the reason of its end.
 
 use crate::store::error::StoreError;
 

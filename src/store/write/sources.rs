@@ -39,7 +39,7 @@ impl SourceState {
     }
 }
 
-/// What identifies a source.
+/// Identity of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum SourceIdentity {
     /// ID of the engine.
