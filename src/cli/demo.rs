@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anstyle::Style;
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, Shared};
+use super::{Exit, Failure, Shared, runtime};
 use crate::engine::Host;
 use crate::error::count_noun;
 use crate::http::Address;
@@ -44,10 +44,7 @@ pub(super) fn run(_: &Shared, _: &Args) -> Result<(), Failure> {
         .tempdir()
         .map_err(|e| Failure::failed(format!("cannot create a temporary directory: {e}")))?;
     let (socket, db) = (dir.path().join("docker.sock"), dir.path().join("events.db"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
+    let runtime = runtime::current_thread()?;
     runtime.block_on(record_sample(&socket, &db))?;
     verify(&db)?;
 

@@ -2,31 +2,29 @@
 //!
 //! Only this module combines the other modules of the library, and only it uses clap. It contains no SQL.
 
+mod args;
 mod backup;
 mod demo;
 mod doctor;
 mod failure;
 mod gaps;
-mod hosts;
 mod import;
 mod install_docs;
 mod interrupt;
 mod logging;
+mod paths;
 mod progress;
 mod prune;
 mod query;
 pub mod record;
-mod redact;
 mod rejected;
 mod replay;
-mod retention_args;
-mod selection_args;
+mod runtime;
 mod serve;
 mod status;
 mod verify;
 
 use std::ffi::OsString;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
@@ -176,74 +174,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Exit {
     result.map_or_else(|failure| failure.report(cli.shared.log_format), |()| Exit::Success)
 }
 
-impl Shared {
-    /// Path of the store: `--db`, `$EVENTS_DB`, or the default.
-    fn db_path(&self) -> Result<PathBuf, Failure> {
-        match &self.db {
-            Some(path) if !path.as_os_str().is_empty() => Ok(path.clone()),
-            _ => {
-                default_db_path(rustix::process::geteuid().is_root(), |name| std::env::var_os(name)).ok_or_else(|| {
-                    Failure::usage("cannot find a home directory for the store").hint("pass a file path with --db")
-                })
-            }
-        }
-    }
-
-    /// Creates the directory of the default store. The directory of a path that the user passed must exist.
-    fn create_default_dir(&self) -> Result<(), Failure> {
-        if self.db.as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
-            return Ok(());
-        }
-        let path = self.db_path()?;
-        let Some(dir) = path.parent() else { return Ok(()) };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| {
-            Failure::failed(format!("cannot create the directory {}: {}", dir.display(), crate::error::chain(&e)))
-        })
-    }
-}
-
-/// Parses a size: a number of bytes, or a number with a unit, such as `64MiB`, `64MB` or `64m`.
-fn parse_size(flag: &str, text: &str) -> Result<usize, Failure> {
-    let invalid =
-        || Failure::usage(format!("{flag} '{text}' is not a size")).hint("write a size such as 64MiB, 500kB or 1GiB");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit: usize = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "m" | "mib" => 1 << 20,
-        "g" | "gib" => 1 << 30,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        _ => return Err(invalid()),
-    };
-    let number: usize = number.parse().map_err(|_| invalid())?;
-    number.checked_mul(unit).filter(|bytes| *bytes > 0).ok_or_else(invalid)
-}
-
-/// Formats a number of bytes for people.
-fn format_size(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.2} GB", bytes as f64 / 1e9),
-    }
-}
-
 /// Prints a value as one line of JSON.
 fn print_json(out: &mut impl std::io::Write, value: &impl serde::Serialize) -> std::io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     out.write_all(b"\n")
-}
-
-fn default_db_path(is_root: bool, env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    if is_root {
-        return Some("/var/lib/events/events.db".into());
-    }
-    let absolute_path = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let state_dir = absolute_path("XDG_STATE_HOME").or_else(|| Some(absolute_path("HOME")?.join(".local/state")))?;
-    Some(state_dir.join("events/events.db"))
 }
 
 #[cfg(test)]
@@ -253,30 +187,5 @@ mod tests {
     #[test]
     fn the_command_line_definition_is_valid() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn the_default_store_is_in_the_state_directory() {
-        let db = |root, set: &[(&str, &str)]| {
-            let env = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
-            default_db_path(root, env)
-        };
-        let home = [("HOME", "/home/a")];
-        assert_eq!(db(true, &home), Some("/var/lib/events/events.db".into()));
-        assert_eq!(db(false, &home), Some("/home/a/.local/state/events/events.db".into()));
-        assert_eq!(db(false, &[("XDG_STATE_HOME", "/s"), home[0]]), Some("/s/events/events.db".into()));
-        assert_eq!(db(false, &[("XDG_STATE_HOME", ""), home[0]]), Some("/home/a/.local/state/events/events.db".into()));
-        assert_eq!(db(false, &[]), None);
-    }
-
-    #[test]
-    fn sizes_are_parsed_with_decimal_and_binary_units() {
-        for (text, bytes) in [("1", 1), ("64MiB", 64 << 20), ("64m", 64 << 20), ("500kB", 500_000), ("1 GiB", 1 << 30)]
-        {
-            assert_eq!(parse_size("--buffer", text).unwrap(), bytes, "{text}");
-        }
-        for text in ["", "0", "MiB", "-1", "1.5MiB", "1TiB", "99999999999GiB"] {
-            assert!(parse_size("--buffer", text).is_err(), "{text}");
-        }
     }
 }

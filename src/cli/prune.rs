@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::retention_args::RetentionArgs;
+use super::args::RetentionArgs;
 use super::{Failure, Shared};
 use crate::clock::now_nano;
 use crate::store::Store;

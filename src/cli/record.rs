@@ -6,11 +6,8 @@ use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::hosts::HostArgs;
-use super::redact::RedactionArgs;
-use super::retention_args::RetentionArgs;
-use super::selection_args::FilterArgs;
-use super::{Failure, Shared, parse_size};
+use super::args::{FilterArgs, HostArgs, RedactionArgs, RetentionArgs, parse_size};
+use super::{Failure, Shared, runtime};
 use crate::clock::now_nano;
 use crate::engine::{Host, MetricsEndpoint};
 use crate::http::Address;
@@ -68,10 +65,7 @@ pub struct Args {
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let config = args.config(shared.db_path()?)?;
     shared.create_default_dir()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
+    let runtime = runtime::current_thread()?;
     runtime.block_on(async {
         let signal_error = |e| Failure::failed(format!("cannot listen for signals: {e}"));
         let mut sigterm = signal(SignalKind::terminate()).map_err(signal_error)?;

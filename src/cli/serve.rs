@@ -8,8 +8,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use super::selection_args::{self, find_source, warn_healthchecks_in_files};
-use super::{Failure, Shared};
+use super::args::{SelectionArgs, find_source, warn_healthchecks_in_files};
+use super::{Failure, Shared, runtime};
 use crate::event::Event;
 use crate::http::{Address, Tls};
 use crate::query::Selection;
@@ -44,7 +44,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "tls_cert", help_heading = "Server options")]
     tls_ca: Option<PathBuf>,
     #[command(flatten)]
-    history: selection_args::SelectionArgs,
+    history: SelectionArgs,
 }
 
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
@@ -74,10 +74,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
         Engine::new(History::Feed(feed))
     });
     raise_open_file_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
+    let runtime = runtime::multi_thread()?;
     let result = runtime.block_on(serve(engine, &args.listen, tls.as_ref()));
     // Readers of disconnected clients get some time to close the store: the last connection removes SQLite's WAL.
     runtime.shutdown_timeout(Duration::from_millis(500));

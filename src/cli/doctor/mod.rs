@@ -3,12 +3,13 @@
 mod engine;
 mod exercise;
 mod findings;
+mod recorded_store;
 mod store;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::hosts::HostArgs;
-use super::{Failure, Shared};
+use super::args::HostArgs;
+use super::{Failure, Shared, runtime};
 use findings::Findings;
 
 /// The options of `doctor`.
@@ -27,10 +28,7 @@ pub(super) struct Args {
 pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let hosts = args.hosts.resolve()?;
     let path = shared.db_path()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
+    let runtime = runtime::current_thread()?;
     let mut findings = Findings::new(shared.quiet);
     runtime.block_on(async {
         for host in &hosts {

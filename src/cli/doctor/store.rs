@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 
 use super::findings::Findings;
-use crate::cli::{Failure, format_size};
+use crate::cli::Failure;
+use crate::cli::args::format_size;
 use crate::error::count_noun;
 use crate::store::{self, Reader, Store, free_bytes, unsafe_filesystem};
 

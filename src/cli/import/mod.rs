@@ -2,29 +2,21 @@
 //! `record`.
 
 mod dedupe;
+mod running;
 mod store;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
-use std::time::Instant;
 
-use dedupe::StoredRejections;
+use running::Import;
 use store::VerifiedStore;
 
+use super::args::RedactionArgs;
 use super::progress::Progress;
-use super::redact::RedactionArgs;
 use super::{Failure, Shared};
-use crate::clock::now_nano;
-use crate::event::Redaction;
 use crate::store::{
-    Delivery, Limits, Queue, Rejection, SourceKey, Store, WriteStats, WriterOutcome, is_database, spawn_writer,
+    Store, is_database,
 };
-use crate::stream::{Input, Item};
-
-/// Memory limit, in bytes, of what is read and not yet stored.
-const MAX_PENDING_BYTES: usize = 24 << 20;
+use crate::stream::Input;
 
 /// Default name of the source of files.
 const DEFAULT_SOURCE_NAME: &str = "imported";
@@ -119,106 +111,5 @@ impl ImportInput {
             ImportInput::File(input) => input.size(),
             ImportInput::Store(store) => Some(store.size()),
         }
-    }
-}
-
-/// A running import.
-struct Import {
-    redaction: Redaction,
-    queue: Arc<Queue>,
-    writer: JoinHandle<WriterOutcome>,
-    /// Rejected lines that are stored already.
-    stored_rejections: StoredRejections,
-    /// Number of rejected lines that were stored already.
-    skipped: u64,
-    /// Number of lines that are not events, stored before or not.
-    rejected_total: u64,
-    progress: Progress,
-    started: Instant,
-    events: u64,
-    /// Bytes of the inputs before the current one.
-    completed_bytes: u64,
-}
-
-impl Import {
-    fn start(store: Store, redaction: Redaction, progress: Progress) -> Import {
-        let queue = Arc::new(Queue::interactive(MAX_PENDING_BYTES));
-        Import {
-            redaction,
-            stored_rejections: StoredRejections::new(store.path()),
-            writer: spawn_writer(store, queue.clone(), Limits::default()),
-            queue,
-            skipped: 0,
-            rejected_total: 0,
-            progress,
-            started: Instant::now(),
-            events: 0,
-            completed_bytes: 0,
-        }
-    }
-
-    /// Pushes a delivery to the writer. Returns false if the writer has failed; [`Import::finish`] returns the error.
-    fn push(&mut self, delivery: Delivery) -> bool {
-        self.events += delivery.len() as u64;
-        delivery.is_empty() || self.queue.push_blocking(delivery)
-    }
-
-    /// Sets the number of bytes of the current input that are done.
-    fn update_progress(&self, bytes: u64) {
-        self.progress.set_position(self.completed_bytes + bytes);
-        let rate = self.events as f64 / self.started.elapsed().as_secs_f64().max(0.1);
-        self.progress.set_message(format!("{rate:.0} events/s"));
-    }
-
-    /// Imports a file of events.
-    fn import_file(&mut self, input: Input, source: &str) -> Result<(), Failure> {
-        let key = SourceKey { engine_id: None, name: source.into(), overrides_name: false, host: None };
-        let (key, bytes_read) = (Arc::new(key), input.bytes_read());
-        let name = input.name().to_owned();
-        let mut batch = Delivery::new(key.clone(), now_nano());
-        let redaction = self.redaction.clone();
-        let on_item = |delivery: &mut Delivery, item: Item<'_>| match item {
-            Item::Event(event) => delivery.events.push_redacted(&event, &redaction),
-            Item::Rejected(rejected) => {
-                let error = format!("{name}:{}: {}", rejected.line_number, rejected.reason);
-                let rejection = Rejection { bytes: rejected.bytes.into(), error };
-                delivery.rejected.push(if redaction.is_empty() { rejection } else { rejection.redacted() });
-            }
-        };
-        let mut failure = None;
-        input.read(&mut batch, on_item, |batch| {
-            let mut delivery = std::mem::replace(batch, Delivery::new(key.clone(), now_nano()));
-            failure = self.retain_new_rejections(&mut delivery, |rejection| dedupe::file_key(source, rejection)).err();
-            self.update_progress(bytes_read.load(Ordering::Relaxed));
-            failure.is_none() && self.push(delivery)
-        })?;
-        self.completed_bytes += bytes_read.load(Ordering::Relaxed);
-        failure.map_or(Ok(()), Err)
-    }
-
-    /// Removes the rejected lines that are stored already from a delivery.
-    fn retain_new_rejections(
-        &mut self,
-        delivery: &mut Delivery,
-        key: impl Fn(&Rejection) -> dedupe::RejectionKey,
-    ) -> Result<(), Failure> {
-        let mut new = Vec::new();
-        for rejection in std::mem::take(&mut delivery.rejected) {
-            self.rejected_total += 1;
-            if self.stored_rejections.insert(key(&rejection))? {
-                new.push(rejection);
-            } else {
-                self.skipped += 1;
-            }
-        }
-        delivery.rejected = new;
-        Ok(())
-    }
-
-    fn finish(self) -> Result<WriteStats, Failure> {
-        self.queue.close();
-        let WriterOutcome { mut stored, error: failed } = self.writer.join().expect("the writer does not panic");
-        stored.duplicates += self.skipped;
-        failed.map_or(Ok(stored), |failed| Err(failed.into()))
     }
 }

@@ -1,26 +1,21 @@
 //! `events replay`: plays a store or files at their own pace, to stdout or as an engine to a command.
 
+mod command;
+mod stdout;
+
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self};
 use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::Command;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::selection_args::{self, find_source, warn_healthchecks_in_files, warn_unknown_healthchecks};
-use super::{Failure, Shared};
-use crate::clock::now_nano;
-use crate::event::{Event, with_time};
-use crate::http::Address;
+use self::command::run_with_engine;
+use super::args::{SelectionArgs, find_source, warn_healthchecks_in_files, warn_unknown_healthchecks};
+use super::{Failure, Shared, runtime};
+use crate::event::Event;
 use crate::query::{Limit, SelectedEvents, Selection};
 use crate::serve::{Engine, FaultKind, Faults, History, Playback, Speed};
 use crate::store::{Order, Reader, StoredEvent};
@@ -56,7 +51,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Playback options")]
     seed: u64,
     #[command(flatten)]
-    history: selection_args::SelectionArgs,
+    history: SelectionArgs,
     /// Play only the first N events
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "last", help_heading = "Selection options")]
     limit: Option<u64>,
@@ -94,10 +89,7 @@ pub(super) fn run(shared: &Shared, args: &Args) -> Result<(), Failure> {
     let play = Playback::new(events, args.speed).with_retime(args.retime);
     let engine = Engine::new(History::Playback(play));
     let engine = Arc::new(engine.with_faults(Faults::new(args.faults.clone(), args.seed)));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::failed(format!("cannot start the async runtime: {e}")))?;
+    let runtime = runtime::multi_thread()?;
     let exit_status = runtime.block_on(run_with_engine(engine, &args.command));
     runtime.shutdown_background();
     let exit_status = exit_status?;
@@ -157,98 +149,5 @@ impl Args {
         };
         warn_unknown_healthchecks(&reader, &mut false);
         Ok(flow.break_value().unwrap_or(Ok(()))?)
-    }
-
-    /// Prints the events to stdout, each when it is due.
-    fn print(&self, shared: &Shared, selection: &Selection) -> Result<(), Failure> {
-        let mut out = io::BufWriter::with_capacity(64 * 1024, io::stdout().lock());
-        let (start, start_nano) = (Instant::now(), now_nano());
-        let mut first = None;
-        let mut count = 0;
-        self.for_each_event(shared, selection, |time_nano, raw| {
-            let due = self.speed.delay(time_nano.saturating_sub(*first.get_or_insert(time_nano)));
-            let delay = due.saturating_sub(start.elapsed());
-            if !delay.is_zero() {
-                out.flush()?;
-                wait_unless_closed(delay)?;
-            }
-            if self.retime {
-                let due = i64::try_from(due.as_nanos()).unwrap_or(i64::MAX / 2);
-                // At full speed all events are due immediately; different times keep their order visible.
-                let nano = start_nano.saturating_add(due).saturating_add(if due == 0 { count } else { 0 });
-                count += 1;
-                if let Ok(event) = Event::parse(raw) {
-                    out.write_all(with_time(&event, nano).as_bytes())?;
-                    return out.write_all(b"\n");
-                }
-            }
-            out.write_all(raw)?;
-            out.write_all(b"\n")
-        })?;
-        Ok(out.flush()?)
-    }
-}
-
-/// Waits for this time, or until the reader of stdout closes it: the next event may be hours away.
-fn wait_unless_closed(mut remaining: Duration) -> io::Result<()> {
-    let start = Instant::now();
-    let total = remaining;
-    let stdout = io::stdout();
-    while !remaining.is_zero() {
-        let timeout = Timespec::try_from(remaining).unwrap_or(Timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 });
-        // Without requested events, poll reports only errors.
-        let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
-        match poll(&mut polled, Some(&timeout)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Err(io::ErrorKind::BrokenPipe.into()),
-            Err(e) => return Err(e.into()),
-        }
-        remaining = total.saturating_sub(start.elapsed());
-    }
-    Ok(())
-}
-
-/// Runs a command with a private engine.
-async fn run_with_engine(engine: Arc<Engine>, command: &[OsString]) -> Result<ExitStatus, Failure> {
-    let dir = tempfile::Builder::new()
-        .prefix("events-replay-")
-        .tempdir()
-        .map_err(|e| Failure::failed(format!("cannot create a temporary directory: {e}")))?;
-    let address = Address::Unix(dir.path().join("docker.sock"));
-    let server = engine.listen(&address, None)?;
-    let program = command[0].to_string_lossy();
-    let signal_error = |e| Failure::failed(format!("cannot listen for signals: {e}"));
-    let mut sighup = signal(SignalKind::hangup()).map_err(signal_error)?;
-    let mut sigint = signal(SignalKind::interrupt()).map_err(signal_error)?;
-    let mut sigterm = signal(SignalKind::terminate()).map_err(signal_error)?;
-    let mut sigquit = signal(SignalKind::quit()).map_err(signal_error)?;
-    let mut child = Command::new(&command[0])
-        .args(&command[1..])
-        .env("DOCKER_HOST", address.to_string())
-        .env_remove("DOCKER_CONTEXT")
-        .env_remove("DOCKER_TLS_VERIFY")
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| Failure::failed(format!("cannot run {program}: {e}")))?;
-    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    // A terminal sends these signals to the command too, so they are not forwarded.
-    let is_terminal = io::IsTerminal::is_terminal(&io::stdin());
-    let forward = |signal| {
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, signal);
-        }
-    };
-    tokio::pin!(server);
-    loop {
-        tokio::select! {
-            status = child.wait() => {
-                return status.map_err(|e| Failure::failed(format!("cannot wait for {program}: {e}")));
-            }
-            () = &mut server => {}
-            _ = sighup.recv() => forward(Signal::HUP),
-            _ = sigterm.recv() => forward(Signal::TERM),
-            _ = sigint.recv() => if !is_terminal { forward(Signal::INT) },
-            _ = sigquit.recv() => if !is_terminal { forward(Signal::QUIT) },
-        }
     }
 }

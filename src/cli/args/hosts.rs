@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::Failure;
+use crate::cli::Failure;
 use crate::engine::{ClientOptions, Host};
 
 /// Engines to connect to.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Host options")]
-pub(super) struct HostArgs {
+pub(in crate::cli) struct HostArgs {
     /// Engine to connect to, such as unix:///run/docker.sock; repeatable
     ///
     /// unix:///path, tcp://host[:port], http[s]://host[:port] or ssh://[user@]host[:port]. NAME=URL names the source:
@@ -50,7 +50,7 @@ pub(super) struct HostArgs {
 
 impl HostArgs {
     /// Finds the engines, as the docker client does.
-    pub(super) fn resolve(&self) -> Result<Vec<Host>, Failure> {
+    pub(in crate::cli) fn resolve(&self) -> Result<Vec<Host>, Failure> {
         let options = ClientOptions {
             hosts: self.hosts.clone(),
             context: self.context.clone(),

@@ -1,11 +1,11 @@
 //! The option that keeps secrets out of the store.
 
-use super::Failure;
+use crate::cli::Failure;
 use crate::event::Redaction;
 
 /// Texts to remove from events before they are stored.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct RedactionArgs {
+pub(in crate::cli) struct RedactionArgs {
     /// Remove secrets from events before they are stored; repeatable
     ///
     /// exec: the command lines of exec events. REGEX: each match of this regular expression in command lines and in
@@ -16,7 +16,7 @@ pub(super) struct RedactionArgs {
 
 impl RedactionArgs {
     /// Parses the expressions.
-    pub(super) fn redaction(&self) -> Result<Redaction, Failure> {
+    pub(in crate::cli) fn redaction(&self) -> Result<Redaction, Failure> {
         Ok(Redaction::new(&self.redact)?)
     }
 }

@@ -1,12 +1,13 @@
 //! The options that limit the age of events and the size of the store.
 
-use super::{Failure, parse_size};
+use super::parse_size;
+use crate::cli::Failure;
 use crate::query::time;
 use crate::store::{Retention, Store};
 
 /// Limits of the store by age and size.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct RetentionArgs {
+pub(in crate::cli) struct RetentionArgs {
     /// Delete events older than this, such as 90d
     ///
     /// A number with a unit, such as 90d, 12w or 36h.
@@ -21,7 +22,7 @@ pub(super) struct RetentionArgs {
 
 impl RetentionArgs {
     /// Parses the limits.
-    pub(super) fn retention(&self) -> Result<Retention, Failure> {
+    pub(in crate::cli) fn retention(&self) -> Result<Retention, Failure> {
         let age = self.retain.as_deref().map(time::parse_duration).transpose()?;
         let bytes = self.max_size.as_deref().map(parse_max_size).transpose()?;
         Ok(Retention { max_age: age, max_bytes: bytes.map(|bytes| bytes as u64) })

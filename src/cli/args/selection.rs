@@ -2,14 +2,14 @@
 
 use crate::query::{Filter, Selection, time};
 
-use super::Failure;
+use crate::cli::Failure;
 use crate::clock::now_nano;
 use crate::store::Reader;
 
 /// Filters.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Filter options")]
-pub(super) struct FilterArgs {
+pub(in crate::cli) struct FilterArgs {
     /// Select events that match, as `docker events --filter` does; repeatable
     ///
     /// Values of one key are alternatives (OR). Different keys must all match (AND), and so must all labels. Keys:
@@ -72,7 +72,7 @@ pub(super) struct FilterArgs {
 /// Time window.
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Selection options")]
-pub(super) struct WindowArgs {
+pub(in crate::cli) struct WindowArgs {
     /// Select events at or after this time
     ///
     /// An RFC 3339 time or the beginning of one (local time if it has no zone), Unix seconds, a duration before now
@@ -88,7 +88,7 @@ pub(super) struct WindowArgs {
 
 /// Filters, a time window and a source.
 #[derive(Debug, Default, clap::Args)]
-pub(super) struct SelectionArgs {
+pub(in crate::cli) struct SelectionArgs {
     #[command(flatten)]
     filters: FilterArgs,
     #[command(flatten)]
@@ -100,14 +100,14 @@ pub(super) struct SelectionArgs {
 
 impl SelectionArgs {
     /// Builds the selection, without a limit on the number of events.
-    pub(super) fn selection(&self) -> Result<Selection, Failure> {
+    pub(in crate::cli) fn selection(&self) -> Result<Selection, Failure> {
         self.window.narrow(self.filters.selection()?, now_nano())
     }
 }
 
 impl FilterArgs {
     /// Builds the selection, without a time window or a limit on the number of events.
-    pub(super) fn selection(&self) -> Result<Selection, Failure> {
+    pub(in crate::cli) fn selection(&self) -> Result<Selection, Failure> {
         let mut filter = Filter::default();
         self.filter.iter().try_for_each(|expression| filter.add(expression))?;
         for (key, values) in [
@@ -137,7 +137,7 @@ impl FilterArgs {
 
 impl WindowArgs {
     /// Narrows a selection to this window.
-    pub(super) fn narrow(&self, selection: Selection, now: i64) -> Result<Selection, Failure> {
+    pub(in crate::cli) fn narrow(&self, selection: Selection, now: i64) -> Result<Selection, Failure> {
         // An empty value sets no limit, as in the docker client: scripts pass variables that may be empty.
         let non_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let parse = |text| non_empty(text).map(|text| time::parse_time(&text, now)).transpose();
@@ -146,7 +146,7 @@ impl WindowArgs {
 }
 
 /// Warns about events that could not be checked for health checks, if these are left out. Warns only once.
-pub(super) fn warn_unknown_healthchecks(reader: &Reader, warned: &mut bool) {
+pub(in crate::cli) fn warn_unknown_healthchecks(reader: &Reader, warned: &mut bool) {
     let unknown = reader.unknown_healthchecks();
     if !unknown.is_empty() && !std::mem::replace(warned, true) {
         tracing::warn!("{unknown}");
@@ -154,7 +154,7 @@ pub(super) fn warn_unknown_healthchecks(reader: &Reader, warned: &mut bool) {
 }
 
 /// Warns that health checks in files cannot be recognized: files contain no configurations of containers.
-pub(super) fn warn_healthchecks_in_files(selection: &Selection) {
+pub(in crate::cli) fn warn_healthchecks_in_files(selection: &Selection) {
     if selection.no_healthchecks {
         tracing::warn!(
             "--no-healthchecks has no effect on files: they do not contain the health check commands of containers"
@@ -163,7 +163,7 @@ pub(super) fn warn_healthchecks_in_files(selection: &Selection) {
 }
 
 /// Finds a source by its name or engine ID. Returns its row ID and its name.
-pub(super) fn find_source(reader: &Reader, name: &str) -> Result<(i64, String), Failure> {
+pub(in crate::cli) fn find_source(reader: &Reader, name: &str) -> Result<(i64, String), Failure> {
     let sources = reader.sources()?;
     if let Some(source) = sources.iter().find(|s| s.name == name || s.engine_id.as_deref() == Some(name)) {
         return Ok((source.id, source.name.clone()));
