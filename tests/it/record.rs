@@ -3,6 +3,8 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use serde_json::{Value, json};
+
 use crate::support::command::{TestDir, eventually, exists};
 use crate::support::engine::{Behavior, Chunking, Engine, event, event_at, event_time, events, start_engine};
 
@@ -21,7 +23,7 @@ fn the_backlog_is_stored_before_live_events() {
     let gaps = test_dir.json(&["gaps"]);
     assert_eq!(gaps.len(), 1);
     assert_eq!(gaps[0]["reason"], "first-contact");
-    assert_eq!(gaps[0]["from"], serde_json::Value::Null);
+    assert_eq!(gaps[0]["from"], Value::Null);
     assert_eq!(gaps[0]["to"], event_time(0));
 }
 
@@ -124,6 +126,31 @@ fn a_restarted_engine_leaves_an_engine_restart_gap() {
     // A later session changes nothing about the gap.
     test_dir.record_backlog(&engine.host(), &[]);
     assert_eq!(test_dir.gap_reasons(), ["first-contact", "engine-restart"]);
+}
+
+#[test]
+fn a_gap_is_logged_with_fields() {
+    let (test_dir, engine) = start_engine();
+    let recorder = test_dir.record(&engine.host(), &["--log-format", "json"]);
+    engine.emit(&event(0));
+    test_dir.eventually_lines(ALL, &events(0..1));
+    engine.stop();
+    engine.clear_backlog();
+    engine.start_again();
+    engine.emit(&event(7));
+    test_dir.eventually_lines(ALL, &events([0, 7]));
+    recorder.signal("TERM");
+    let logged = recorder.wait().assert_exit_code(0);
+    let lines: Vec<Value> = logged.stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let gap = lines.iter().find(|line| line["message"] == "gap").unwrap_or_else(|| panic!("{lines:#?}"));
+    assert_eq!(
+        (&gap["level"], &gap["source"], &gap["reason"]),
+        (&json!("WARN"), &json!("sim"), &json!("engine-restart"))
+    );
+    let stored = &test_dir.json(&["gaps"])[1];
+    assert_eq!((&gap["from"], &gap["to"]), (&stored["from"], &stored["to"]));
+    assert_eq!((&gap["span"]["name"], &gap["span"]["source"]), (&json!("session"), &json!("sim")));
+    assert_eq!(gap["span"]["host"], engine.host());
 }
 
 #[test]

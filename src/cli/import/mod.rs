@@ -13,9 +13,7 @@ use store::VerifiedStore;
 use super::args::RedactionArgs;
 use super::progress::Progress;
 use super::{Failure, Shared};
-use crate::store::{
-    Store, is_database,
-};
+use crate::store::{Store, is_database};
 use crate::stream::Input;
 
 /// Default name of the source of files.
