@@ -72,7 +72,7 @@ struct Healthcheck {
 const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
 impl InspectedConfig {
-    /// Returns the command as in the container's exec events; `None` if there is no health check.
+    /// Returns the command as in the container's exec events; `None` without a health check.
     fn healthcheck_command(self) -> Option<String> {
         let config = self.config?;
         let test = config.healthcheck?.test?;
@@ -88,7 +88,7 @@ impl InspectedConfig {
         command.extend_from_slice(args);
         match command.as_slice() {
             [] => None,
-            // The engine puts a space after the program, also if there are no arguments.
+            // The engine puts a space after the program, also without arguments.
             [program, arguments @ ..] => Some(format!("{program} {}", arguments.join(" "))),
         }
     }

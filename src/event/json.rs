@@ -1,6 +1,6 @@
 //! Parses JSON (RFC 8259) strictly, in one pass, and returns slices of the text instead of copies.
 //!
-//! There is no limit on depth or on numbers. The grammar allows a `\ud800` that is not half of a surrogate pair; it
+//! Depth and numbers have no limit. The grammar allows a `\ud800` that is not half of a surrogate pair; it
 //! decodes to U+FFFD, as in the engine's own parser. The input is valid UTF-8. The tests compare the parser with
 //! serde_json.
 

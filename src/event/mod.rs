@@ -242,7 +242,7 @@ struct RawEvent<'a> {
     kind: Option<StringField<'a>>,
     action: Option<StringField<'a>>,
     scope: Option<StringField<'a>>,
-    /// True if the last `Actor` is an object; `None` if there is no `Actor`.
+    /// True if the last `Actor` is an object; `None` without an `Actor`.
     actor: Option<bool>,
     actor_id: Option<StringField<'a>>,
     /// `None` for null, `Some(None)` for a value that is not an object.

@@ -60,7 +60,7 @@ impl Redaction {
         Ok(redaction)
     }
 
-    /// Returns true if there are no rules.
+    /// Returns true without rules.
     pub fn is_empty(&self) -> bool {
         !self.exec && self.patterns.is_empty()
     }

@@ -81,7 +81,7 @@ pub(super) enum Input {
     Refused(Box<Delivery>),
     /// The queue has room again.
     RoomInQueue,
-    /// The session must end: everything that arrived is to be delivered.
+    /// The session must end: it delivers everything that arrived.
     Closing,
 }
 

@@ -63,7 +63,7 @@ impl Opening {
         }
     }
 
-    /// Records that there is no backlog to compare with.
+    /// Records that the backlog cannot be compared.
     fn record_no_backlog(&mut self, now: Instant) {
         self.continuity.on_backlog_unavailable();
         self.deadline = now + OUTCOME_TIMEOUT_WITHOUT_BACKLOG;

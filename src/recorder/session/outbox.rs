@@ -55,7 +55,7 @@ impl Outbox {
         }
     }
 
-    /// Adds an event of the stream if it is to be stored. Returns true if it is stored as the engine sent it.
+    /// Adds an event of the stream if it passes the filters. Returns true if it is stored as the engine sent it.
     pub(super) fn add_event(&mut self, event: &Event<'_>, classification: Classification) -> bool {
         let Outbox { config, delivery, .. } = self;
         let is_stored = should_store(config, event, classification, &mut delivery.excluded_healthchecks);
@@ -137,7 +137,7 @@ impl Outbox {
         *outbox_events = std::mem::take(outbox_events).append_to(events);
     }
 
-    /// Creates a delivery of the events of a backlog alone. Returns `None` if none is to be stored.
+    /// Creates a delivery of the events of a backlog alone. Returns `None` if none passes the filters.
     pub(super) fn backlog_delivery(
         &mut self,
         gate: &mut HealthcheckGate,
