@@ -102,7 +102,7 @@ enum StepOutcome {
 }
 
 impl Retainer {
-    /// Creates a retainer; `None` if there are no limits.
+    /// Creates a retainer; `None` without limits.
     pub(in crate::store) fn new(retention: Retention, path: PathBuf) -> Option<Retainer> {
         (retention != Retention::default()).then(|| Retainer {
             retention,

@@ -1,4 +1,4 @@
-//! Delivery: everything that a session or an import hands to the writer at once.
+//! Delivery: everything that a session or an import hands to the writer together.
 
 use std::sync::Arc;
 
