@@ -1,8 +1,9 @@
 //! Writes CSV (RFC 4180) with the columns of the store's view `events`. It is safe to open in a spreadsheet.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
-use ::csv::{Terminator, WriterBuilder};
+use ::csv::{self, Terminator, Writer, WriterBuilder};
 
 use super::Record;
 use crate::event::{Event, write_json_string};
@@ -33,7 +34,8 @@ impl Rows {
         if std::mem::replace(&mut self.has_header, true) {
             return Ok(());
         }
-        self.write_cells(COLUMNS.map(str::to_owned), out)
+        let first = if self.has_envelope { 0 } else { ENVELOPE_COLUMNS };
+        self.write_row(out, |row| COLUMNS[first..].iter().try_for_each(|name| row.write_field(name)))
     }
 
     /// Writes one event. Attributes are a JSON object.
@@ -44,35 +46,42 @@ impl Rows {
         out: &mut impl Write,
     ) -> io::Result<()> {
         self.write_header(out)?;
-        let cells = [
-            record.seq.to_string(),
-            cell(record.source),
-            rfc3339(record.received_nano),
-            rfc3339(event.time_nano),
-            cell(&event.kind),
-            cell(&event.action),
-            cell(&event.actor_id),
-            cell(event.attribute("name").unwrap_or_default()),
-            cell(event.attribute("image").unwrap_or_default()),
-            attributes_json(event),
-            event.time_nano.to_string(),
-        ];
-        self.write_cells(cells, out)
+        let has_envelope = self.has_envelope;
+        self.write_row(out, |row| {
+            if has_envelope {
+                row.write_field(record.seq.to_string())?;
+                row.write_field(&*cell(record.source))?;
+                row.write_field(rfc3339(record.received_nano))?;
+            }
+            row.write_field(rfc3339(event.time_nano))?;
+            row.write_field(&*cell(&event.kind))?;
+            row.write_field(&*cell(&event.action))?;
+            row.write_field(&*cell(&event.actor_id))?;
+            row.write_field(&*cell(event.attribute("name").unwrap_or_default()))?;
+            row.write_field(&*cell(event.attribute("image").unwrap_or_default()))?;
+            row.write_field(attributes_json(event))?;
+            row.write_field(event.time_nano.to_string())
+        })
     }
 
-    fn write_cells(&mut self, cells: [String; COLUMNS.len()], out: &mut impl Write) -> io::Result<()> {
-        let first = if self.has_envelope { 0 } else { ENVELOPE_COLUMNS };
+    /// Writes one row, whose cells `write_cells` adds.
+    fn write_row(
+        &mut self,
+        out: &mut impl Write,
+        write_cells: impl FnOnce(&mut Writer<&mut Vec<u8>>) -> csv::Result<()>,
+    ) -> io::Result<()> {
         self.row.clear();
-        let mut writer = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(&mut self.row);
-        writer.write_record(&cells[first..]).map_err(io::Error::other)?;
-        writer.flush()?;
-        drop(writer);
+        let mut row =
+            WriterBuilder::new().terminator(Terminator::CRLF).buffer_capacity(1024).from_writer(&mut self.row);
+        write_cells(&mut row).and_then(|()| row.write_record(None::<&[u8]>)).map_err(io::Error::other)?;
+        row.flush()?;
+        drop(row);
         out.write_all(&self.row)
     }
 }
 
 /// Returns the attributes as a JSON object.
-fn attributes_json(event: &Event<'_>) -> String {
+fn attributes_json(event: &Event<'_>) -> Vec<u8> {
     let mut json = vec![b'{'];
     for (index, (key, value)) in event.attributes.iter().enumerate() {
         if index > 0 {
@@ -83,14 +92,14 @@ fn attributes_json(event: &Event<'_>) -> String {
         write_json_string(value, &mut json);
     }
     json.push(b'}');
-    String::from_utf8_lossy(&json).into_owned()
+    json
 }
 
 /// Returns the content of a cell. A single quote precedes text that a spreadsheet would take for a formula, as OWASP
 /// advises.
-fn cell(text: &str) -> String {
+fn cell(text: &str) -> Cow<'_, str> {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠']);
-    if is_formula { format!("'{text}") } else { text.to_owned() }
+    if is_formula { format!("'{text}").into() } else { text.into() }
 }
 
 #[cfg(test)]
