@@ -15,7 +15,7 @@ use super::clock_skew::{self, Skew};
 use super::config::{Config, Until};
 use super::driver::{self, Driven, Driver};
 use super::session::{EngineCounter, EngineState, PreviousSession, Session, SessionEnd, SessionStart};
-use super::sources::Sources;
+use super::sources::{LastEngine, Sources};
 use super::telemetry::Status;
 use crate::clock::now_nano;
 use crate::engine::{ByteStream, Client, EngineError, EngineInfo, Host};
@@ -189,12 +189,8 @@ impl Connection {
     }
 
     /// Reports that another engine now answers at this host, so that the events of the previous one are missed.
-    fn report_engine_change(&mut self, info: &EngineInfo) {
-        let Some(previous) = self.shared.sources.last_engine_at(self.host().url()) else { return };
+    fn report_engine_change(&mut self, previous: LastEngine, info: &EngineInfo) {
         let host = self.host();
-        if previous.id == info.id {
-            return;
-        }
         tracing::warn!(
             host = host.url(),
             engine = info.id,
@@ -241,7 +237,7 @@ impl Connection {
             Ok(reached) => reached,
             Err(e) => return (Err(e), false),
         };
-        self.report_engine_change(&info);
+        let last_engine = self.shared.sources.last_engine_at(self.host().url());
         let mut engine = match self.shared.sources.acquire(&info.id, self.host().url()) {
             Ok(engine) => engine,
             Err(other_host) => {
@@ -250,6 +246,9 @@ impl Connection {
             }
         };
         self.lease_conflict_logged = false;
+        if let Some(previous) = last_engine.filter(|last| last.id != info.id) {
+            self.report_engine_change(previous, &info);
+        }
         if close.run_until_cancelled(self.queue_undelivered(&mut engine)).await.is_none() {
             self.shared.sources.release(&info.id, engine);
             return (Ok(AttemptEnd::Closed), false);
@@ -257,10 +256,14 @@ impl Connection {
         engine.skew_warning.update(&info.name, skew);
         let stream = match close.run_until_cancelled(self.open_stream(&client)).await {
             Some(Ok(stream)) => stream,
-            failed => {
+            Some(Err(e)) => {
                 self.shared.sources.release(&info.id, engine);
                 self.sessions_without_outcome += 1;
-                return (failed.map_or(Ok(AttemptEnd::Closed), |result| Err(result.expect_err("it failed"))), false);
+                return (Err(e), false);
+            }
+            None => {
+                self.shared.sources.release(&info.id, engine);
+                return (Ok(AttemptEnd::Closed), false);
             }
         };
         self.run_session(Reached { client, info, skew, stream }, engine).await
@@ -282,7 +285,7 @@ impl Connection {
                 Ok(()) => last_seen.into_iter().for_each(|event| engine.set_last_seen(event)),
                 Err(Full(delivery)) => {
                     engine.undelivered.insert(0, *delivery);
-                    self.shared.queue.wait_for_space().await;
+                    self.shared.queue.wait_for_space(engine.undelivered[0].bytes()).await;
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The driver of a session: sockets and timers in, actions out. The recorder's main loop, and its only `select!` over a
 //! session.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,8 +70,8 @@ impl Driver {
             if let Some(end) = self.take_actions(&mut session, actions) {
                 break Some(end);
             }
-            let is_overflowed = session.is_overflowed();
-            if is_overflowed && !was_overflowed && stream.is_some() {
+            let refused_bytes = session.refused_bytes();
+            if refused_bytes.is_some() && !was_overflowed && stream.is_some() {
                 on_overflow();
             }
             let deadline = session.deadline();
@@ -78,7 +79,7 @@ impl Driver {
                 () = self.close.cancelled() => break None,
                 next = next_chunk(&mut stream), if stream.is_some() => read_available(next, &mut stream).await,
                 Some(input) = self.requests.join_next() => input.expect("the request does not panic"),
-                () = self.queue.wait_for_space(), if is_overflowed => Input::RoomInQueue,
+                () = self.queue.wait_for_space(refused_bytes.unwrap_or(0)), if refused_bytes.is_some() => Input::RoomInQueue,
                 () = sleep_until(deadline), if deadline.is_some() => Input::DeadlineReached,
             };
             actions = session.on(now(), input);
@@ -91,7 +92,7 @@ impl Driver {
     /// Takes actions, and those that follow from their results. Returns the end of the session, if it is one.
     fn take_actions(&mut self, session: &mut Session, actions: Vec<Action>) -> Option<Result<SessionEnd, EngineError>> {
         let mut end = None;
-        let mut actions = std::collections::VecDeque::from(actions);
+        let mut actions = VecDeque::from(actions);
         while let Some(action) = actions.pop_front() {
             match action {
                 Action::Deliver(delivery) => {

@@ -450,6 +450,26 @@ fn one_engine_under_two_hosts_is_recorded_once() {
     assert_eq!(test_dir.json(&["status", "--json"])[0]["sources"].as_array().map(Vec::len), Some(1));
 }
 
+/// A host that now reaches an engine that another host records waits, and reports nothing about its previous engine.
+#[test]
+fn a_host_that_reaches_a_recorded_engine_waits() {
+    let test_dir = TestDir::new();
+    let (a, b) = (Engine::start(test_dir.path("a.sock")), Engine::start(test_dir.path("b.sock")));
+    b.set_identity("b0000000-0000-4000-8000-00000000000b", "b");
+    let recorder = test_dir.start(&["record", "-H", &a.host(), "-H", &b.host()]);
+    a.emit(&event(0));
+    b.emit(&event(1));
+    test_dir.eventually_lines(ALL, &events(0..2));
+    b.stop();
+    test_dir.eventually_gap_reasons(&["first-contact", "first-contact", "disconnected"]);
+    b.set_identity("7a5c1ed0-0000-4000-8000-000000000001", "sim");
+    b.start_again();
+    recorder.eventually_logs(" reaches the same engine as unix://");
+    assert!(!recorder.log().contains("now reaches another engine"), "{}", recorder.log());
+    assert_eq!(test_dir.gap_reasons(), ["first-contact", "first-contact", "disconnected"]);
+    recorder.stop();
+}
+
 #[test]
 fn until_now_records_the_backlog_and_exits() {
     let (test_dir, engine) = start_engine();

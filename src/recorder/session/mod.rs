@@ -271,7 +271,12 @@ impl Session {
     /// Returns true if the queue refused a delivery, and the session waits for room. Until then nothing else may be
     /// queued, because the order of deliveries must not change.
     pub(super) fn is_overflowed(&self) -> bool {
-        self.outbox.has_refused()
+        self.refused_bytes().is_some()
+    }
+
+    /// Returns the size of the refused delivery that waits for room, in bytes.
+    pub(super) fn refused_bytes(&self) -> Option<usize> {
+        self.outbox.refused_bytes()
     }
 
     /// Returns true while continuity is not established.

@@ -201,9 +201,9 @@ impl Outbox {
         std::mem::take(&mut self.refused)
     }
 
-    /// Returns true if refused deliveries wait for room.
-    pub(super) fn has_refused(&self) -> bool {
-        !self.refused.is_empty()
+    /// Returns the size of the oldest refused delivery, in bytes, if refused deliveries wait for room.
+    pub(super) fn refused_bytes(&self) -> Option<usize> {
+        self.refused.first().map(Delivery::bytes)
     }
 
     /// Returns true if the outbox must wait until its exec events are classified.

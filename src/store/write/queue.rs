@@ -116,12 +116,13 @@ impl Queue {
         self.push(delivery).is_ok()
     }
 
-    /// Waits until the queue is at most half full.
-    pub async fn wait_for_space(&self) {
+    /// Waits until the queue is at most half full and accepts a delivery of this many bytes.
+    pub async fn wait_for_space(&self, bytes: usize) {
         loop {
             let mut drained = std::pin::pin!(self.not_full_async.notified());
             drained.as_mut().enable();
-            if self.state().bytes <= self.budget / 2 {
+            let pending = self.state().bytes;
+            if pending == 0 || pending <= self.budget / 2 && pending + bytes <= self.budget {
                 return;
             }
             drained.await;
@@ -239,6 +240,22 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::store::write::delivery::SourceKey;
+
+    /// A delivery of more than half of the budget does not fit beside others, although half of the queue is free.
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_delivery_is_accepted_after_the_wait() {
+        let key = Arc::new(SourceKey { engine_id: None, name: "s".into(), overrides_name: false, host: None });
+        let delivery = |bytes: usize| Delivery { containers: Some("x".repeat(bytes)), ..Delivery::new(key.clone(), 7) };
+        let queue = Queue::new(10_000);
+        assert!(queue.push(delivery(1_000)).is_ok());
+        let Err(Full(refused)) = queue.push(delivery(9_000)) else { panic!("it fits") };
+        let mut wait = std::pin::pin!(queue.wait_for_space(refused.bytes()));
+        assert!(tokio::time::timeout(Duration::from_millis(50), wait.as_mut()).await.is_err());
+        let batch = queue.take_batch(10, Instant::now(), None).expect("a delivery is pending");
+        queue.mark_stored(&batch, Head { seq: 1, hash: [0; 32] });
+        wait.await;
+        assert!(queue.push(*refused).is_ok());
+    }
 
     #[test]
     fn the_writer_is_busy_until_it_asks_for_the_next_batch() {
