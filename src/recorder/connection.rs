@@ -309,7 +309,7 @@ impl Connection {
         let Reached { client, info, skew, stream } = reached;
         let Shared { config, queue, sources, close, .. } = self.shared.clone();
         let source = self.source_key(&info);
-        let opened_at = Instant::now();
+        let (opened_at, last_seen) = (Instant::now(), engine.last_seen);
         let start = SessionStart {
             config: config.clone(),
             source: source.clone(),
@@ -328,6 +328,8 @@ impl Connection {
         let driver = Driver { client, config, queue, source: source.clone(), metrics, close, requests: JoinSet::new() };
         let span = tracing::info_span!("session", host = self.host().url(), engine = info.id, source = source.name);
         let Driven { end, rest } = driver.run(session, stream, || self.warn_overflow(&info)).instrument(span).await;
+        // An event that was not known before, or a stream that stayed open.
+        let is_stable = rest.engine.last_seen != last_seen || opened_at.elapsed() >= MIN_STABLE_DURATION;
         sources.release(&info.id, rest.engine);
         self.engine_counter = rest.counter;
         if rest.has_outcome {
@@ -335,7 +337,6 @@ impl Connection {
         } else {
             self.sessions_without_outcome += 1;
         }
-        let is_stable = rest.has_new_events || opened_at.elapsed() >= MIN_STABLE_DURATION;
         (end.map_or(Ok(AttemptEnd::Closed), |end| end.map(AttemptEnd::Session)), is_stable)
     }
 

@@ -161,8 +161,6 @@ pub(super) struct SessionRest {
     pub(super) counter: Option<EngineCounter>,
     /// True if the session has reached an outcome.
     pub(super) has_outcome: bool,
-    /// True if an event arrived that was not known before.
-    pub(super) has_new_events: bool,
 }
 
 /// Phase of a session.
@@ -287,12 +285,7 @@ impl Session {
     /// Ends the session. Everything that arrived must have been delivered with [`Input::Closing`].
     pub(super) fn into_rest(mut self) -> SessionRest {
         self.engine.undelivered = self.outbox.take_refused();
-        SessionRest {
-            has_outcome: !self.is_opening(),
-            has_new_events: self.schedule.has_new_events,
-            engine: self.engine,
-            counter: self.counter,
-        }
+        SessionRest { has_outcome: !self.is_opening(), engine: self.engine, counter: self.counter }
     }
 
     /// Handles an input of the engine, or the deadline.
@@ -592,7 +585,6 @@ impl Session {
 
     fn on_queued(&mut self, last_seen: Option<Identity>) {
         if let Some(last_seen) = last_seen {
-            self.schedule.has_new_events |= self.engine.last_seen != Some(last_seen);
             self.engine.set_last_seen(last_seen);
         }
         if self.backlog_only.is_some() {

@@ -22,8 +22,6 @@ const MAX_FAILED_PINGS: u32 = 2;
 /// Times of the requests of a session.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    /// True if an event arrived that was not known before.
-    pub(super) has_new_events: bool,
     version_at: Option<Instant>,
     clock_at: Option<Instant>,
     ping_at: Option<Instant>,
@@ -43,7 +41,6 @@ impl Schedule {
     pub(super) fn new(config: &Config, now: Instant) -> Schedule {
         let has_frequent_checks = config.backlog_check_interval.is_some_and(|every| every <= config.ping_interval);
         Schedule {
-            has_new_events: false,
             version_at: Some(now + SETTLE_DELAY),
             clock_at: None,
             ping_at: (!has_frequent_checks).then(|| now + config.ping_interval),

@@ -60,7 +60,7 @@ enum Request {
     Ping,
 }
 
-/// The engine, the recorder's session and the store. Events are numbered by the order in which the engine emits them.
+/// The engine, the recorder's session and the store. It has many fields, because it is the state of all three. Events are numbered by the order in which the engine emits them.
 struct Model {
     config: Arc<Config>,
     source: Arc<SourceKey>,
